@@ -1,0 +1,295 @@
+"""The contract is sound, and the generated client is the contract and nothing else."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import yaml
+from jsonschema import Draft202012Validator, FormatChecker
+from openapi_spec_validator import validate
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+
+from liveavatar_client import models
+from liveavatar_client.client import AuthenticatedClient, Client
+from liveavatar_client.types import Response
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "liveavatar_client"
+CONTRACT_FILE = ROOT / "openapi" / "liveavatar.yaml"
+CONTRACT = yaml.safe_load(CONTRACT_FILE.read_text("utf-8"))
+REGISTRY = Registry().with_resource("urn:contract", DRAFT202012.create_resource(CONTRACT))
+
+AVATAR = "7d3f2a10-4c58-4b6e-9f21-0a8be5c1d742"
+REQUEST = "/components/schemas/LiveAvatarNewSessionRequest"
+
+
+def fits(schema: str, value: Any) -> bool:
+    """Say whether a value fits the schema at this place in the contract."""
+    validator = Draft202012Validator(
+        {"$ref": f"urn:contract#{schema}"}, registry=REGISTRY, format_checker=FormatChecker()
+    )
+    return validator.is_valid(value)
+
+
+def nodes(node: Any = CONTRACT, pointer: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield everything in the contract with its place."""
+    yield pointer, node
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in children:
+        yield from nodes(child, f"{pointer}/{str(key).replace('~', '~0').replace('/', '~1')}")
+
+
+def examples() -> Iterator[Any]:
+    """Yield each example of the contract, with the schema it is an example of."""
+    for pointer, node in nodes():
+        if not isinstance(node, dict) or "/examples/" in pointer:
+            continue
+        if "schema" in node:  # a body or a header
+            values = [node["example"]] if "example" in node else []
+            named = node.get("examples", {}).values()
+            values += [
+                CONTRACT["components"]["examples"][n["$ref"].rsplit("/", 1)[1]]["value"] for n in named
+            ]
+            assert values, f"{pointer} has no example"
+            for i, value in enumerate(values):
+                yield pytest.param(f"{pointer}/schema", value, id=f"{pointer}-{i}")
+        elif isinstance(node.get("examples"), list):  # a schema
+            for value in node["examples"]:
+                yield pytest.param(pointer, value, id=f"{pointer}-{value}")
+
+
+# ---- The contract --------------------------------------------------------------------------------
+
+
+def test_the_contract_is_valid_openapi():
+    validate(CONTRACT)
+
+
+@pytest.mark.parametrize(("schema", "value"), list(examples()))
+def test_every_example_fits_its_schema(schema, value):
+    assert fits(schema, value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "good"),
+    [
+        ({"mode": "LITE"}, True),
+        ({"mode": "CUSTOM"}, True),
+        ({"mode": "LITE", "avatar_persona": None, "livekit_config": None, "video_settings": None}, True),
+        ({"mode": "FULL", "avatar_persona": {}}, True),
+        ({"mode": "FULL", "voice_agent": {"id": AVATAR}}, True),
+        ({"mode": "FULL", "voice_agent": {"id": AVATAR}, "avatar_persona": None}, True),
+        ({"mode": "FULL"}, False),
+        ({"mode": "FULL", "avatar_persona": None}, False),
+        ({"mode": "FULL", "voice_agent": {"id": AVATAR}, "avatar_persona": {}}, False),
+        ({"mode": "SOMETHING"}, False),
+        ({"mode": "LITE", "avatar_id": "wayne"}, False),
+        ({"mode": "LITE", "avatar_id": AVATAR.upper()}, True),
+        ({"mode": "LITE", "dynamic_variables": {"x" * 65: "long name"}}, False),
+    ],
+)
+def test_the_rules_of_the_two_modes_are_in_the_contract(fields, good):
+    assert fits(REQUEST, {"avatar_id": AVATAR, **fields}) is good
+
+
+def within(part: Any, whole: Any) -> bool:
+    if isinstance(part, dict):
+        return all(key in whole and within(value, whole[key]) for key, value in part.items())
+    return part == whole
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"not_in_the_contract": {"yet": 1}},
+        {"openai_realtime_config": {"secret_id": AVATAR, "voice": "new", "model": "new"}},
+        {"gemini_realtime_config": {"secret_id": AVATAR, "voice": "new", "model": "new"}},
+        {"avatar_persona": {"language": "tlh", "stt_config": {"provider": "new"}}},
+        {"avatar_persona": {"voice_settings": {"provider": "new", "warmth": 3}}},
+        {"avatar_persona": {"voice_settings": {"provider": "fish", "model": "s3"}}},
+    ],
+)
+def test_fields_and_values_the_contract_does_not_know_yet_pass_through_the_client(fields):
+    body = {"mode": "LITE", "avatar_id": AVATAR, **fields}
+    assert fits(REQUEST, body)
+    sent = models.LiveAvatarNewSessionRequest.from_dict(body).to_dict()
+    assert within(fields, sent)
+
+
+@pytest.mark.parametrize("provider", ["elevenLabs", "fish", "other"])
+def test_voice_settings_are_read_as_those_of_their_provider(provider):
+    persona = models.AvatarPersona.from_dict({"voice_settings": {"provider": provider}})
+    assert type(persona.voice_settings).__name__.lower() == f"{provider}VoiceSettings".lower()
+
+
+def test_no_example_looks_like_a_real_token():
+    assert "eyJ" not in CONTRACT_FILE.read_text("utf-8")
+
+
+# ---- The generated client ------------------------------------------------------------------------
+
+
+def marked_secrets() -> set[str]:
+    return {p.rsplit("/", 2)[-2] for p, value in nodes() if p.endswith("/format") and value == "password"}
+
+
+def model_classes() -> list[type[attrs.AttrsInstance]]:
+    return [model for name in models.__all__ if attrs.has(model := getattr(models, name))]
+
+
+def test_every_object_of_the_contract_is_a_model_of_the_same_name():
+    objects = {
+        name for name, schema in CONTRACT["components"]["schemas"].items() if schema.get("type") == "object"
+    }
+    enums = {name for name, schema in CONTRACT["components"]["schemas"].items() if "enum" in schema}
+    assert objects | enums == set(models.__all__)
+
+
+@pytest.mark.parametrize("model", model_classes())
+def test_no_secret_shows_in_the_repr_of_a_model(model):
+    secret = marked_secrets() | {"additional_properties"}
+    values = {f.name: "s3cret" if f.name in secret else "shown" for f in attrs.fields(model) if f.init}
+    instance: Any = model(**values)
+    instance.additional_properties = {"token": "s3cret"}
+    assert "s3cret" not in repr(instance)
+    assert repr(instance).count("shown") == list(values.values()).count("shown")
+
+
+def test_the_contract_marks_the_secrets_that_are_known():
+    assert marked_secrets() == {
+        "session_token", "livekit_client_token", "livekit_agent_token", "ws_url", "agora_token",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [Client, AuthenticatedClient])
+def test_no_credential_shows_in_the_repr_of_a_client(kind):
+    token = {"token": "s3cret"} if kind is AuthenticatedClient else {}
+    client = kind("http://test", headers={"X-API-KEY": "s3cret"}, cookies={"id": "s3cret"}, **token)
+    with client:
+        assert "s3cret" not in repr(client)
+
+
+def test_no_secret_shows_in_the_repr_of_an_answer():
+    data = models.SessionTokenData(session_id=AVATAR, session_token="s3cret")
+    answer = Response(200, b"s3cret", {"set-cookie": "s3cret"}, models.SessionTokenResponse(1000, data))
+    assert "s3cret" not in repr(answer)
+    assert AVATAR in repr(answer)
+
+
+def test_video_qualities_have_their_names_in_both_cases():
+    assert models.VideoQuality.high is models.VideoQuality.HIGH
+    assert models.VideoQuality.very_high is models.VideoQuality("very_high")
+    assert len(models.VideoQuality) == 4
+
+
+def test_the_defaults_are_those_of_the_contract():
+    request = models.LiveAvatarNewSessionRequest(avatar_id=AVATAR)
+    assert request.to_dict() == {"mode": "LITE", "avatar_id": AVATAR, "is_sandbox": False}
+    settings = models.VideoSettings(models.VideoEncoding.VP8)
+    assert settings.to_dict() == {"encoding": "VP8", "quality": "high"}
+
+
+def tree(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in files}
+
+
+def test_every_generated_file_says_that_it_is_generated_and_how():
+    files = tree(PACKAGE)
+    assert {"py.typed", "openapi.yaml", "client.py", "api/sessions/stop_session.py"} <= files.keys()
+    for name, text in files.items():
+        first = text.splitlines()[0]
+        assert first.startswith("# Generated by openapi-python-client"), name
+        assert "make generate" in first, name
+
+
+def test_the_package_carries_its_contract():
+    assert yaml.safe_load((PACKAGE / "openapi.yaml").read_text("utf-8")) == CONTRACT
+
+
+# ---- From contract to client ---------------------------------------------------------------------
+
+
+def run(script: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, text=True, capture_output=True)
+
+
+def test_the_committed_client_is_what_the_contract_gives():
+    result = run("generate.py", "--check")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_hand_edit_is_found_and_undone_and_all_else_is_left_alone(tmp_path):
+    copy = tmp_path / "a folder" / "liveavatar_client"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*.py")}
+    edited, stale = copy / "models" / "voice_agent.py", copy / "models" / "stale.py"
+    edited.write_text(edited.read_text("utf-8").replace("str", "int", 1), "utf-8")
+    stale.touch()
+
+    result = run("generate.py", "--check", "--output", copy)
+    assert result.returncode != 0
+    assert "voice_agent.py" in result.stdout
+    assert "make generate" in result.stderr
+    assert stale.exists()
+
+    assert run("generate.py", "--output", copy).returncode == 0
+    assert tree(copy) == tree(PACKAGE)
+    after = {path: path.stat().st_mtime_ns for path in copy.rglob("*.py")}
+    assert {path for path in before if before[path] != after[path]} == {edited}
+
+
+USE_OF_THE_CHANGED_CLIENT = """
+import httpx, liveavatar_client
+from liveavatar_client.api.sessions import keep_session_alive
+from liveavatar_client.models import LiveAvatarNewSessionRequest, VideoQuality
+
+print(liveavatar_client.__file__)
+assert LiveAvatarNewSessionRequest("id", greeting="Hello").to_dict()["greeting"] == "Hello"
+assert VideoQuality.ultra is VideoQuality.ULTRA is VideoQuality("ultra")
+client = liveavatar_client.AuthenticatedClient("http://test", token="t")
+transport = httpx.MockTransport(lambda request: httpx.Response(204 if "alive" in request.url.path else 404))
+with httpx.Client(transport=transport, base_url="http://test") as http:
+    assert keep_session_alive.sync_detailed(client=client.set_httpx_client(http)).status_code == 204
+"""
+
+
+def test_a_changed_contract_flows_into_the_client(tmp_path):
+    changed = yaml.safe_load(CONTRACT_FILE.read_text("utf-8"))
+    schemas = changed["components"]["schemas"]
+    schemas["LiveAvatarNewSessionRequest"]["properties"]["greeting"] = {"type": "string"}
+    schemas["VideoQuality"]["enum"].append("ultra")
+    changed["paths"]["/v1/sessions/keep-alive"] = {
+        "post": {
+            "operationId": "keep_session_alive",
+            "tags": ["sessions"],
+            "security": [{"sessionToken": []}],
+            "responses": {"204": {"description": "The idle timer starts anew."}},
+        }
+    }
+    contract = tmp_path / "changed contract.yaml"
+    contract.write_text(yaml.safe_dump(changed), "utf-8")
+    result = run("generate.py", "--contract", contract, "--output", tmp_path / "liveavatar_client")
+    assert result.returncode == 0, result.stderr
+
+    command = [sys.executable, "-W", "error", "-c", USE_OF_THE_CHANGED_CLIENT]
+    used = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
+    assert used.returncode == 0, used.stderr
+    assert used.stdout.startswith(str(tmp_path))
+
+
+def test_a_secret_that_cannot_be_hidden_stops_the_generation(tmp_path):
+    contract = tmp_path / "contract.yaml"
+    contract.write_text("components: {schemas: {A: {properties: {lost: {format: password}}}}}", "utf-8")
+    package = tmp_path / "liveavatar_client"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    result = run("finish_client.py", contract, cwd=package)
+    assert result.returncode != 0
+    assert "no `lost` of any model" in result.stderr

@@ -1,0 +1,283 @@
+"""How to read an answer: a value the contract knows, or a typed error with the service's own words. No I/O here."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+from ._secrets import masked
+from ._wire import Answer
+from .errors import (
+    AuthenticationError,
+    BadRequestError,
+    BadResponseError,
+    ConcurrencyLimitError,
+    ConflictError,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    LiveAvatarApiError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+)
+
+SUCCESS_CODES = (100, 1000)
+"""Envelope codes of success: the reference gives 100, the live service answers 1000."""
+
+MAX_TEXT = 64 * 1024
+"""Characters of an answer that an error keeps."""
+
+_BY_STATUS: dict[int, type[LiveAvatarApiError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    402: InsufficientCreditsError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    422: InvalidRequestError,
+    429: RateLimitError,
+}
+
+_CONCURRENCY = re.compile(r"\bconcurren(t|cy)", re.IGNORECASE)
+_CREDITS = re.compile(r"\bcredits?\b", re.IGNORECASE)
+# Only an error under a success status is told by these words: elsewhere the status says it.
+_BY_WORDS: tuple[tuple[re.Pattern[str], type[LiveAvatarApiError]], ...] = (
+    (re.compile(r"\brate limit|too many requests", re.IGNORECASE), RateLimitError),
+    (
+        re.compile(r"\bunauthori[sz]ed|\b(invalid|expired) (api key|(session )?token)", re.IGNORECASE),
+        AuthenticationError,
+    ),
+    (re.compile(r"\bnot found\b|\bdoes not exist\b", re.IGNORECASE), NotFoundError),
+    (re.compile(r"\balready (started|stopped|ended|closed)\b", re.IGNORECASE), ConflictError),
+)
+
+_ADVICE: dict[type[LiveAvatarApiError], str] = {
+    InsufficientCreditsError: "Add credits: starting takes enough for one minute.",
+    ConcurrencyLimitError: "Close a session, or wait until one ends: open ones hold the account's slots.",
+    PermissionDeniedError: "Check what the account's plan allows.",
+    RateLimitError: "Send fewer requests at a time, or try again later.",
+    ServerError: "The fault is at the service; try again later.",
+}
+_ADVICE_401 = {
+    "token": "Check the API key: LIVEAVATAR_API_KEY, or api_key=.",
+    "start": "A session token is short-lived and good for one session: create a new one.",
+    "stop": "The session token has expired or is of another session: stop with the API key, without a token.",
+}
+
+
+def read_json(answer: Answer) -> Any:
+    """The body as JSON.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return json.loads(answer.content)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def error_in(answer: Answer, endpoint: str, secrets: Sequence[str]) -> LiveAvatarApiError | None:
+    """The error that an answer carries, by its status or by its envelope; None for a success."""
+    try:
+        body = read_json(answer)
+    except ValueError:
+        body = None
+    code = _code(body)
+    success = 200 <= answer.status <= 299
+    if success and (code is None or code in SUCCESS_CODES):
+        return None
+    words = _words(body) or _plain(answer)
+    kind = _kind(answer.status, words)
+    error = _build(kind, answer, endpoint, words, secrets, code)
+    if isinstance(error, InvalidRequestError):
+        error.errors = tuple((masked(at, secrets), masked(what, secrets)) for at, what in _complaints(body))
+    return error
+
+
+def bad_response(answer: Answer, endpoint: str, what: str, secrets: Sequence[str]) -> BadResponseError:
+    """The error for a success status with a body that breaks the contract."""
+    try:
+        body = read_json(answer)
+    except ValueError:
+        body = None
+    words = " ".join(filter(None, [what, _words(body)]))
+    error = _build(BadResponseError, answer, endpoint, words, secrets, _code(body))
+    assert isinstance(error, BadResponseError)
+    return error
+
+
+def _build(
+    kind: type[LiveAvatarApiError],
+    answer: Answer,
+    endpoint: str,
+    words: str,
+    secrets: Sequence[str],
+    code: int | None,
+) -> LiveAvatarApiError:
+    words = _line(masked(words, secrets))
+    if not words:
+        words = _phrase(answer.status)
+    advice = _ADVICE_401.get(endpoint, "") if kind is AuthenticationError else _ADVICE.get(kind, "")
+    number = "" if code is None else f" (code {code})"
+    stop = "" if words.endswith((".", "!", "?")) else "."
+    text = masked(answer.content[: 4 * MAX_TEXT].decode("utf-8", "replace"), secrets)[:MAX_TEXT]
+    error = kind(f"{answer.status}{number} {words}{stop} {advice}".strip(), answer.status, text)
+    error.message = words
+    error.code = code
+    error.endpoint = f"/v1/sessions/{endpoint}"
+    error.retry_after = retry_after(answer.headers.get("retry-after"))
+    request_id = answer.headers.get("x-request-id") or answer.headers.get("cf-ray")
+    error.request_id = _line(masked(request_id, secrets)) if request_id else None
+    return error
+
+
+def _kind(status: int, words: str) -> type[LiveAvatarApiError]:
+    success = 200 <= status <= 299
+    if (success or status in (403, 409, 429)) and _CONCURRENCY.search(words):
+        return ConcurrencyLimitError
+    if (success or 400 <= status <= 499) and _CREDITS.search(words):
+        return InsufficientCreditsError
+    if success:
+        return next((kind for pattern, kind in _BY_WORDS if pattern.search(words)), LiveAvatarApiError)
+    if status >= 500:
+        return ServerError
+    return _BY_STATUS.get(status, LiveAvatarApiError)
+
+
+def _code(body: Any) -> int | None:
+    code = body.get("code") if isinstance(body, dict) else None
+    return code if isinstance(code, int) and not isinstance(code, bool) else None
+
+
+def _words(body: Any) -> str:
+    """The service's own words in any of the shapes its errors come in."""
+    if not isinstance(body, dict):
+        return ""
+    parts = [value for name in ("message", "error", "detail") if isinstance(value := body.get(name), str)]
+    parts += [f"{at}: {what}" if at else what for at, what in _complaints(body)]
+    return "; ".join(part for part in dict.fromkeys(parts) if part.strip())
+
+
+def _complaints(body: Any) -> list[tuple[str, str]]:
+    """(location, message) of each entry of an error's list, in the envelope's `data` or FastAPI's `detail`."""
+    if not isinstance(body, dict):
+        return []
+    found = []
+    for entries in (body.get("data"), body.get("detail")):
+        for entry in entries[:50] if isinstance(entries, list) else []:
+            if isinstance(entry, dict):
+                what = entry.get("message") or entry.get("msg")
+                at = entry.get("loc")
+                at = ".".join(map(str, at)) if isinstance(at, list) else str(at or "")
+                if isinstance(what, str):
+                    found.append((at, what))
+    return found
+
+
+def _plain(answer: Answer) -> str:
+    """A body in plain text; a page of HTML tells nobody anything, and neither does broken JSON."""
+    text = answer.content[:2000].decode("utf-8", "replace").strip()
+    return "" if not text or text[0] in '<{["' or "<html" in text.lower() else text
+
+
+def _line(text: str) -> str:
+    text = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(text.split())[:500]
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "an answer without words"
+
+
+def retry_after(value: str | None, now: datetime | None = None) -> float | None:
+    """Seconds that a Retry-After header asks to wait: a number or an HTTP date; None when it is nonsense."""
+    value = (value or "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
+        return float(value)
+    if not re.match(r"[A-Za-z]{3,9},? ", value) or len(value) > 60:
+        return None
+    from dateutil import parser  # loaded when first needed: most clients never see a date
+
+    try:
+        # HTTP dates are GMT, whatever a server writes behind them.
+        date = parser.parse(value, ignoretz=True).replace(tzinfo=UTC)
+        seconds = (date - (now or datetime.now(UTC))).total_seconds()
+    except (ValueError, OverflowError):
+        return None
+    return seconds if seconds > 0 and math.isfinite(seconds) else None
+
+
+# What a success must hold, and what it may hold, by endpoint: name -> type.
+_REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "token": ("session_id", "session_token"),
+    "start": ("session_id", "livekit_url", "livekit_client_token"),
+}
+_OPTIONAL: Mapping[str, Mapping[str, type]] = {
+    "token": {},
+    "start": {"livekit_agent_token": str, "ws_url": str, "max_session_duration": int},
+}
+_VISIBLE = re.compile(r"[!-~]+")
+
+
+def payload_of(answer: Answer, endpoint: str, secrets: Sequence[str]) -> dict[str, Any]:
+    """The body of a success of create token or start, safe to give to the generated parser.
+
+    What is required must be there and be of its type; what is optional and odd becomes None, for a session that
+    runs is not to be lost over it.
+
+    Raises:
+        BadResponseError: the body breaks the contract; the message names the field.
+    """
+    if answer.refused:
+        raise bad_response(answer, endpoint, f"the service sent {answer.refused}", secrets)
+    try:
+        body = read_json(answer)
+    except ValueError:
+        raise bad_response(answer, endpoint, "the body is not JSON", secrets) from None
+    if not isinstance(body, dict):
+        raise bad_response(answer, endpoint, f"the body is not an object but {_type(body)}", secrets)
+    data = body.get("data")
+    if not isinstance(data, dict):
+        raise bad_response(answer, endpoint, f"data is not an object but {_type(data)}.", secrets)
+    for name in _REQUIRED[endpoint]:
+        value = data.get(name)
+        if not isinstance(value, str):
+            raise bad_response(answer, endpoint, f"data.{name} is not a string but {_type(value)}.", secrets)
+        if not _VISIBLE.fullmatch(value):
+            raise bad_response(answer, endpoint, f"data.{name} is empty, or not plain text.", secrets)
+    read = {name: data.get(name) for name in _OPTIONAL[endpoint]}
+    for name, kind in _OPTIONAL[endpoint].items():
+        if not isinstance(read[name], kind) or isinstance(read[name], bool):
+            read[name] = None
+    message = body.get("message")
+    return {
+        **body,
+        "code": code if (code := _code(body)) is not None else SUCCESS_CODES[0],
+        "message": message if isinstance(message, str) else "",
+        "data": {**data, **read},
+    }
+
+
+def stop_payload_of(answer: Answer) -> dict[str, Any]:
+    """The body of a successful stop: any that is an object, else an empty one, for a 2xx has said it all."""
+    try:
+        body = read_json(answer)
+    except ValueError:
+        body = None
+    return body if isinstance(body, dict) else {}
+
+
+def _type(value: Any) -> str:
+    return {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(
+        type(value), "a number"
+    )

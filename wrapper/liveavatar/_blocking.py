@@ -1,0 +1,161 @@
+"""Speaks HTTP, blocking: over our own pool, or the caller's httpx.Client."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from contextvars import ContextVar
+from typing import Any
+
+import httpcore
+import httpx
+
+from ._config import environment_proxy
+from ._httpx import FAILURES, failure, outgoing, refuse_closed
+from ._wire import KEEP_ALIVE, Answer, Body, WireRequest
+from .errors import LiveAvatarConnectionError
+
+_Send = Callable[[httpx.Request], httpx.Response]
+
+_limits: ContextVar[WireRequest] = ContextVar("liveavatar_limits")
+
+
+class BlockingTransport:
+    """Sends one request and reads its answer, within the request's deadline."""
+
+    def __init__(self, base_url: str, client: httpx.Client | None) -> None:
+        self._base_url = base_url
+        self._client = client
+        self._pool = _DeadlineTransport(base_url) if client is None else None
+        self._urls: dict[str, httpx.URL] = {}
+
+    def send(self, request: WireRequest) -> Answer:
+        """The answer to `request`.
+
+        Raises:
+            LiveAvatarConnectionError: there was none.
+        """
+        if self._pool is not None:
+            return self._exchange(request, self._pool.handle_request)
+        assert self._client is not None
+        try:
+            refuse_closed(request, self._client)
+            return self._exchange(request, self._through_caller)
+        except LiveAvatarConnectionError as error:
+            if error.request_sent or not request.urgent:
+                raise
+        # The caller's pool has no connection to give, and a session may be running: open one beside it.
+        with closing(_DeadlineTransport(self._base_url)) as spare:
+            return self._exchange(request, spare.handle_request)
+
+    def _through_caller(self, request: httpx.Request) -> httpx.Response:
+        # Without its auth and redirects: the credential is ours to set, and goes to one place.
+        assert self._client is not None
+        return self._client.send(request, stream=True, auth=None, follow_redirects=False)
+
+    def _exchange(self, request: WireRequest, send: _Send) -> Answer:
+        url = self._urls.get(request.url) or self._urls.setdefault(request.url, httpx.URL(request.url))
+        prepared = outgoing(request, url)
+        token = _limits.set(request)
+        try:
+            return _read(request, send(prepared))
+        except FAILURES as error:
+            lost = failure(request, error)
+        finally:
+            _limits.reset(token)
+        raise lost
+
+    def close(self) -> None:
+        """Close our own pool; a caller's client is the caller's."""
+        if self._pool is not None:
+            self._pool.close()
+
+
+def _read(request: WireRequest, response: httpx.Response) -> Answer:
+    body = Body(response.headers)
+    problem = None
+    try:
+        if body.refused is None:
+            for chunk in response.iter_raw():
+                if not body.takes(chunk):
+                    break
+                request.remaining()
+    except FAILURES as error:
+        problem = failure(request, error)
+    except LiveAvatarConnectionError as late:
+        problem = late
+    finally:
+        response.close()
+    return Answer(response.status_code, response.headers, bytes(body.content), problem, body.refused)
+
+
+class _DeadlineTransport(httpx.HTTPTransport):
+    """httpx's transport, over streams that keep the deadline of the call.
+
+    httpx bounds each read by itself: a peer that drips a byte now and then would never end.
+    """
+
+    def __init__(self, base_url: str) -> None:
+        proxy = environment_proxy(base_url)
+        if base_url.startswith("https:") or proxy:
+            context = httpx.create_ssl_context()
+        else:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # no TLS to speak: spare loading the CAs
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE)
+        super().__init__(verify=context, limits=limits, proxy=proxy)
+        # httpcore takes a backend at construction, which httpx does not pass on.
+        self._pool._network_backend = _DeadlineBackend(self._pool._network_backend)
+
+
+class _DeadlineBackend(httpcore.NetworkBackend):
+    def __init__(self, backend: httpcore.NetworkBackend) -> None:
+        self._backend = backend
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        limit = _limits.get().connect_limit()
+        return _DeadlineStream(self._backend.connect_tcp(host, port, limit, local_address, socket_options))
+
+    def sleep(self, seconds: float) -> None:
+        self._backend.sleep(seconds)
+
+
+class _DeadlineStream(httpcore.NetworkStream):
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _left(httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _left(httpcore.WriteTimeout))
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        limit = _limits.get().connect_limit()
+        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, limit))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _left(late: type[Exception]) -> float:
+    left = _limits.get().deadline - time.monotonic()
+    if left <= 0:
+        raise late("the call's time is used up")
+    return left

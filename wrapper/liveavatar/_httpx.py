@@ -1,0 +1,46 @@
+"""What httpx raises, in this package's terms: for our own pool and for a caller's client of either flavour."""
+
+from __future__ import annotations
+
+import ssl
+
+import httpx
+
+from ._wire import WireRequest, caused_by, lost, name_of
+from .errors import LiveAvatarConnectionError
+
+FAILURES = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError)
+"""A wait that ran out is among them: TimeoutError is an OSError."""
+
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+
+
+def failure(request: WireRequest, error: Exception) -> LiveAvatarConnectionError:
+    """The error for a request that `error` left without an answer."""
+    return lost(
+        request,
+        name_of(error),
+        sent=not isinstance(error, _NOT_SENT),
+        late=isinstance(error, httpx.TimeoutException | TimeoutError),
+        certificate=caused_by(error, ssl.SSLCertVerificationError),
+    )
+
+
+def outgoing(request: WireRequest, url: httpx.URL) -> httpx.Request:
+    """`request` for httpx, with each of its waits bounded by the time that is left."""
+    left = request.remaining()
+    timeout = {
+        "connect": request.connect_limit(),
+        "read": left,
+        "write": left,
+        "pool": request.pool_limit(),
+    }
+    return httpx.Request(
+        "POST", url, headers=request.headers, content=request.content, extensions={"timeout": timeout}
+    )
+
+
+def refuse_closed(request: WireRequest, client: httpx.Client | httpx.AsyncClient) -> None:
+    """Raise, as for a request that did not leave, when the caller has closed the client it gave us."""
+    if client.is_closed:
+        raise lost(request, "the http_client is closed", sent=False)

@@ -1,0 +1,99 @@
+"""The request and answer types that go beyond the contract: the client's own defaults, and the opened session.
+
+Everything else that a request is made of is the generated class, taken over as it is.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+import attrs
+
+import liveavatar_client.models as generated
+from liveavatar_client.models import VideoEncoding, VideoQuality, VideoSettings
+from liveavatar_client.types import Unset
+
+MEET_PAGE = "https://meet.livekit.io/custom"
+
+
+def _default_video() -> VideoSettings:
+    return VideoSettings(encoding=VideoEncoding.VP8, quality=VideoQuality.high)
+
+
+@attrs.define
+class AvatarPersona(generated.AvatarPersona):
+    """Who the avatar is in a FULL session; what is None is not sent.
+
+    Attributes:
+        voice_id: str or None: the voice (UUID).
+        context_id: str or None: the prompt and knowledge (UUID).
+        language: str: language of the conversation, "en" by default.
+    """
+
+    voice_id: str | Unset | None = None
+    context_id: str | Unset | None = None
+
+
+@attrs.define
+class LiveAvatarNewSessionRequest(generated.LiveAvatarNewSessionRequest):
+    """What a session is to be: `avatar_id` is required, the rest has defaults, and what is None is not sent.
+
+    Enum fields also take their value as a plain string ("H264"). A field that the service has and this class
+    does not goes in by item: `request["new_field"] = 1`.
+
+    Attributes:
+        avatar_id: str: the avatar (UUID).
+        mode: "LITE" (1 credit per minute) or "FULL" (2 credits per minute).
+        video_settings: VP8 at high quality by default; None leaves the quality to the service.
+        is_sandbox: a free trial session of about a minute, with the avatar "Wayne" only.
+        avatar_persona: FULL: voice, context and language.
+        livekit_config: LITE: the caller's own LiveKit room.
+
+    Reference: https://docs.liveavatar.com/reference/create_session_token_v1_sessions_token_post
+    """
+
+    video_settings: VideoSettings | Unset | None = attrs.field(factory=_default_video)
+    avatar_persona: generated.AvatarPersona | Unset | None = None
+    livekit_config: generated.CustomSDKLiveKitConfig | Unset | None = None
+
+
+@attrs.define(kw_only=True)
+class StandardSessionResponse:
+    """An open session. Its tokens do not show in its repr.
+
+    Attributes:
+        session_id: id of the session (UUID); not a secret.
+        access_token: LiveKit access token for the user's side.
+        livekit_agent_token: LiveKit access token for an agent, when the service made one.
+        livekit_url: address of the LiveKit server (wss).
+        ws_url: address of the socket for session events, when there is one.
+        max_session_duration: seconds after which the service ends the session, when it says.
+        raw_response: the answer of the service, unknown fields included.
+    """
+
+    session_id: str
+    access_token: str = attrs.field(repr=False)
+    livekit_agent_token: str | None = attrs.field(default=None, repr=False)
+    livekit_url: str
+    ws_url: str | None = attrs.field(default=None, repr=False)
+    max_session_duration: int | None = None
+    raw_response: generated.LiveAvatarSessionResponse = attrs.field(repr=False)
+
+    @classmethod
+    def of(cls, answer: generated.LiveAvatarSessionResponse) -> StandardSessionResponse:
+        """The session that a start's answer describes."""
+        data = answer.data
+        return cls(
+            session_id=data.session_id,
+            access_token=data.livekit_client_token,
+            livekit_agent_token=data.livekit_agent_token or None,
+            livekit_url=data.livekit_url,
+            ws_url=data.ws_url or None,
+            max_session_duration=data.max_session_duration or None,
+            raw_response=answer,
+        )
+
+    @property
+    def meet_url(self) -> str:
+        """Address of LiveKit's public meeting page for this room. It holds the access token."""
+        return f"{MEET_PAGE}?{urlencode({'liveKitUrl': self.livekit_url, 'token': self.access_token})}"

@@ -1,0 +1,69 @@
+"""Both clients behind one face, so that each promise is written once and holds for both."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi
+
+FLAVOURS = ("blocking", "async")
+
+
+class InOneLoop:
+    """An AsyncLiveAvatarApi whose methods are called without await; all run in one event loop."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.runner = asyncio.Runner()
+        self.api = AsyncLiveAvatarApi(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.api, {"close": "aclose"}.get(name, name))
+        if not callable(value):
+            return value
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = value(*args, **kwargs)
+            if inspect.isawaitable(result):
+                return self.runner.run(_awaited(result))
+            if isinstance(result, contextlib.AbstractAsyncContextManager):
+                return self._blocking(result)
+            return result
+
+        return call
+
+    @contextlib.contextmanager
+    def _blocking(self, manager: contextlib.AbstractAsyncContextManager[Any]) -> Iterator[Any]:
+        entered = self.runner.run(_awaited(manager.__aenter__()))
+        try:
+            yield entered
+        except BaseException as error:
+            if not self.runner.run(_awaited(manager.__aexit__(type(error), error, error.__traceback__))):
+                raise
+        else:
+            self.runner.run(_awaited(manager.__aexit__(None, None, None)))
+
+    def __enter__(self) -> InOneLoop:
+        self.runner.run(_awaited(self.api.__aenter__()))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            self.runner.run(_awaited(self.api.__aexit__(*error)))
+        finally:
+            self.runner.close()
+
+    def __repr__(self) -> str:
+        return repr(self.api)
+
+
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def client(flavour: str, *args: Any, **kwargs: Any) -> Any:
+    """A client of the flavour; leave it with `with`."""
+    return {"blocking": LiveAvatarApi, "async": InOneLoop}[flavour](*args, **kwargs)

@@ -1,0 +1,171 @@
+"""The sandbox on a real socket, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self, Unpack
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ._app import Sandbox
+from ._sessions import SessionSnapshot, SessionState
+from ._settings import Settings, SettingsKeywords
+
+_KEEP_ALIVE_SECONDS = 75  # as long as gateways keep an idle connection: one is enough for many sessions
+
+
+class SandboxService:
+    """A sandbox that listens on loopback from entering the ``with`` block to leaving it.
+
+    Args:
+        port: TCP port; 0 takes a free one.
+        host: loopback address to listen on: "127.0.0.1", "::1" or "localhost".
+        **settings: see ``Settings``.
+
+    Attributes:
+        host: address it listens on.
+        port: TCP port; once it listens, the real one.
+        connections: how many TCP connections it has accepted.
+
+    Raises:
+        ValueError: the host is not loopback, or a setting is not possible.
+        OSError: on entering: the port is not to be had.
+    """
+
+    def __init__(self, port: int = 0, *, host: str = "127.0.0.1", **settings: Unpack[SettingsKeywords]) -> None:
+        self.host = _loopback(host)
+        self.port = port
+        self.connections = 0
+        self._sandbox = Sandbox(Settings(**settings))
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the page is: ``http://127.0.0.1:PORT``."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    @property
+    def base_url(self) -> str:
+        """What a client takes as its base URL: ``http://127.0.0.1:PORT/v1``."""
+        return f"{self.url}/v1"
+
+    @property
+    def api_key(self) -> str:
+        """A key that is let in."""
+        return self._sandbox.settings.api_keys[0]
+
+    @property
+    def sessions(self) -> list[SessionSnapshot]:
+        """All sessions as they are now, oldest first; of the ended ones, the latest thousand."""
+        return self._sandbox.sessions.snapshots()
+
+    @property
+    def running(self) -> list[str]:
+        """Ids of the sessions that have started and not ended."""
+        return [session.id for session in self.sessions if session.state is SessionState.STARTED]
+
+    @property
+    def requests(self) -> dict[str, int]:
+        """How many requests have come, refused ones too, by endpoint: "token", "start", "stop"."""
+        return {endpoint: self._sandbox.requests[endpoint] for endpoint in ("token", "start", "stop")}
+
+    def wait(self) -> None:
+        """Block until the service ends, which by itself it does not; Ctrl-C gets through."""
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(timeout=1)
+
+    def __enter__(self) -> Self:
+        listener = socket.create_server(
+            (self.host, self.port), family=socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        )
+        self.port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            self._sandbox.app,
+            http=_counting(self._accepted),
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,  # logging is the embedding program's to set up
+            log_level="warning",
+            access_log=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=1,
+        )
+        self._server = _Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([listener],), name="liveavatar-sandbox", daemon=True
+        )
+        self._thread.start()
+        self._server.listens.wait(timeout=10)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join()
+
+    def _accepted(self) -> None:
+        self.connections += 1
+
+
+@contextmanager
+def running(
+    port: int = 0, *, host: str = "127.0.0.1", **settings: Unpack[SettingsKeywords]
+) -> Iterator[SandboxService]:
+    """Run a sandbox in the background: ``with running(rate_limit=5) as service: ...``.
+
+    Args:
+        port: TCP port; 0 takes a free one.
+        host: loopback address to listen on: "127.0.0.1", "::1" or "localhost".
+        **settings: see ``Settings``.
+
+    Raises:
+        ValueError: the host is not loopback, or a setting is not possible.
+        OSError: the port is not to be had.
+    """
+    with SandboxService(port, host=host, **settings) as service:
+        yield service
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listens = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listens.set()
+
+
+def _counting(accepted: Callable[[], None]) -> type[asyncio.Protocol]:
+    class Counting(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            accepted()
+            # asyncio does it only where a socket names its protocol; each answer would take 40 ms without.
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            super().connection_made(transport)
+
+    return Counting
+
+
+def _loopback(host: str) -> str:
+    address = "127.0.0.1" if host == "localhost" else host
+    try:
+        if ipaddress.ip_address(address).is_loopback:
+            return address
+    except ValueError:
+        pass
+    raise ValueError(f"the sandbox listens on loopback only (127.0.0.1, ::1, localhost), not on {host!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -71,46 +71,78 @@ _ADVICE_401 = {
 }
 
 
-def read_json(answer: Answer) -> Any:
-    """The body as JSON.
+def read(answer: Answer, endpoint: str, secrets: Callable[[], Sequence[str]]) -> dict[str, Any]:
+    """The body of a success, safe to give to the generated parser.
+
+    What is required must be there and be of its type; what is optional and odd becomes None, for a session that
+    runs is not to be lost over it. A stop needs no body at all: its 2xx has said it.
+
+    Args:
+        answer: what came.
+        endpoint: "token", "start" or "stop".
+        secrets: gives what must not show in an error.
 
     Raises:
-        ValueError: it is none.
+        LiveAvatarApiError: the status, or the envelope's code, is an error.
+        BadResponseError: the body breaks the contract; the message names the field.
+        LiveAvatarConnectionError: the body is needed, and did not come whole.
     """
-    try:
-        return json.loads(answer.content)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-
-
-def error_in(answer: Answer, endpoint: str, secrets: Sequence[str]) -> LiveAvatarApiError | None:
-    """The error that an answer carries, by its status or by its envelope; None for a success."""
-    try:
-        body = read_json(answer)
-    except ValueError:
-        body = None
+    body, broken = _parse(answer.content)
     code = _code(body)
-    success = 200 <= answer.status <= 299
-    if success and (code is None or code in SUCCESS_CODES):
-        return None
+    if not 200 <= answer.status <= 299 or (code is not None and code not in SUCCESS_CODES):
+        raise _error(answer, endpoint, body, code, secrets())
+    if endpoint == "stop":
+        return body if isinstance(body, dict) else {}
+    if answer.problem is not None:
+        raise answer.problem
+    broken = f"the service sent {answer.refused}" if answer.refused else broken or _breach(body, endpoint)
+    if broken:
+        raise bad_response(answer, endpoint, broken, secrets())
+    data, message = body["data"], body.get("message")
+    for name, kind in _OPTIONAL[endpoint].items():
+        if not isinstance(data.get(name), kind) or isinstance(data[name], bool):
+            data[name] = None
+    body["code"] = SUCCESS_CODES[0] if code is None else code
+    body["message"] = message if isinstance(message, str) else ""
+    return body  # type: ignore[no-any-return]
+
+
+def _breach(body: Any, endpoint: str) -> str | None:
+    """Where a success breaks the contract, if it does."""
+    if not isinstance(body, dict):
+        return f"the body is not an object but {_type(body)}"
+    data = body.get("data")
+    if not isinstance(data, dict):
+        return f"data is not an object but {_type(data)}"
+    for name in _REQUIRED[endpoint]:
+        value = data.get(name)
+        if not isinstance(value, str):
+            return f"data.{name} is not a string but {_type(value)}"
+        if not _VISIBLE.fullmatch(value):
+            return f"data.{name} is empty, or not plain text"
+    return None
+
+
+def _parse(content: bytes | bytearray) -> tuple[Any, str | None]:
+    try:
+        return json.loads(content), None
+    except (ValueError, RecursionError):
+        return None, "the body is not JSON" if content else "the body is empty"
+
+
+def _error(answer: Answer, endpoint: str, body: Any, code: int | None, secrets: Sequence[str]) -> LiveAvatarApiError:
     words = _words(body) or _plain(answer)
-    kind = _kind(answer.status, words)
-    error = _build(kind, answer, endpoint, words, secrets, code)
+    error = _build(_kind(answer.status, words), answer, endpoint, words, secrets, code)
     if isinstance(error, InvalidRequestError):
         error.errors = tuple((masked(at, secrets), masked(what, secrets)) for at, what in _complaints(body))
     return error
 
 
-def bad_response(answer: Answer, endpoint: str, what: str, secrets: Sequence[str]) -> BadResponseError:
+def bad_response(answer: Answer, endpoint: str, what: str, secrets: Sequence[str]) -> LiveAvatarApiError:
     """The error for a success status with a body that breaks the contract."""
-    try:
-        body = read_json(answer)
-    except ValueError:
-        body = None
-    words = " ".join(filter(None, [what, _words(body)]))
-    error = _build(BadResponseError, answer, endpoint, words, secrets, _code(body))
-    assert isinstance(error, BadResponseError)
-    return error
+    body, _ = _parse(answer.content)
+    words = _words(body)
+    return _build(BadResponseError, answer, endpoint, f"{what}: {words}" if words else what, secrets, _code(body))
 
 
 def _build(
@@ -227,54 +259,6 @@ _OPTIONAL: Mapping[str, Mapping[str, type]] = {
     "start": {"livekit_agent_token": str, "ws_url": str, "max_session_duration": int},
 }
 _VISIBLE = re.compile(r"[!-~]+")
-
-
-def payload_of(answer: Answer, endpoint: str, secrets: Sequence[str]) -> dict[str, Any]:
-    """The body of a success of create token or start, safe to give to the generated parser.
-
-    What is required must be there and be of its type; what is optional and odd becomes None, for a session that
-    runs is not to be lost over it.
-
-    Raises:
-        BadResponseError: the body breaks the contract; the message names the field.
-    """
-    if answer.refused:
-        raise bad_response(answer, endpoint, f"the service sent {answer.refused}", secrets)
-    try:
-        body = read_json(answer)
-    except ValueError:
-        raise bad_response(answer, endpoint, "the body is not JSON", secrets) from None
-    if not isinstance(body, dict):
-        raise bad_response(answer, endpoint, f"the body is not an object but {_type(body)}", secrets)
-    data = body.get("data")
-    if not isinstance(data, dict):
-        raise bad_response(answer, endpoint, f"data is not an object but {_type(data)}.", secrets)
-    for name in _REQUIRED[endpoint]:
-        value = data.get(name)
-        if not isinstance(value, str):
-            raise bad_response(answer, endpoint, f"data.{name} is not a string but {_type(value)}.", secrets)
-        if not _VISIBLE.fullmatch(value):
-            raise bad_response(answer, endpoint, f"data.{name} is empty, or not plain text.", secrets)
-    read = {name: data.get(name) for name in _OPTIONAL[endpoint]}
-    for name, kind in _OPTIONAL[endpoint].items():
-        if not isinstance(read[name], kind) or isinstance(read[name], bool):
-            read[name] = None
-    message = body.get("message")
-    return {
-        **body,
-        "code": code if (code := _code(body)) is not None else SUCCESS_CODES[0],
-        "message": message if isinstance(message, str) else "",
-        "data": {**data, **read},
-    }
-
-
-def stop_payload_of(answer: Answer) -> dict[str, Any]:
-    """The body of a successful stop: any that is an object, else an empty one, for a 2xx has said it all."""
-    try:
-        body = read_json(answer)
-    except ValueError:
-        body = None
-    return body if isinstance(body, dict) else {}
 
 
 def _type(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 import time
 from collections.abc import Callable, Iterable
@@ -14,10 +15,8 @@ import httpx
 
 from ._config import environment_proxy
 from ._httpx import FAILURES, failure, outgoing, refuse_closed
-from ._wire import KEEP_ALIVE, Answer, Body, WireRequest
+from ._wire import KEEP_ALIVE, Answer, WireRequest, settled
 from .errors import LiveAvatarConnectionError
-
-_Send = Callable[[httpx.Request], httpx.Response]
 
 _limits: ContextVar[WireRequest] = ContextVar("liveavatar_limits")
 
@@ -29,7 +28,6 @@ class BlockingTransport:
         self._base_url = base_url
         self._client = client
         self._pool = _DeadlineTransport(base_url) if client is None else None
-        self._urls: dict[str, httpx.URL] = {}
 
     def send(self, request: WireRequest) -> Answer:
         """The answer to `request`.
@@ -38,34 +36,19 @@ class BlockingTransport:
             LiveAvatarConnectionError: there was none.
         """
         if self._pool is not None:
-            return self._exchange(request, self._pool.handle_request)
+            return _exchange(request, self._pool.handle_request)
         assert self._client is not None
         try:
             refuse_closed(request, self._client)
-            return self._exchange(request, self._through_caller)
+            # Without its auth and redirects: the credential is ours to set, and goes to one place.
+            send = functools.partial(self._client.send, stream=True, auth=None, follow_redirects=False)
+            return _exchange(request, send)
         except LiveAvatarConnectionError as error:
             if error.request_sent or not request.urgent:
                 raise
         # The caller's pool has no connection to give, and a session may be running: open one beside it.
         with closing(_DeadlineTransport(self._base_url)) as spare:
-            return self._exchange(request, spare.handle_request)
-
-    def _through_caller(self, request: httpx.Request) -> httpx.Response:
-        # Without its auth and redirects: the credential is ours to set, and goes to one place.
-        assert self._client is not None
-        return self._client.send(request, stream=True, auth=None, follow_redirects=False)
-
-    def _exchange(self, request: WireRequest, send: _Send) -> Answer:
-        url = self._urls.get(request.url) or self._urls.setdefault(request.url, httpx.URL(request.url))
-        prepared = outgoing(request, url)
-        token = _limits.set(request)
-        try:
-            return _read(request, send(prepared))
-        except FAILURES as error:
-            lost = failure(request, error)
-        finally:
-            _limits.reset(token)
-        raise lost
+            return _exchange(request, spare.handle_request)
 
     def close(self) -> None:
         """Close our own pool; a caller's client is the caller's."""
@@ -73,22 +56,26 @@ class BlockingTransport:
             self._pool.close()
 
 
-def _read(request: WireRequest, response: httpx.Response) -> Answer:
-    body = Body(response.headers)
-    problem = None
+def _exchange(request: WireRequest, send: Callable[[httpx.Request], httpx.Response]) -> Answer:
+    prepared = outgoing(request)
+    answer = None
+    token = _limits.set(request)
     try:
-        if body.refused is None:
-            for chunk in response.iter_raw():
-                if not body.takes(chunk):
-                    break
-                request.remaining()
+        with closing(send(prepared)) as response:
+            answer = Answer(response.status_code, response.headers)
+            if not answer.refused:
+                for chunk in response.iter_raw():
+                    if not answer.takes(chunk):
+                        break
+                    request.remaining()
+        return answer
     except FAILURES as error:
         problem = failure(request, error)
     except LiveAvatarConnectionError as late:
         problem = late
     finally:
-        response.close()
-    return Answer(response.status_code, response.headers, bytes(body.content), problem, body.refused)
+        _limits.reset(token)
+    return settled(answer, problem)
 
 
 class _DeadlineTransport(httpx.HTTPTransport):

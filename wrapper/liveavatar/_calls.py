@@ -22,7 +22,6 @@ from ._config import Config
 from ._secrets import Secret, secrets_in
 from ._wire import USER_AGENT, Answer, WireRequest
 from .errors import (
-    BadResponseError,
     ConcurrencyLimitError,
     ConflictError,
     InsufficientCreditsError,
@@ -105,9 +104,10 @@ class Call:
     body: Any
     base_url: str
     headers: dict[str, str] = attrs.field(repr=False)
-    secrets: tuple[str, ...] = attrs.field(repr=False)
+    credentials: tuple[str, ...] = attrs.field(repr=False)
     deadline: float
     urgent: bool
+    sent: Any = attrs.field(default=None, init=False, repr=False)
     answer: Answer | None = attrs.field(default=None, init=False)
 
     @property
@@ -123,8 +123,9 @@ class Call:
         if json_body is not None:
             headers["content-type"] = "application/json"
             content = json.dumps(json_body, allow_nan=False, separators=(",", ":")).encode()
-        self.secrets += tuple(secrets_in(json_body))
-        return WireRequest(self.base_url + url.removeprefix("/v1"), headers, content, self.deadline, self.urgent)
+        self.sent = json_body
+        url = self.base_url + url.removeprefix("/v1")
+        return WireRequest(url, headers, content, self.deadline, self.urgent)
 
     def accept(self, answer: Answer) -> Accepted:
         """The answer in the form that the generated parser reads.
@@ -133,37 +134,28 @@ class Call:
             LiveAvatarError: it is no success, or breaks the contract.
         """
         self.answer = answer
-        error = _answers.error_in(answer, self.endpoint.name, self.secrets)
-        if error is not None:
-            raise error
-        if self.endpoint is STOP:  # a 2xx has said it all, whatever its body
-            return Accepted(self.endpoint.success, _answers.stop_payload_of(answer), answer)
-        if answer.problem is not None:
-            raise answer.problem
-        return Accepted(self.endpoint.success, _answers.payload_of(answer, self.endpoint.name, self.secrets), answer)
+        payload = _answers.read(answer, self.endpoint.name, self.secrets)
+        return Accepted(self.endpoint.success, payload, answer.headers, bytes(answer.content))
 
-    def unreadable(self, error: Exception) -> BadResponseError:
+    def unreadable(self, error: Exception) -> LiveAvatarApiError:
         """The error for an answer that the generated parser cannot read after all."""
         assert self.answer is not None
-        what = f"the body breaks the contract at {error}."
-        return _answers.bad_response(self.answer, self.endpoint.name, what, self.secrets)
+        what = f"the body breaks the contract at {error}"
+        return _answers.bad_response(self.answer, self.endpoint.name, what, self.secrets())
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must not show in an error, should the service echo it."""
+        return (*self.credentials, *secrets_in(self.sent))
 
 
-@attrs.frozen
+@attrs.define
 class Accepted:
     """What the generated parser reads of a response."""
 
     status_code: int
     payload: dict[str, Any] = attrs.field(repr=False)
-    answer: Answer
-
-    @property
-    def headers(self) -> Any:
-        return self.answer.headers
-
-    @property
-    def content(self) -> bytes:
-        return self.answer.content
+    headers: Any = attrs.field(repr=False)
+    content: bytes = attrs.field(repr=False)
 
     def json(self) -> dict[str, Any]:
         return self.payload
@@ -204,10 +196,10 @@ def call(
     """Call an endpoint with a session token, or without one with the API key; repeat it as the endpoint allows."""
     credential = (config.api_key if token is None else token).reveal()
     headers = {"x-api-key": credential} if token is None else {"authorization": f"Bearer {credential}"}
-    secrets = (credential, config.api_key.reveal())
+    credentials = (credential, config.api_key.reveal())
     retries = config.max_retries if max_retries is None else max_retries
     for attempt in itertools.count(1):
-        step = Call(endpoint, body, config.base_url, headers, secrets, deadline, urgent)
+        step = Call(endpoint, body, config.base_url, headers, credentials, deadline, urgent)
         begun = time.monotonic()
         failure: BaseException | None = None
         try:

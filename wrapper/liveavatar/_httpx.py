@@ -1,12 +1,10 @@
-"""What httpx raises, in this package's terms: for our own pool and for a caller's client of either flavour."""
+"""Requests and failures in httpx's terms: for our own pool, and for a caller's client of either flavour."""
 
 from __future__ import annotations
 
-import ssl
-
 import httpx
 
-from ._wire import WireRequest, caused_by, lost, name_of
+from ._wire import WireRequest, lost
 from .errors import LiveAvatarConnectionError
 
 FAILURES = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError)
@@ -16,27 +14,16 @@ _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.
 
 
 def failure(request: WireRequest, error: Exception) -> LiveAvatarConnectionError:
-    """The error for a request that `error` left without an answer."""
-    return lost(
-        request,
-        name_of(error),
-        sent=not isinstance(error, _NOT_SENT),
-        late=isinstance(error, httpx.TimeoutException | TimeoutError),
-        certificate=caused_by(error, ssl.SSLCertVerificationError),
-    )
+    """The error for a request that `error` left without an answer, or without the whole of it."""
+    return lost(request, error, sent=not isinstance(error, _NOT_SENT), late=isinstance(error, httpx.TimeoutException))
 
 
-def outgoing(request: WireRequest, url: httpx.URL) -> httpx.Request:
+def outgoing(request: WireRequest) -> httpx.Request:
     """`request` for httpx, with each of its waits bounded by the time that is left."""
     left = request.remaining()
-    timeout = {
-        "connect": request.connect_limit(),
-        "read": left,
-        "write": left,
-        "pool": request.pool_limit(),
-    }
+    timeout = {"connect": request.connect_limit(), "read": left, "write": left, "pool": request.pool_limit()}
     return httpx.Request(
-        "POST", url, headers=request.headers, content=request.content, extensions={"timeout": timeout}
+        "POST", request.url, headers=request.headers, content=request.content, extensions={"timeout": timeout}
     )
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import attrs
 
 from ._secrets import masked
 from ._version import __version__
-from .errors import LiveAvatarConnectionError, LiveAvatarError, LiveAvatarTimeoutError
+from .errors import LiveAvatarConnectionError, LiveAvatarTimeoutError
 
 MAX_BODY = 1024 * 1024
 """Bytes of an answer that are read at most; the service's are a few kilobytes."""
@@ -24,7 +24,7 @@ CONNECT_LIMIT = 10.0
 USER_AGENT = f"liveavatar-python/{__version__}"
 
 
-@attrs.frozen
+@attrs.define
 class WireRequest:
     """What goes out: always a POST."""
 
@@ -40,11 +40,11 @@ class WireRequest:
         """Seconds left.
 
         Raises:
-            LiveAvatarTimeoutError: none are; nothing was sent.
+            LiveAvatarTimeoutError: none are.
         """
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise lost(self, "the call's time was used up before it could be sent", sent=False, late=True)
+            raise lost(self, TimeoutError(), sent=False)
         return left
 
     def connect_limit(self) -> float:
@@ -56,31 +56,25 @@ class WireRequest:
         return min(0.5, self.remaining()) if self.urgent else self.remaining()
 
 
-@attrs.frozen
+@attrs.define
 class Answer:
-    """What came back, as far as it came."""
+    """What comes back, as far as it comes."""
 
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)
-    content: bytes = attrs.field(repr=False)
-    problem: LiveAvatarError | None = None
-    """Why the body is not whole: a broken or slow wire. What it means depends on the status."""
+    content: bytearray = attrs.field(factory=bytearray, repr=False)
     refused: str | None = None
-    """Why the body was not read to its end by choice."""
+    """Why the body is not read to its end: what was wrong with it."""
+    problem: LiveAvatarConnectionError | None = None
+    """Why the body is not whole, when the wire broke. What that means depends on the status."""
 
-
-class Body:
-    """Collects an answer's body up to the cap."""
-
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        self.content = bytearray()
-        self.refused: str | None = None
-        encoding = headers.get("content-encoding", "").strip().lower()
+    def __attrs_post_init__(self) -> None:
+        encoding = self.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
             self.refused = f"a body in the encoding {encoding[:20]!r}, which was not asked for"
 
     def takes(self, chunk: bytes) -> bool:
-        """Add `chunk`; False once the body is larger than any answer of the service."""
+        """Add to the body; False when it has grown beyond the cap."""
         self.content += chunk
         if len(self.content) > MAX_BODY:
             self.refused = f"a body of more than {MAX_BODY} bytes"
@@ -89,37 +83,42 @@ class Body:
 
 
 def lost(
-    request: WireRequest, why: str, *, sent: bool, late: bool = False, certificate: bool = False
+    request: WireRequest, cause: BaseException | str, *, sent: bool = True, late: bool = False
 ) -> LiveAvatarConnectionError:
-    """The error for a request that got no answer.
+    """The error for a request that got no answer, or not all of it.
 
     The transport's own exception is named, not chained: it holds the request's headers.
     """
+    late = late or isinstance(cause, TimeoutError)
+    why = str(cause) or ("the call's time is used up" if late else "the connection broke")
+    if isinstance(cause, BaseException):
+        why = f"{why} ({type(cause).__name__})"
     why = masked(" ".join(why.split())[:300])
-    if certificate:
+    untrusted = isinstance(cause, BaseException) and _comes_from(cause, ssl.SSLCertVerificationError)
+    if untrusted:
         why = f"the service's certificate is not trusted: {why}"
-    kind = LiveAvatarTimeoutError if late else LiveAvatarConnectionError
-    error = kind(f"No answer from POST {request.url}: {why}")
+    error = (LiveAvatarTimeoutError if late else LiveAvatarConnectionError)(f"No answer from {request.url}: {why}")
     error.request_sent = sent
-    error.certificate_rejected = certificate
+    error.certificate_rejected = untrusted
     return error
 
 
-def name_of(error: BaseException) -> str:
-    """A transport's exception in words."""
-    text = str(error)
-    if isinstance(error, TimeoutError) and not text:
-        return "the call's time is used up"
-    return f"{text} ({type(error).__name__})" if text else type(error).__name__
+def settled(answer: Answer | None, problem: LiveAvatarConnectionError) -> Answer:
+    """The part of an answer that came before the wire broke.
+
+    Raises:
+        LiveAvatarConnectionError: nothing came.
+    """
+    if answer is None:
+        raise problem
+    answer.problem = problem
+    return answer
 
 
-def caused_by(error: BaseException, kind: type[BaseException]) -> bool:
-    """Whether `error`, or what led to it, is of a kind."""
-    seen: list[Any] = []
+def _comes_from(error: BaseException, kind: type[BaseException]) -> bool:
     current: BaseException | None = error
-    while current is not None and current not in seen:
-        if isinstance(current, kind):
-            return True
-        seen.append(current)
+    for _ in range(10):
+        if current is None or isinstance(current, kind):
+            break
         current = current.__cause__ or current.__context__
-    return False
+    return isinstance(current, kind)

@@ -32,7 +32,7 @@ from .models import StandardSessionResponse
 if TYPE_CHECKING:
     import aiohttp
 
-    from ._asyncio import Transport
+    from ._asyncio import AsyncTransport
 
 T = TypeVar("T")
 
@@ -75,10 +75,14 @@ class AsyncLiveAvatarApi(BaseApi):
         super().__init__(api_key, base_url, timeout, max_retries)
 
     def _begin(self) -> None:
-        from ._asyncio import transport  # loaded when a client is made: aiohttp takes its time
+        from ._asyncio import AiohttpTransport, HttpxTransport  # loaded when a client is made: it takes its time
 
         super()._begin()
-        self._transport = transport(self._config.base_url, self._session, self._http_client)
+        self._transport: AsyncTransport
+        if self._http_client is not None:
+            self._transport = HttpxTransport(self._config.base_url, self._http_client)
+        else:
+            self._transport = AiohttpTransport(self._config.base_url, self._session)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unfinished: set[asyncio.Task[Any]] = set()
 
@@ -297,7 +301,7 @@ class _GeneratedClient:
 
     raise_on_unexpected_status = False
 
-    def __init__(self, call: Call, transport: Transport) -> None:
+    def __init__(self, call: Call, transport: AsyncTransport) -> None:
         self._call = call
         self._transport = transport
 

@@ -125,7 +125,7 @@ def _breach(body: Any, endpoint: str) -> str | None:
 
 def _parse(content: bytes | bytearray) -> tuple[Any, str | None]:
     try:
-        return json.loads(content), None
+        return json.loads(content.decode()), None
     except (ValueError, RecursionError):
         return None, "the body is not JSON" if content else "the body is empty"
 

@@ -75,14 +75,16 @@ class BaseApi:
         return f"<{type(self).__name__} {self._config.base_url} {self._flows.sessions!r}>"
 
 
-def note(error: BaseException, failure: Exception) -> None:
+def note(error: BaseException, failure: BaseException) -> None:
     """Say on a caller's exception that closing up behind it failed as well."""
     error.add_note(f"A session may still be running: {failure}")
 
 
-def raise_first(failures: list[Exception]) -> None:
-    """Raise the first failure, if any, with a note of each other."""
+def raise_first(failures: list[BaseException]) -> None:
+    """Raise the first failure, an interruption before any other, with a note of each other."""
     if failures:
-        for other in failures[1:]:
-            note(failures[0], other)
-        raise failures[0]
+        first = next((failure for failure in failures if not isinstance(failure, Exception)), failures[0])
+        for other in failures:
+            if other is not first:
+                note(first, other)
+        raise first

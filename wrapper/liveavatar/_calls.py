@@ -35,6 +35,8 @@ logger = logging.getLogger("liveavatar")
 
 T = TypeVar("T")
 
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
 LONGEST_RETRY_AFTER = 30.0
 """Seconds: a service that asks for more is not waited for."""
 
@@ -122,7 +124,7 @@ class Call:
         content = b""
         if json_body is not None:
             headers["content-type"] = "application/json"
-            content = json.dumps(json_body, allow_nan=False, separators=(",", ":")).encode()
+            content = _encode(json_body).encode()
         self.sent = json_body
         url = self.base_url + url.removeprefix("/v1")
         return WireRequest(url, headers, content, self.deadline, self.urgent)
@@ -195,7 +197,7 @@ def call(
 ) -> Flow[T]:
     """Call an endpoint with a session token, or without one with the API key; repeat it as the endpoint allows."""
     credential = (config.api_key if token is None else token).reveal()
-    headers = {"x-api-key": credential} if token is None else {"authorization": f"Bearer {credential}"}
+    headers = {"X-API-KEY": credential} if token is None else {"Authorization": f"Bearer {credential}"}
     credentials = (credential, config.api_key.reveal())
     retries = config.max_retries if max_retries is None else max_retries
     for attempt in itertools.count(1):

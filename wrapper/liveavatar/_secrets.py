@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote
 
@@ -95,7 +95,7 @@ def without_locals(method: Callable[P, R]) -> Callable[P, R]:
     return guarded
 
 
-def without_locals_async(method: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+def without_locals_async(method: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
     """The same for a coroutine function."""
 
     @functools.wraps(method)

@@ -196,14 +196,9 @@ class AsyncLiveAvatarApi(BaseApi):
         Raises:
             LiveAvatarError: of the first that could not be stopped, with a note for each other.
         """
-        stops = [asyncio.ensure_future(self._close_if_open(session_id)) for session_id in self.open_sessions]
-        try:
-            outcomes = await asyncio.gather(*stops, return_exceptions=True)
-        except asyncio.CancelledError:
-            # Each close has been cancelled with us, and finishes its stop all the same.
-            await asyncio.wait(stops, timeout=RESCUE_TIME)
-            raise
-        raise_first([outcome for outcome in outcomes if isinstance(outcome, Exception)])
+        stops = {asyncio.ensure_future(self._close_if_open(session_id)) for session_id in self.open_sessions}
+        await self._patiently(stops)
+        raise_first([error for stop in stops if (error := stop.exception())])
 
     async def aclose(self) -> None:
         """Close the local connection pool. Open sessions go on; a ResourceWarning names them."""
@@ -220,7 +215,8 @@ class AsyncLiveAvatarApi(BaseApi):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            await self.close_all_sessions()
+            if not self._closed:
+                await self.close_all_sessions()
         except Exception as failure:
             if error is None:
                 raise
@@ -268,24 +264,31 @@ class AsyncLiveAvatarApi(BaseApi):
         return await self._drive_apart(step.flow)
 
     async def _drive_apart(self, flow: Flow[T]) -> T:
-        """Perform a flow in a task of its own, so that cancelling this one does not reach it.
-
-        Once cancelled, it is waited for as long as a stop may take, then left to finish by itself.
-        """
+        """Perform a flow in a task of its own, so that cancelling this one does not reach it."""
         task = asyncio.ensure_future(self._drive(flow))
+        await self._patiently({task})
+        return task.result()
+
+    async def _patiently(self, tasks: set[asyncio.Task[Any]]) -> None:
+        """Wait until tasks are done; cancelled, for as long as a stop may take, and then leave them to finish.
+
+        Raises:
+            asyncio.CancelledError: at the end, if it came meanwhile.
+        """
         cancelled: asyncio.CancelledError | None = None
-        patience: float | None = None
-        while not task.done() and (patience is None or patience > time.monotonic()):
+        until: float | None = None
+        pending = tasks
+        while pending and (until is None or until > time.monotonic()):
             try:
-                await asyncio.wait({task}, timeout=patience and patience - time.monotonic())
+                _, pending = await asyncio.wait(pending, timeout=until and until - time.monotonic())
             except asyncio.CancelledError as error:
                 cancelled = error
-                patience = patience or time.monotonic() + RESCUE_TIME
-        if cancelled is None:
-            return task.result()
-        self._unfinished.add(task)  # the loop itself keeps only weak references
-        task.add_done_callback(self._finish)
-        raise cancelled
+                until = until or time.monotonic() + RESCUE_TIME
+        if cancelled is not None:
+            for task in tasks:
+                self._unfinished.add(task)  # the loop itself keeps only weak references
+                task.add_done_callback(self._finish)
+            raise cancelled
 
     def _finish(self, task: asyncio.Task[Any]) -> None:
         self._unfinished.discard(task)

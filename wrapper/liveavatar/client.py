@@ -184,11 +184,11 @@ class LiveAvatarApi(BaseApi):
         Raises:
             LiveAvatarError: of the first that could not be stopped, with a note for each other.
         """
-        failures = []
+        failures: list[BaseException] = []
         for session_id in self.open_sessions:
             try:
                 self._close_if_open(session_id)
-            except Exception as error:
+            except BaseException as error:  # Ctrl-C too: the others are to be stopped all the same
                 failures.append(error)
         raise_first(failures)
 
@@ -207,7 +207,8 @@ class LiveAvatarApi(BaseApi):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.close_all_sessions()
+            if not self._closed:
+                self.close_all_sessions()
         except Exception as failure:
             if error is None:
                 raise

@@ -9,7 +9,6 @@ import inspect
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -252,6 +251,8 @@ class LiveAvatarApi(BaseApi):
 
     def _drive_apart(self, flow: Flow[T]) -> T:
         """Perform a flow in a thread, for signals only reach the main one; an interrupt is raised after it."""
+        from concurrent.futures import Future, wait  # loaded when needed, which is rarely
+
         done: Future[T] = Future()
 
         def work() -> None:

@@ -1,0 +1,157 @@
+"""The clients that are compared. Each opens and closes sessions; what one cycle does is the same for all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+AVATAR = "dd73ea75-1218-4ef3-92ce-606d5f7fbc0a"
+KEY = "benchmark"
+BODY = {
+    "mode": "LITE",
+    "avatar_id": AVATAR,
+    "is_sandbox": False,
+    "video_settings": {"encoding": "VP8", "quality": "high"},
+}
+
+Cycle = Callable[[], None]
+AsyncCycle = Callable[[], Awaitable[None]]
+
+
+def trusted() -> ssl.SSLContext | None:
+    """The context for the server's certificate; clients that read SSL_CERT_FILE need none."""
+    file = os.environ.get("SSL_CERT_FILE")
+    return ssl.create_default_context(cafile=file) if file else None
+
+
+@contextlib.contextmanager
+def liveavatar_blocking(base: str) -> Iterator[Cycle]:
+    """LiveAvatarApi."""
+    from liveavatar import LiveAvatarApi, LiveAvatarNewSessionRequest
+
+    with LiveAvatarApi(KEY, base_url=base) as api:
+        request = LiveAvatarNewSessionRequest(avatar_id=AVATAR)
+
+        def cycle() -> None:
+            api.close_session(api.new_session(request).session_id)
+
+        yield cycle
+
+
+@contextlib.contextmanager
+def httpx_blocking(base: str) -> Iterator[Cycle]:
+    """The same three requests on a bare httpx.Client."""
+    import httpx
+
+    with httpx.Client() as client:
+
+        def post(path: str, headers: dict[str, str], body: Any = None) -> Any:
+            answer = client.post(base + path, headers=headers, json=body)
+            answer.raise_for_status()
+            return answer.json()["data"]
+
+        def cycle() -> None:
+            minted = post("/sessions/token", {"X-API-KEY": KEY}, BODY)
+            bearer = {"Authorization": f"Bearer {minted['session_token']}"}
+            post("/sessions/start", bearer)
+            post("/sessions/stop", bearer, {"session_id": minted["session_id"]})
+
+        yield cycle
+
+
+@contextlib.asynccontextmanager
+async def liveavatar_async(base: str) -> AsyncIterator[AsyncCycle]:
+    """AsyncLiveAvatarApi."""
+    from liveavatar import AsyncLiveAvatarApi, LiveAvatarNewSessionRequest
+
+    async with AsyncLiveAvatarApi(KEY, base_url=base) as api:
+        request = LiveAvatarNewSessionRequest(avatar_id=AVATAR)
+
+        async def cycle() -> None:
+            await api.close_session((await api.new_session(request)).session_id)
+
+        yield cycle
+
+
+@contextlib.asynccontextmanager
+async def aiohttp_bare(base: str) -> AsyncIterator[AsyncCycle]:
+    """The same three requests on a bare aiohttp session."""
+    import aiohttp
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=trusted() or True)) as session:
+
+        async def post(path: str, headers: dict[str, str], body: Any = None) -> Any:
+            async with session.post(base + path, headers=headers, json=body) as answer:
+                answer.raise_for_status()
+                return (await answer.json())["data"]
+
+        async def cycle() -> None:
+            minted = await post("/sessions/token", {"X-API-KEY": KEY}, BODY)
+            bearer = {"Authorization": f"Bearer {minted['session_token']}"}
+            await post("/sessions/start", bearer)
+            await post("/sessions/stop", bearer, {"session_id": minted["session_id"]})
+
+        yield cycle
+
+
+@contextlib.asynccontextmanager
+async def pipecat(base: str) -> AsyncIterator[AsyncCycle]:
+    """Pipecat's LiveAvatarApi, its log turned off."""
+    import aiohttp
+    from loguru import logger
+    from pipecat.services.heygen.api_liveavatar import LiveAvatarApi, LiveAvatarNewSessionRequest
+
+    logger.remove()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=trusted() or True)) as session:
+        api = LiveAvatarApi(KEY, session)
+        api.BASE_URL = base
+        request = LiveAvatarNewSessionRequest(avatar_id=AVATAR)
+
+        async def cycle() -> None:
+            minted = (await api.create_session_token(request)).data
+            await api.start_session(minted.session_token)
+            await api.stop_session(minted.session_id, minted.session_token)
+
+        yield cycle
+
+
+@contextlib.asynccontextmanager
+async def httpx_async(base: str) -> AsyncIterator[AsyncCycle]:
+    """AsyncLiveAvatarApi over a caller's httpx.AsyncClient."""
+    import httpx
+    from liveavatar import AsyncLiveAvatarApi, LiveAvatarNewSessionRequest
+
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with (
+        httpx.AsyncClient(limits=limits, timeout=60) as client,
+        AsyncLiveAvatarApi(KEY, base_url=base, http_client=client) as api,
+    ):
+        request = LiveAvatarNewSessionRequest(avatar_id=AVATAR)
+
+        async def cycle() -> None:
+            await api.close_session((await api.new_session(request)).session_id)
+
+        yield cycle
+
+
+BLOCKING = {"liveavatar": liveavatar_blocking, "bare httpx": httpx_blocking}
+ASYNC = {
+    "liveavatar": liveavatar_async,
+    "Pipecat": pipecat,
+    "bare aiohttp": aiohttp_bare,
+    "liveavatar on httpx.AsyncClient": httpx_async,
+}
+
+
+async def at_once(cycle: AsyncCycle, concurrency: int, cycles: int) -> None:
+    """`cycles` cycles, `concurrency` of them under way at any time."""
+
+    async def worker(share: int) -> None:
+        for _ in range(share):
+            await cycle()
+
+    await asyncio.gather(*(worker(cycles // concurrency) for _ in range(concurrency)))

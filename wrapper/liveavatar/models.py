@@ -11,7 +11,9 @@ import attrs
 
 import liveavatar_client.models as generated
 from liveavatar_client.models import VideoEncoding, VideoQuality, VideoSettings
-from liveavatar_client.types import Unset
+from liveavatar_client.types import UNSET, Unset
+
+from ._secrets import masked
 
 MEET_PAGE = "https://meet.livekit.io/custom"
 
@@ -34,7 +36,7 @@ class AvatarPersona(generated.AvatarPersona):
     context_id: str | Unset | None = None
 
 
-@attrs.define
+@attrs.define(repr=False)
 class LiveAvatarNewSessionRequest(generated.LiveAvatarNewSessionRequest):
     """What a session is to be: `avatar_id` is required, the rest has defaults, and what is None is not sent.
 
@@ -55,6 +57,12 @@ class LiveAvatarNewSessionRequest(generated.LiveAvatarNewSessionRequest):
     video_settings: VideoSettings | Unset | None = attrs.field(factory=_default_video)
     avatar_persona: generated.AvatarPersona | Unset | None = None
     livekit_config: generated.CustomSDKLiveKitConfig | Unset | None = None
+
+    def __repr__(self) -> str:
+        fields = [field.name for field in attrs.fields(type(self)) if field.repr]
+        given = (f"{name}={value!r}" for name in fields if (value := getattr(self, name)) not in (None, UNSET))
+        # A part may have been given as a plain dict, with a token in it.
+        return masked(f"{type(self).__name__}({', '.join(given)})")
 
 
 @attrs.define(kw_only=True)

@@ -13,7 +13,12 @@ from ._config import environment_proxy
 from ._wire import CONNECT_LIMIT, KEEP_ALIVE, Answer, WireRequest, lost, settled
 from .errors import LiveAvatarConnectionError
 
-_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+_NOT_SENT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
+)
 
 _USUAL_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_LIMIT)
 
@@ -111,6 +116,7 @@ class AiohttpTransport(AsyncTransport):
             request.url,
             data=request.content,
             headers=request.headers,
+            skip_auto_headers=("content-type",),  # a start has no body to describe
             allow_redirects=False,
             proxy=self._proxy,
             timeout=timeout,
@@ -146,6 +152,7 @@ class HttpxTransport(AsyncTransport):
         # Without its auth and redirects: the credential is ours to set, and goes to one place.
         response = await self._client.send(_httpx.outgoing(request), stream=True, auth=None, follow_redirects=False)
         try:
+            _httpx.leave_no_cookies(self._client, response)
             answer = Answer(response.status_code, response.headers)
             come.append(answer)
             if not answer.refused:

@@ -14,7 +14,7 @@ import httpcore
 import httpx
 
 from ._config import environment_proxy
-from ._httpx import FAILURES, failure, outgoing, refuse_closed
+from ._httpx import FAILURES, failure, leave_no_cookies, outgoing, refuse_closed
 from ._wire import KEEP_ALIVE, Answer, WireRequest, settled
 from .errors import LiveAvatarConnectionError
 
@@ -37,18 +37,22 @@ class BlockingTransport:
         """
         if self._pool is not None:
             return _exchange(request, self._pool.handle_request)
-        assert self._client is not None
         try:
-            refuse_closed(request, self._client)
-            # Without its auth and redirects: the credential is ours to set, and goes to one place.
-            send = functools.partial(self._client.send, stream=True, auth=None, follow_redirects=False)
-            return _exchange(request, send)
+            return _exchange(request, functools.partial(self._send_through_caller, request))
         except LiveAvatarConnectionError as error:
             if error.request_sent or not request.urgent:
                 raise
         # The caller's pool has no connection to give, and a session may be running: open one beside it.
         with closing(_DeadlineTransport(self._base_url)) as spare:
             return _exchange(request, spare.handle_request)
+
+    def _send_through_caller(self, request: WireRequest, prepared: httpx.Request) -> httpx.Response:
+        assert self._client is not None
+        refuse_closed(request, self._client)
+        # Without its auth and redirects: the credential is ours to set, and goes to one place.
+        response = self._client.send(prepared, stream=True, auth=None, follow_redirects=False)
+        leave_no_cookies(self._client, response)
+        return response
 
     def close(self) -> None:
         """Close our own pool; a caller's client is the caller's."""

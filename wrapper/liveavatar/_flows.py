@@ -56,7 +56,7 @@ class Flows:
         try:
             answer = yield from call(self._config, START, session.token, deadline, session_id=session.id)
             self.sessions.started(session, answer.data.session_id)
-            return StandardSessionResponse.of(answer)
+            return StandardSessionResponse.of(session.id, answer)
         except BaseException as error:
             yield from self._undo(session, error)
             raise

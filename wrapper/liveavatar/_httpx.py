@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import httpx
 
 from ._wire import WireRequest, lost
@@ -25,6 +27,13 @@ def outgoing(request: WireRequest) -> httpx.Request:
     return httpx.Request(
         "POST", request.url, headers=request.headers, content=request.content, extensions={"timeout": timeout}
     )
+
+
+def leave_no_cookies(client: httpx.Client | httpx.AsyncClient, response: httpx.Response) -> None:
+    """Take back what httpx has put into the jar of a caller's client: the service's cookies are not kept."""
+    for cookie in response.cookies.jar:
+        with contextlib.suppress(KeyError):
+            client.cookies.jar.clear(cookie.domain, cookie.path, cookie.name)
 
 
 def refuse_closed(request: WireRequest, client: httpx.Client | httpx.AsyncClient) -> None:

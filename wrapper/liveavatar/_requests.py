@@ -54,8 +54,8 @@ def stop_reason(reason: object) -> generated.StopReason | Unset:
 
 
 @functools.cache
-def _fields(kind: type[attrs.AttrsInstance]) -> tuple[tuple[str, type[enum.Enum] | None, bool], ...]:
-    """Name, enum if it takes one, and whether it takes a model, of each field of a generated class.
+def _fields(kind: type[Any]) -> tuple[tuple[str, type[enum.Enum] | None, tuple[type[Any], ...]], ...]:
+    """Of each field of a model: its name, the enum it takes, if any, and the models it takes.
 
     Read off the annotations, so that a field which the contract gains needs nothing here.
     """
@@ -64,34 +64,42 @@ def _fields(kind: type[attrs.AttrsInstance]) -> tuple[tuple[str, type[enum.Enum]
         if field.init:
             named = [getattr(generated, name, None) for name in re.findall(r"\w+", str(field.type))]
             enums = [item for item in named if isinstance(item, type) and issubclass(item, enum.Enum)]
-            found.append((field.name, enums[0] if enums else None, any(attrs.has(item) for item in named if item)))
+            models = tuple(item for item in named if isinstance(item, type) and attrs.has(item))
+            found.append((field.name, enums[0] if enums else None, models))
     return tuple(found)
 
 
 def _ready(model: T, where: str) -> T:
     """A copy of a model without what is None, its plain strings turned into the contract's enums."""
     copy = object.__new__(type(model))
-    for name, takes_enum, takes_model in _fields(type(model)):  # type: ignore[arg-type]
+    for name, takes_enum, takes_models in _fields(type(model)):  # type: ignore[arg-type]
         value = getattr(model, name)
-        if value is None:
+        if value is None or isinstance(value, Unset):
             value = UNSET
-        elif value is UNSET:
-            pass
         elif takes_enum is not None:
             value = _member(takes_enum, value, where + name)
-        elif takes_model:
-            value = _part(value, where + name)
+        elif takes_models:
+            value = _part(value, takes_models, where + name)
         setattr(copy, name, value)
     copy.additional_properties = model.additional_properties  # type: ignore[attr-defined]
     return copy
 
 
-def _part(value: Any, where: str) -> Any:
+def _part(value: Any, takes: tuple[type[Any], ...], where: str) -> Any:
     if attrs.has(type(value)):
         return _ready(value, where + ".")
-    if isinstance(value, Mapping):
+    if not isinstance(value, Mapping):
+        allowed = " or ".join(kind.__name__ for kind in takes)
+        raise TypeError(f"{where} must be {allowed} or a dict, not {type(value).__name__}")
+    if len(takes) > 1:  # which of them it is, the service tells
         return _Given(value)
-    raise TypeError(f"{where} must be a model of this package or a dict, not {type(value).__name__}")
+    names = {name for name, _, _ in _fields(takes[0])}  # type: ignore[arg-type]
+    try:
+        part = takes[0](**{name: given for name, given in value.items() if name in names})
+    except TypeError as error:
+        raise TypeError(f"{where}: {error}") from None
+    part.additional_properties = {name: given for name, given in value.items() if name not in names}
+    return _ready(part, where + ".")
 
 
 def _member(kind: type[enum.Enum], value: object, where: str) -> Any:

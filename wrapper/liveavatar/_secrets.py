@@ -15,9 +15,9 @@ MASK = "***"
 
 _FIELDS = "session_token|livekit_client_token|livekit_agent_token|access_token|agora_token|ws_url"
 # The value of such a field in JSON, in JSON inside a JSON string, and cut off in the middle.
-_FIELD = re.compile(rf'(\\*["\'](?:{_FIELDS})\\*["\']\s*[:=]\s*\\*["\'])(?:[^"\'\\]|\\[^"\'])*')
+_FIELD = re.compile(rf'((\\*)(["\'])(?:{_FIELDS})\2\3\s*[:=]\s*\2\3)(?:(?!(?<!\\)\2\3).)*', re.DOTALL)
 _JWT = re.compile(r"eyJ[\w-]{4,}(?:\.[\w-]*){0,4}")
-_PARAMETER = re.compile(r"((?:access_)?token=)[^&\s\"'<>]+")
+_PARAMETER = re.compile(r"((?:access_)?token=)[^&\s\"'<>\\]+")
 
 P = ParamSpec("P")
 R = TypeVar("R")

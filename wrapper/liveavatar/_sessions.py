@@ -42,9 +42,12 @@ class Sessions:
         return session
 
     def started(self, session: Session, session_id: str) -> None:
-        """The session runs, under the id that the start's answer gives it, and is the caller's from here."""
+        """The session runs, and is the caller's from here; under the id that the start's answer gives it.
+
+        Unless that id is another session's: each keeps its own token.
+        """
         with self._lock:
-            if session_id != session.id:
+            if session_id not in self._open:
                 self._open.pop(session.id, None)
                 session.id = session_id
                 self._open[session_id] = session

@@ -88,11 +88,11 @@ class StandardSessionResponse:
     raw_response: generated.LiveAvatarSessionResponse = attrs.field(repr=False)
 
     @classmethod
-    def of(cls, answer: generated.LiveAvatarSessionResponse) -> StandardSessionResponse:
+    def of(cls, session_id: str, answer: generated.LiveAvatarSessionResponse) -> StandardSessionResponse:
         """The session that a start's answer describes."""
         data = answer.data
         return cls(
-            session_id=data.session_id,
+            session_id=session_id,
             access_token=data.livekit_client_token,
             livekit_agent_token=data.livekit_agent_token or None,
             livekit_url=data.livekit_url,

@@ -32,8 +32,10 @@ __all__ = ["liveavatar_sandbox", "vcr_config"]
 
 # All else is left out: it differs between the two clients, or is nobody's business.
 _REQUEST_HEADERS = ("content-type", "x-api-key", "authorization")
-_RESPONSE_HEADERS = ("content-type", "location", "retry-after", "x-request-id")
+_RESPONSE_HEADERS = ("content-type", "location", "retry-after", "x-request-id", "cf-ray")
 _RATE_LIMIT = "x-ratelimit-"
+_ENDPOINTS = ("/sessions/token", "/sessions/start", "/sessions/stop")
+_LEAST = 8  # characters of a credential that is looked for in texts: a shorter one may be an ordinary word
 
 # Credentials seen in this process, and what stands for each in a cassette.
 _stand_ins: dict[str, str] = {}
@@ -48,10 +50,12 @@ def _clean_request(request: Any) -> Any:
         scheme, _, credential = headers[name].rpartition(" ")
         credentials.append(credential)
         headers[name] = f"{scheme} {_stand_in(credential)}".strip()
-    text = _text(request.body or b"")
     request.headers = headers
-    request.body = masked(text, [*credentials, *secrets_in(_json(text))]).encode("utf-8", "surrogateescape") or None
-    request.uri = masked(_service_uri(request.uri), credentials)
+    request.uri = masked(_service_uri(request.uri))
+    if request.body is None or isinstance(request.body, bytes | bytearray):  # the rest is no request of ours
+        text = _text(request.body or b"")
+        secrets = [*filter(_telling, credentials), *secrets_in(_json(text))]
+        request.body = masked(text, secrets).encode("utf-8", "surrogateescape") or None
     return request
 
 
@@ -60,7 +64,7 @@ def _clean_response(response: dict[str, Any]) -> dict[str, Any]:
     headers = {name.lower(): values for name, values in response["headers"].items()}
     text = "" if "content-encoding" in headers else _text(response["body"].get("string") or b"")
     body = _json(text)
-    secrets = [*_stand_ins, *secrets_in(body)]
+    secrets = [*filter(_telling, _stand_ins), *secrets_in(body)]
     text = _with_stand_in(body, masked(text, secrets))
     return {
         **response,
@@ -77,6 +81,10 @@ def _stand_in(credential: str) -> str:
     return credential if credential.startswith(MASK) else _stand_ins.setdefault(credential, MASK)
 
 
+def _telling(credential: str) -> bool:
+    return len(credential) >= _LEAST and not credential.startswith(MASK)
+
+
 def _with_stand_in(body: Any, text: str) -> str:
     """Let a masked session token tell its session, to keep sessions apart that are opened at once.
 
@@ -90,7 +98,9 @@ def _with_stand_in(body: Any, text: str) -> str:
         return text
     if not token.startswith(MASK):
         _stand_ins[token] = MASK + session_id
-    clean = json.loads(text)
+    clean = _json(text)
+    if clean is None:
+        return text
     clean["data"]["session_token"] = MASK + session_id
     return json.dumps(clean, ensure_ascii=False, separators=(",", ":"))
 

@@ -1,18 +1,58 @@
+# `make` alone lists what there is to make. Every recipe runs in the environment VENV, which is made when it is first
+# needed; PYTHON is what makes it.
 PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-READY  := $(VENV)/.ready
+VENV    = .venv
+BIN     = "$(VENV)/bin"
+RUN     = $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install
+.PHONY: help install demo-environment demo test generate check lint types contract drift coverage record build clean
 
 help: ## list these targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' "$(firstword $(MAKEFILE_LIST))"
 
-install: $(READY) ## make the environment in .venv (reused until pyproject.toml changes)
+install: ## make the environment for all that follows, or leave it alone if it still fits
+	@$(PYTHON) scripts/environment.py "$(VENV)" dev
 
-$(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "liveavatar needs Python 3.11 or newer; $(PYTHON) is older. Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@
+demo-environment:
+	@$(PYTHON) scripts/environment.py "$(VENV)" sandbox
+
+demo: demo-environment ## open and close sessions before your eyes; no account needed
+	@$(RUN) liveavatar.demo
+
+test: install ## run all tests; no account, no network
+	$(RUN) pytest
+
+generate: install ## make liveavatar_client/ anew from openapi/liveavatar.yaml
+	$(BIN)/python scripts/generate.py
+
+check: lint types contract drift coverage ## all that CI runs: the next five
+
+lint: install ## style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install ## mypy --strict and pyright
+	$(RUN) mypy
+	$(RUN) pyright --pythonpath $(BIN)/python
+
+contract: install ## whether the contract is valid and lints clean
+	$(RUN) openapi_spec_validator openapi/liveavatar.yaml
+	$(BIN)/python scripts/lint_contract.py
+
+drift: install ## whether liveavatar_client/ is what the contract gives
+	$(BIN)/python scripts/generate.py --check
+
+coverage: install ## all tests, and that they reach 95 % of the hand-written lines
+	$(RUN) pytest --cov --cov-report=term --cov-fail-under=95
+
+record: install ## record the cassettes anew: from the live service if LIVEAVATAR_API_KEY is set, else from the sandbox
+	$(BIN)/python scripts/record.py
+
+build: install ## make the distribution files in dist/
+	rm -rf dist
+	$(RUN) build
+
+clean: ## remove the environment and everything else that was made
+	rm -rf "$(VENV)" build dist .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from . import _config
 from ._flows import Flows
@@ -12,8 +12,14 @@ from ._secrets import without_locals
 from .errors import LiveAvatarError
 
 
+_inherited: list[object] = []
+"""Transports of a parent process, kept from being collected, which would shut what the parent still uses."""
+
+
 class BaseApi:
     """Settings and open sessions of a client."""
+
+    _transport: Any
 
     BASE_URL: ClassVar[str] = _config.BASE_URL
     """Where the service is, unless base_url= or LIVEAVATAR_BASE_URL says otherwise."""
@@ -31,6 +37,7 @@ class BaseApi:
     @property
     def _flows(self) -> Flows:
         if os.getpid() != self._pid:  # a forked child: the sockets and the sessions are its parent's
+            _inherited.append(self._transport)
             self._begin()
         return self._own_flows
 
@@ -77,7 +84,8 @@ class BaseApi:
 
 def note(error: BaseException, failure: BaseException) -> None:
     """Say on a caller's exception that closing up behind it failed as well."""
-    error.add_note(f"A session may still be running: {failure}")
+    session_id = getattr(failure, "session_id", None)
+    error.add_note(f"Session {session_id} may still be running: {failure or type(failure).__name__}")
 
 
 def raise_first(failures: list[BaseException]) -> None:

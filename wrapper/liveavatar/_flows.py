@@ -67,14 +67,14 @@ class Flows:
             # A close that has begun is not taken back by a cancellation: the session would go on, and cost.
             answer: StopSessionResponse = yield Uninterrupted(self._end_for_sure(session, self._deadline()))
             return answer
+        except BaseException as error:
+            self._warn_if_running(session, error)
+            raise
         finally:
             self.sessions.put_back(session)
 
     def _undo(self, session: Session, error: BaseException) -> Flow[None]:
         """Stop a session that new_session will not hand out, unless it is certain that it never started."""
-        if isinstance(error, GeneratorExit):  # nobody performs our steps any more
-            _warn(session, "its start was abandoned")
-            return
         if isinstance(error, LiveAvatarError) and never_started(error):
             self.sessions.forget(session)
             return
@@ -83,16 +83,18 @@ class Flows:
         answered = isinstance(error, LiveAvatarApiError) and error.status != 408 and error.status <= 501
         doubts = () if answered else (0.5, 1.0, 2.0)
         stop = self._end_for_sure(session, time.monotonic() + RESCUE_TIME, doubts, urgent=True)
-        failure: Exception | None = None
+        failure: BaseException = error
         try:
-            yield Uninterrupted(stop, apart=True)
+            if not isinstance(error, GeneratorExit):  # then nobody performs our steps any more
+                yield Uninterrupted(stop, apart=True)
         except Exception as caught:
             failure = caught
         except BaseException as interruption:
-            error = interruption  # the latest is what the caller is to see
+            failure = error = interruption  # the latest is what the caller is to see
             raise
         finally:
-            _mark(error, session.id, running=session in self.sessions, why=failure)
+            self._warn_if_running(session, failure)
+            _mark(error, session.id, failure if session in self.sessions else None)
 
     def _end_for_sure(
         self, session: Session, deadline: float, doubts: tuple[float, ...] = (), urgent: bool = False
@@ -105,20 +107,15 @@ class Flows:
                 if interruption is None:
                     return answer
                 break
-            except Exception as error:
-                _warn(session, str(error))
+            except (Exception, GeneratorExit):
                 if interruption is None:
                     raise
                 break
             except BaseException as error:
-                if isinstance(error, GeneratorExit):  # nobody performs our steps any more
-                    _warn(session, "its stop was abandoned")
-                    raise
                 if interruption is None:
                     deadline = min(deadline, time.monotonic() + RESCUE_TIME)
                 interruption = error
                 if time.monotonic() >= deadline:
-                    _warn(session, "its stop was interrupted")
                     break
         raise interruption
 
@@ -159,15 +156,19 @@ class Flows:
     def _deadline(self) -> float:
         return time.monotonic() + self._config.timeout
 
+    def _warn_if_running(self, session: Session, error: BaseException) -> None:
+        if session in self.sessions:
+            logger.warning("Session %s may still be running: %s", session.id, _words(error))
 
-def _warn(session: Session, why: str) -> None:
-    logger.warning("Session %s may still be running: %s", session.id, why)
 
-
-def _mark(error: BaseException, session_id: str, *, running: bool, why: Exception | None) -> None:
+def _mark(error: BaseException, session_id: str, failure: BaseException | None) -> None:
     """Say on an exception, of whatever class, what became of the session."""
     error.session_id = session_id  # type: ignore[attr-defined]
-    error.session_may_be_running = running  # type: ignore[attr-defined]
-    if running:
-        failed = f", for its stop failed too: {why}" if why else ""
-        error.add_note(f"Session {session_id} may still be running{failed}. close_session() tries again.")
+    error.session_may_be_running = failure is not None  # type: ignore[attr-defined]
+    if failure is not None:
+        because = "" if failure is error else f", for its stop failed too: {_words(failure)}"
+        error.add_note(f"Session {session_id} may still be running{because}. close_session() tries again.")
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__

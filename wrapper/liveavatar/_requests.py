@@ -93,9 +93,10 @@ def _part(value: Any, takes: tuple[type[Any], ...], where: str) -> Any:
         raise TypeError(f"{where} must be {allowed} or a dict, not {type(value).__name__}")
     if len(takes) > 1:  # which of them it is, the service tells
         return _Given(value)
-    names = {name for name, _, _ in _fields(takes[0])}  # type: ignore[arg-type]
+    (kind,) = takes
+    names = {name for name, _, _ in _fields(kind)}  # type: ignore[arg-type]
     try:
-        part = takes[0](**{name: given for name, given in value.items() if name in names})
+        part = kind(**{name: given for name, given in value.items() if name in names})
     except TypeError as error:
         raise TypeError(f"{where}: {error}") from None
     part.additional_properties = {name: given for name, given in value.items() if name not in names}

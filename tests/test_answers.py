@@ -520,26 +520,16 @@ def test_a_session_is_known_by_the_id_that_its_start_gives_it() -> None:
     session = sessions.remember("minted", Secret("t"))
     sessions.started(session, "started")
     assert sessions.ids == ("started",)
-    assert sessions.take("started") is session
-
-
-def test_a_session_is_closed_by_one_call_at_a_time() -> None:
-    sessions = Sessions()
-    session = sessions.remember("1", Secret("t"))
-    assert sessions.take("1") is session
-    with pytest.raises(SessionTokenNotFoundError, match="another call"):
-        sessions.take("1")
-    sessions.put_back(session)
-    assert sessions.take("1") is session
+    assert sessions.find("started") is session
 
 
 def test_a_session_that_ended_is_told_from_one_that_was_never_here() -> None:
     sessions = Sessions()
     sessions.forget(sessions.remember("1", Secret("t")))
     with pytest.raises(SessionTokenNotFoundError, match="closed already"):
-        sessions.take("1")
+        sessions.find("1")
     with pytest.raises(SessionTokenNotFoundError, match="did not open it") as caught:
-        sessions.take("2")
+        sessions.find("2")
     assert caught.value.session_id == "2"
 
 
@@ -549,7 +539,7 @@ def test_the_memory_of_ended_sessions_is_bounded() -> None:
         sessions.forget(sessions.remember(str(number), Secret("t")))
     assert len(sessions._ended) < 2000
     with pytest.raises(SessionTokenNotFoundError, match="closed already"):
-        sessions.take("2999")
+        sessions.find("2999")
 
 
 def test_no_token_shows_in_the_repr_of_what_is_remembered() -> None:

@@ -57,7 +57,9 @@ class AsyncTransport(ABC):
             async with asyncio.timeout(request.remaining()):
                 await self._receive(request, come)
             return come[0]
-        except (aiohttp.ClientError, *_httpx.FAILURES) as error:
+        except LiveAvatarConnectionError as error:
+            problem = error
+        except Exception as error:  # of whatever class: there is no answer
             problem = self._failure(request, error)
         return settled(come[0] if come else None, problem)
 

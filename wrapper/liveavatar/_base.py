@@ -11,7 +11,6 @@ from ._flows import Flows
 from ._secrets import without_locals
 from .errors import LiveAvatarError
 
-
 _inherited: list[object] = []
 """Transports of a parent process, kept from being collected, which would shut what the parent still uses."""
 

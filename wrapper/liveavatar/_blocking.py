@@ -14,7 +14,7 @@ import httpcore
 import httpx
 
 from ._config import environment_proxy
-from ._httpx import FAILURES, failure, leave_no_cookies, outgoing, refuse_closed
+from ._httpx import failure, leave_no_cookies, outgoing, refuse_closed
 from ._wire import KEEP_ALIVE, Answer, WireRequest, settled
 from .errors import LiveAvatarConnectionError
 
@@ -25,9 +25,11 @@ class BlockingTransport:
     """Sends one request and reads its answer, within the request's deadline."""
 
     def __init__(self, base_url: str, client: httpx.Client | None) -> None:
-        self._base_url = base_url
         self._client = client
-        self._pool = _DeadlineTransport(base_url) if client is None else None
+        self._proxy = environment_proxy(base_url)
+        self._speaks_tls = bool(self._proxy) or base_url.startswith("https:")
+        self._context: ssl.SSLContext | None = None
+        self._pool = self._new_pool() if client is None else None
 
     def send(self, request: WireRequest) -> Answer:
         """The answer to `request`.
@@ -36,14 +38,21 @@ class BlockingTransport:
             LiveAvatarConnectionError: there was none.
         """
         if self._pool is not None:
-            return _exchange(request, self._pool.handle_request)
+            try:
+                return _exchange(request, self._pool.handle_request)
+            except Exception:
+                raise
+            except BaseException:
+                # Ctrl-C may have struck while the pool was changing: what stops the session starts afresh.
+                self._pool = self._new_pool()
+                raise
         try:
             return _exchange(request, functools.partial(self._send_through_caller, request))
         except LiveAvatarConnectionError as error:
             if error.request_sent or not request.urgent:
                 raise
         # The caller's pool has no connection to give, and a session may be running: open one beside it.
-        with closing(_DeadlineTransport(self._base_url)) as spare:
+        with closing(self._new_pool()) as spare:
             return _exchange(request, spare.handle_request)
 
     def _send_through_caller(self, request: WireRequest, prepared: httpx.Request) -> httpx.Response:
@@ -59,6 +68,11 @@ class BlockingTransport:
         if self._pool is not None:
             self._pool.close()
 
+    def _new_pool(self) -> _DeadlineTransport:
+        if self._context is None:  # it is costly to make, and the CAs to load more so
+            self._context = httpx.create_ssl_context() if self._speaks_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        return _DeadlineTransport(self._context, self._proxy)
+
 
 def _exchange(request: WireRequest, send: Callable[[httpx.Request], httpx.Response]) -> Answer:
     prepared = outgoing(request)
@@ -73,10 +87,10 @@ def _exchange(request: WireRequest, send: Callable[[httpx.Request], httpx.Respon
                         break
                     request.remaining()
         return answer
-    except FAILURES as error:
-        problem = failure(request, error)
     except LiveAvatarConnectionError as late:
         problem = late
+    except Exception as error:  # of whatever class: there is no answer
+        problem = failure(request, error)
     finally:
         _limits.reset(token)
     return settled(answer, problem)
@@ -88,12 +102,7 @@ class _DeadlineTransport(httpx.HTTPTransport):
     httpx bounds each read by itself: a peer that drips a byte now and then would never end.
     """
 
-    def __init__(self, base_url: str) -> None:
-        proxy = environment_proxy(base_url)
-        if base_url.startswith("https:") or proxy:
-            context = httpx.create_ssl_context()
-        else:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # no TLS to speak: spare loading the CAs
+    def __init__(self, context: ssl.SSLContext, proxy: str | None) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE)
         super().__init__(verify=context, limits=limits, proxy=proxy)
         # httpcore takes a backend at construction, which httpx does not pass on.

@@ -62,7 +62,7 @@ class Flows:
             raise
 
     def close_session(self, session_id: str) -> Flow[StopSessionResponse]:
-        session = self.sessions.take(session_id)
+        session = self.sessions.find(session_id)
         try:
             # A close that has begun is not taken back by a cancellation: the session would go on, and cost.
             answer: StopSessionResponse = yield Uninterrupted(self._end_for_sure(session, self._deadline()))
@@ -70,8 +70,6 @@ class Flows:
         except BaseException as error:
             self._warn_if_running(session, error)
             raise
-        finally:
-            self.sessions.put_back(session)
 
     def _undo(self, session: Session, error: BaseException) -> Flow[None]:
         """Stop a session that new_session will not hand out, unless it is certain that it never started."""

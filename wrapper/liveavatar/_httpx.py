@@ -9,9 +9,6 @@ import httpx
 from ._wire import WireRequest, lost
 from .errors import LiveAvatarConnectionError
 
-FAILURES = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError)
-"""A wait that ran out is among them: TimeoutError is an OSError."""
-
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 

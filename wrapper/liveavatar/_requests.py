@@ -54,7 +54,7 @@ def stop_reason(reason: object) -> generated.StopReason | Unset:
 
 
 @functools.cache
-def _fields(kind: type[Any]) -> tuple[tuple[str, type[enum.Enum] | None, tuple[type[Any], ...]], ...]:
+def _fields(kind: type[Any]) -> tuple[tuple[str, type[enum.Enum] | None, list[type[Any]]], ...]:
     """Of each field of a model: its name, the enum it takes, if any, and the models it takes.
 
     Read off the annotations, so that a field which the contract gains needs nothing here.
@@ -64,7 +64,7 @@ def _fields(kind: type[Any]) -> tuple[tuple[str, type[enum.Enum] | None, tuple[t
         if field.init:
             named = [getattr(generated, name, None) for name in re.findall(r"\w+", str(field.type))]
             enums = [item for item in named if isinstance(item, type) and issubclass(item, enum.Enum)]
-            models = tuple(item for item in named if isinstance(item, type) and attrs.has(item))
+            models = [item for item in named if isinstance(item, type) and attrs.has(item)]
             found.append((field.name, enums[0] if enums else None, models))
     return tuple(found)
 
@@ -85,7 +85,7 @@ def _ready(model: T, where: str) -> T:
     return copy
 
 
-def _part(value: Any, takes: tuple[type[Any], ...], where: str) -> Any:
+def _part(value: Any, takes: list[type[Any]], where: str) -> Any:
     if attrs.has(type(value)):
         return _ready(value, where + ".")
     if not isinstance(value, Mapping):
@@ -93,7 +93,7 @@ def _part(value: Any, takes: tuple[type[Any], ...], where: str) -> Any:
         raise TypeError(f"{where} must be {allowed} or a dict, not {type(value).__name__}")
     if len(takes) > 1:  # which of them it is, the service tells
         return _Given(value)
-    (kind,) = takes
+    kind = takes[0]
     names = {name for name, _, _ in _fields(kind)}  # type: ignore[arg-type]
     try:
         part = kind(**{name: given for name, given in value.items() if name in names})

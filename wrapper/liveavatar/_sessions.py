@@ -21,8 +21,6 @@ class Session:
     token: Secret
     opened: bool = False
     """True once new_session has handed it to the caller."""
-    closing: bool = False
-    """True while a close_session is at work on it."""
 
 
 class Sessions:
@@ -63,23 +61,27 @@ class Sessions:
             while len(self._ended) > _REMEMBERED_ENDS:
                 self._ended.popitem(last=False)
 
-    def take(self, session_id: str) -> Session:
-        """Begin to close a session; `put_back` when that fails.
+    def find(self, session_id: str) -> Session:
+        """The session of that id.
 
         Raises:
-            ValueError: `session_id` is empty.
+            TypeError, ValueError: `session_id` cannot be one.
             SessionTokenNotFoundError: no token is remembered for it.
         """
+        check_session_id(session_id)
         with self._lock:
-            session = self._find(session_id)
-            if session.closing:
-                raise _not_found(session_id, "it is being closed by another call")
-            session.closing = True
-            return session
-
-    def put_back(self, session: Session) -> None:
-        """Closing failed: another close may try again."""
-        session.closing = False
+            session = self._open.get(session_id)
+            ended = session_id in self._ended
+        if session is None:
+            why = (
+                "it is closed already"
+                if ended
+                else "this client did not open it. stop_session(session_id) stops any session of the account"
+            )
+            error = SessionTokenNotFoundError(f"No token for session {session_id!r}: {why}.")
+            error.session_id = session_id
+            raise error
+        return session
 
     def release(self, session_id: str) -> str:
         """Forget a session that goes on running, and give its token away.
@@ -88,22 +90,10 @@ class Sessions:
             ValueError: `session_id` is empty.
             SessionTokenNotFoundError: no token is remembered for it.
         """
+        session = self.find(session_id)
         with self._lock:
-            session = self._find(session_id)
-            del self._open[session_id]
-            return session.token.reveal()
-
-    def _find(self, session_id: str) -> Session:
-        check_session_id(session_id)
-        session = self._open.get(session_id)
-        if session is None:
-            if session_id in self._ended:
-                raise _not_found(session_id, "it is closed already")
-            raise _not_found(
-                session_id,
-                "this client did not open it. stop_session(session_id) stops any session of the account",
-            )
-        return session
+            self._open.pop(session_id, None)
+        return session.token.reveal()
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -138,9 +128,3 @@ def check_session_id(session_id: object) -> str:
     if not session_id.strip():
         raise ValueError("session_id is empty; it is the id of a session (UUID)")
     return session_id
-
-
-def _not_found(session_id: str, why: str) -> SessionTokenNotFoundError:
-    error = SessionTokenNotFoundError(f"No token for session {session_id!r}: {why}.")
-    error.session_id = session_id
-    return error

@@ -6,7 +6,7 @@ BIN     = "$(VENV)/bin"
 RUN     = $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-environment demo test generate check lint types contract drift coverage record build clean
+.PHONY: help install demo-environment demo test generate check lint types contract drift coverage record pictures build clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' "$(firstword $(MAKEFILE_LIST))"
@@ -35,6 +35,8 @@ lint: install ## style and format
 types: install ## mypy --strict and pyright
 	$(RUN) mypy
 	$(RUN) pyright --pythonpath $(BIN)/python
+	$(RUN) mypy tests/typed_usage.py
+	$(RUN) pyright --pythonpath $(BIN)/python tests/typed_usage.py
 
 contract: install ## whether the contract is valid and lints clean
 	$(RUN) openapi_spec_validator openapi/liveavatar.yaml
@@ -48,6 +50,9 @@ coverage: install ## all tests, and that they reach 95 % of the hand-written lin
 
 record: install ## record the cassettes anew: from the live service if LIVEAVATAR_API_KEY is set, else from the sandbox
 	$(BIN)/python scripts/record.py
+
+pictures: install ## docs/cli.svg, from real runs of the command line
+	$(BIN)/python scripts/picture.py
 
 build: install ## make the distribution files in dist/
 	rm -rf dist

@@ -20,9 +20,7 @@ Tree = dict[Path, str]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Generate the client from the contract.")
-    parser.add_argument(
-        "--check", action="store_true", help="change nothing; fail and print the difference, if any"
-    )
+    parser.add_argument("--check", action="store_true", help="change nothing; fail and print the difference, if any")
     parser.add_argument("--contract", type=Path, default=ROOT / "openapi" / "liveavatar.yaml")
     parser.add_argument("--output", type=Path, default=ROOT / "liveavatar_client")
     options = parser.parse_args()
@@ -57,9 +55,7 @@ def generate(contract: Path, package: Path) -> None:
     ]
     command += ["--config", str(ROOT / "generator-config.yml")]
     command += ["--path", str(contract), "--output-path", str(package)]
-    run = subprocess.run(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    run = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if run.returncode:
         sys.exit(f"{run.stdout}\ngenerate: the generator stopped; nothing was changed.")
 

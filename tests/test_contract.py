@@ -53,9 +53,7 @@ def examples() -> Iterator[Any]:
         if "schema" in node:  # a body or a header
             values = [node["example"]] if "example" in node else []
             named = node.get("examples", {}).values()
-            values += [
-                CONTRACT["components"]["examples"][n["$ref"].rsplit("/", 1)[1]]["value"] for n in named
-            ]
+            values += [CONTRACT["components"]["examples"][n["$ref"].rsplit("/", 1)[1]]["value"] for n in named]
             assert values, f"{pointer} has no example"
             for i, value in enumerate(values):
                 yield pytest.param(f"{pointer}/schema", value, id=f"{pointer}-{i}")
@@ -144,9 +142,7 @@ def model_classes() -> list[type[attrs.AttrsInstance]]:
 
 
 def test_every_object_of_the_contract_is_a_model_of_the_same_name():
-    objects = {
-        name for name, schema in CONTRACT["components"]["schemas"].items() if schema.get("type") == "object"
-    }
+    objects = {name for name, schema in CONTRACT["components"]["schemas"].items() if schema.get("type") == "object"}
     enums = {name for name, schema in CONTRACT["components"]["schemas"].items() if "enum" in schema}
     assert objects | enums == set(models.__all__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from abc import ABC, abstractmethod
 
 import aiohttp
@@ -94,13 +95,17 @@ class AiohttpTransport(AsyncTransport):
             # A context is costly: none is made where there is no TLS to speak.
             context = httpx.create_ssl_context() if self._base_url.startswith("https:") else True
             connector = aiohttp.TCPConnector(limit=0, ssl=context, keepalive_timeout=KEEP_ALIVE)
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=connector,
             connector_owner=self._caller is None,
             trace_configs=self._caller.trace_configs if self._caller is not None else None,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
         )
+        if self._caller is not None:
+            # Code that never closes its client owes nothing: the connections are its own session's.
+            weakref.finalize(self, session.detach)
+        return session
 
     async def _receive(self, request: WireRequest, come: list[Answer]) -> None:
         if self._caller is not None and self._caller.closed:

@@ -24,7 +24,7 @@ class BaseApi:
     """Where the service is, unless base_url= or LIVEAVATAR_BASE_URL says otherwise."""
 
     def __init__(self, api_key: str | None, base_url: str | None, timeout: float, max_retries: int) -> None:
-        self._config = _config.configure(api_key, base_url, timeout, max_retries)
+        self._config = _config.configure(api_key, base_url, timeout, max_retries, self.BASE_URL)
         self._closed = False
         self._begin()
 

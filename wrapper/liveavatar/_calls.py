@@ -245,7 +245,9 @@ def _pause(endpoint: Endpoint[Any], error: LiveAvatarError, attempt: int, retrie
             return None
     elif not isinstance(error, LiveAvatarApiError) or not endpoint.repeats(error.status):
         return None
-    elif isinstance(error, ConcurrencyLimitError | InsufficientCreditsError):
+    elif isinstance(error, ConcurrencyLimitError | InsufficientCreditsError) or (
+        endpoint is STOP and has_ended(error)
+    ):
         return None  # another try changes nothing
     elif error.retry_after is not None:
         return None if error.retry_after > LONGEST_RETRY_AFTER else error.retry_after + random.uniform(0.01, 0.25)

@@ -33,7 +33,9 @@ class Config:
     """How many more times a request that may be repeated is tried."""
 
 
-def configure(api_key: str | None, base_url: str | None, timeout: float, max_retries: int) -> Config:
+def configure(
+    api_key: str | None, base_url: str | None, timeout: float, max_retries: int, default_url: str = BASE_URL
+) -> Config:
     """Settings from a client's arguments.
 
     Raises:
@@ -48,7 +50,7 @@ def configure(api_key: str | None, base_url: str | None, timeout: float, max_ret
         raise TypeError(f"max_retries must be an int, not {type(max_retries).__name__}")
     if max_retries < 0:
         raise ValueError(f"max_retries must be 0 or more, not {max_retries}")
-    return Config(_api_key(api_key), _base_url(base_url), float(timeout), max_retries)
+    return Config(_api_key(api_key), _base_url(base_url, default_url), float(timeout), max_retries)
 
 
 def credential(value: object, name: str) -> Secret:
@@ -77,10 +79,10 @@ def _api_key(given: str | None) -> Secret:
     return credential(value, "api_key")
 
 
-def _base_url(given: str | None) -> str:
+def _base_url(given: str | None, default: str) -> str:
     if given is not None and not isinstance(given, str):
         raise TypeError(f"base_url must be a str, not {type(given).__name__}")
-    url = given if given is not None else os.environ.get(URL_VARIABLE, "").strip() or BASE_URL
+    url = given if given is not None else os.environ.get(URL_VARIABLE, "").strip() or default
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port  # an unusable port raises here

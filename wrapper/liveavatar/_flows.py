@@ -22,7 +22,7 @@ from ._config import Config
 from ._requests import session_request, stop_reason
 from ._secrets import Secret
 from ._sessions import Session, Sessions, check_session_id
-from .errors import AuthenticationError, LiveAvatarApiError, LiveAvatarError
+from .errors import AuthenticationError, LiveAvatarApiError, LiveAvatarError, NotFoundError
 from .models import StandardSessionResponse
 
 RESCUE_TIME = 5.0
@@ -131,7 +131,7 @@ class Flows:
             except LiveAvatarApiError as error:
                 if not has_ended(error):
                     raise
-                if remaining and time.monotonic() + remaining[0] < deadline:
+                if isinstance(error, NotFoundError) and remaining and time.monotonic() + remaining[0] < deadline:
                     yield Wait(remaining.pop(0))
                     continue
                 answer = StopSessionResponse(message=error.message)  # it has ended by itself

@@ -30,7 +30,8 @@ def session_request(request: object) -> generated.LiveAvatarNewSessionRequest:
         TypeError, ValueError: a field cannot be sent; the message names it and what is allowed.
     """
     if not isinstance(request, generated.LiveAvatarNewSessionRequest):
-        raise TypeError(f"the request must be a LiveAvatarNewSessionRequest, not {type(request).__name__}")
+        given = f"{type(request).__module__}.{type(request).__qualname__}"
+        raise TypeError(f"the request must be a liveavatar.LiveAvatarNewSessionRequest, not {given}")
     if not isinstance(request.avatar_id, str):
         raise TypeError(f"avatar_id must be a str, not {type(request.avatar_id).__name__}")
     if not request.avatar_id.strip():

@@ -5,6 +5,8 @@ Everything else that a request is made of is the generated class, taken over as 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, NoReturn, Self
 from urllib.parse import urlencode
 
 import attrs
@@ -58,6 +60,18 @@ class LiveAvatarNewSessionRequest(generated.LiveAvatarNewSessionRequest):
     avatar_persona: generated.AvatarPersona | Unset | None = None
     livekit_config: generated.CustomSDKLiveKitConfig | Unset | None = None
 
+    @classmethod
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
+        """A request from plain data, say a configuration file; what is not in it has its default.
+
+        Raises:
+            KeyError: `avatar_id` is missing.
+            ValueError: an enum field has a value that the service does not know.
+        """
+        defaults = cls(avatar_id="").to_dict()
+        del defaults["avatar_id"]
+        return super().from_dict(defaults | dict(src_dict))
+
     def __repr__(self) -> str:
         fields = [field.name for field in attrs.fields(type(self)) if field.repr]
         given = (f"{name}={value!r}" for name in fields if (value := getattr(self, name)) not in (None, UNSET))
@@ -101,7 +115,39 @@ class StandardSessionResponse:
             raw_response=answer,
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """The session as plain data, its tokens included: to send or to store it, not to log it."""
+        return attrs.asdict(self, recurse=False) | {"raw_response": self.raw_response.to_dict()}
+
+    @classmethod
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
+        """The session that `to_dict` made plain data of."""
+        raw = generated.LiveAvatarSessionResponse.from_dict(src_dict["raw_response"])
+        return cls(**{**src_dict, "raw_response": raw})
+
     @property
     def meet_url(self) -> str:
         """Address of LiveKit's public meeting page for this room. It holds the access token."""
         return f"{MEET_PAGE}?{urlencode({'liveKitUrl': self.livekit_url, 'token': self.access_token})}"
+
+
+class _PydanticHabit:
+    """Stands where a Pydantic model has a method, and says what to write here."""
+
+    def __init__(self, name: str, instead: str) -> None:
+        self._message = f"has no {name}(), for it is an attrs class and not a Pydantic model: {instead}"
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        raise AttributeError(f"{owner.__name__} {self._message}")
+
+
+# People come from a client whose models were Pydantic's.
+for _class in [StandardSessionResponse, *(getattr(generated, _name) for _name in generated.__all__)]:
+    if attrs.has(_class):
+        for _name, _instead in {
+            "model_dump": "use to_dict()",
+            "model_dump_json": "use json.dumps() on its to_dict()",
+            "model_validate": "use from_dict()",
+            "model_copy": "use copy.deepcopy(), and set what is to differ",
+        }.items():
+            setattr(_class, _name, _PydanticHabit(_name, _instead))

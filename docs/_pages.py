@@ -1,0 +1,246 @@
+"""Parts of pages that are made from something else than text, and links that Sphinx does not find by itself.
+
+A page says `<!-- contract -->` or `<!-- commands -->` where the part goes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import liveavatar
+import yaml
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+ROOT = Path(__file__).parents[1]
+CONTRACT = ROOT / "openapi" / "liveavatar.yaml"
+UUID = "^[0-9a-fA-F]{8}-"
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Called by Sphinx."""
+    app.connect("source-read", fill_in)
+    app.connect("missing-reference", resolve)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def fill_in(app: Sphinx, document: str, source: list[str]) -> None:
+    """Put the parts in the places that a page keeps for them."""
+    if "<!-- contract -->" in source[0]:
+        app.env.note_dependency(str(CONTRACT))
+        source[0] = source[0].replace("<!-- contract -->", "\n".join(contract(yaml.safe_load(CONTRACT.read_text()))))
+    if "<!-- commands -->" in source[0]:
+        source[0] = source[0].replace("<!-- commands -->", "\n".join(commands()))
+
+
+def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: nodes.Element) -> nodes.Node | None:
+    """Find what is public under the name by which it is documented; leave what is others' as it stands."""
+    if node.get("refdomain") != "py":
+        return None
+    target = str(node["reftarget"]).removesuffix("()")
+    name = target.rpartition(".")[2]
+    if target.split(".")[0] in ("liveavatar", "liveavatar_client") or name == target:
+        for home in ("liveavatar", "liveavatar.sandbox", "liveavatar.testing"):
+            found = env.domains["py"].objects.get(f"{home}.{name}")
+            if found:
+                return env.domains["py"].resolve_xref(
+                    env, node["refdoc"], app.builder, "obj", f"{home}.{name}", node, shown
+                )
+    if node["reftype"] == "obj" or not target.startswith("liveavatar"):
+        return shown
+    return None
+
+
+# ---- The contract ---------------------------------------------------------------------------------------------------
+
+
+def contract(spec: dict[str, Any]) -> Iterator[str]:
+    """The contract as a page of Markdown."""
+    operations = [
+        (path, method, operation) for path, methods in spec["paths"].items() for method, operation in methods.items()
+    ]
+    shared = set.intersection(*({(s, r["$ref"]) for s, r in o["responses"].items()} for _, _, o in operations))
+    yield spec["info"]["description"]
+    yield "\n## Credentials\n"
+    for name, scheme in spec["components"]["securitySchemes"].items():
+        yield f"{_credential(scheme)}\n: {_one_line(scheme['description'])}\n"
+        scheme["name_here"] = name
+    yield "## Operations\n"
+    for path, method, operation in operations:
+        yield from _operation(spec, path, method, operation, shared)
+    yield "## Error answers\n\nThe same for every operation.\n"
+    for status, reference in sorted(shared):
+        yield from _answer(spec, status, reference)
+    yield "## Schemas\n"
+    for name, schema in spec["components"]["schemas"].items():
+        yield from _schema(name, schema)
+
+
+def _operation(spec: dict[str, Any], path: str, method: str, operation: dict[str, Any], shared: set) -> Iterator[str]:
+    yield f"### {operation['summary']}\n"
+    yield f"```http\n{method.upper()} {path} HTTP/1.1\n```\n"
+    yield operation["description"] + "\n"
+    schemes = spec["components"]["securitySchemes"]
+    credentials = [_credential(schemes[name]) for way in operation["security"] for name in way]
+    yield f"**Credential**: {', or '.join(credentials)}\n"
+    if body := operation.get("requestBody"):
+        yield f"**Body**, {'required' if body['required'] else 'optional'}: {_content(body)}\n"
+        yield from _examples(spec, body)
+    else:
+        yield "**Body**: none\n"
+    for status, response in operation["responses"].items():
+        if (status, response["$ref"]) not in shared and not status.endswith("XX"):
+            yield from _answer(spec, status, response["$ref"])
+    yield f"[The service's own page]({operation['externalDocs']['url']})\n"
+
+
+def _answer(spec: dict[str, Any], status: str, reference: str) -> Iterator[str]:
+    response = _at(spec, reference)
+    others = " and any other" if status.endswith("XX") else ""
+    yield f"**{status.replace('XX', 'xx')}**{others}: {_one_line(response['description'])}\n{_content(response)}\n"
+    for name, header in response.get("headers", {}).items():
+        described = _at(spec, header["$ref"])
+        yield f"`{name}`, {_type(described['schema'])}\n: {_one_line(described['description'])}\n"
+    yield from _examples(spec, response)
+
+
+def _content(holder: dict[str, Any]) -> str:
+    kinds = (f"{_type(media['schema'])} (`{kind}`)" for kind, media in holder["content"].items())
+    return ", or ".join(kinds)
+
+
+def _examples(spec: dict[str, Any], holder: dict[str, Any]) -> Iterator[str]:
+    for kind, media in holder["content"].items():
+        shown = [_at(spec, example["$ref"]) for example in media.get("examples", {}).values()]
+        for example in shown:
+            text = json.dumps(example["value"], indent=2)
+            yield f"<details><summary>Example: {example['summary']}</summary>\n\n```json\n{text}\n```\n\n</details>\n"
+        if "example" in media:
+            language = "html" if kind == "text/html" else "text"
+            yield (
+                f"<details><summary>Example: {kind}</summary>\n\n```{language}\n{media['example']}\n```\n\n</details>\n"
+            )
+
+
+def _schema(name: str, schema: dict[str, Any]) -> Iterator[str]:
+    yield f"(schema-{name.lower()})=\n### {name}\n"
+    yield f"{_one_line(schema.get('description', ''))}\n"
+    if schema.get("type") != "object":
+        yield f"{_type(schema).capitalize() if 'enum' not in schema else _type(schema)}\n"
+        return
+    if rule := schema.get("then", {}).get("description"):
+        yield f"{rule}\n"
+    if limits := _limits(schema):
+        yield f"Limits: {limits}.\n"
+    if isinstance(more := schema.get("additionalProperties"), dict):
+        yield f"Any name\n: {_type(more)}\n"
+    for field, described in schema.get("properties", {}).items():
+        facts = [_type(described)]
+        if field in schema.get("required", ()):
+            facts.append("**required**")
+        if "default" in described:
+            facts.append(f"default `{json.dumps(described['default']).strip(chr(34))}`")
+        yield f"`{field}`: {', '.join(facts)}\n: {_one_line(described.get('description', '')) or '…'}\n"
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A schema in words, with links to those that have a name."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#schema-{name.lower()})"
+    for choice in ("oneOf", "anyOf", "allOf"):
+        if choice in schema:
+            return " or ".join(_type(part) for part in schema[choice])
+    if "const" in schema:
+        return f"always `{schema['const']}`"
+    if "enum" in schema:
+        return "one of " + ", ".join(f"`{value}`" for value in schema["enum"])
+    kinds = schema.get("type", "anything")
+    words = " or ".join([kinds] if isinstance(kinds, str) else kinds)
+    if kinds == "array":
+        words = f"array of ({_type(schema['items'])})"
+    return ", ".join(filter(None, [words, _limits(schema)]))
+
+
+def _limits(schema: dict[str, Any]) -> str:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    found = []
+    if low is not None and high is not None:
+        found.append(f"{low} to {high}")
+    elif low is not None:
+        found.append(f"at least {low}")
+    elif high is not None:
+        found.append(f"at most {high}")
+    pattern = schema.get("pattern", "")
+    if pattern.startswith(UUID):
+        found.append("a UUID")
+    elif pattern:
+        found.append("one of " + ", ".join(f"`{value}`" for value in pattern.strip("^()$").split("|")))
+    if schema.get("format") == "password":
+        found.append("secret")
+    elif "format" in schema:
+        found.append(schema["format"].upper())
+    if "maxLength" in schema:
+        found.append(f"at most {schema['maxLength']} characters")
+    if "maxProperties" in schema:
+        found.append(f"at most {schema['maxProperties']} entries")
+    if "propertyNames" in schema:
+        found.append(f"names of at most {schema['propertyNames']['maxLength']} characters")
+    if "not" in schema:
+        found.append("none of " + ", ".join(f"`{value}`" for value in schema["not"]["enum"]))
+    return ", ".join(found)
+
+
+def _credential(scheme: dict[str, Any]) -> str:
+    if scheme["type"] == "apiKey":
+        return f"the API key, in the header `{scheme['name']}`"
+    return "the session token, in the header `Authorization: Bearer`"
+
+
+def _at(spec: dict[str, Any], reference: str) -> dict[str, Any]:
+    found: Any = spec
+    for step in reference.removeprefix("#/").split("/"):
+        found = found[step]
+    return dict(found)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+# ---- The command line -----------------------------------------------------------------------------------------------
+
+
+def commands() -> Iterator[str]:
+    """The commands and their flags, as the program itself has them."""
+    import typer.main
+    from liveavatar.cli._app import app
+
+    for name, command in typer.main.get_command(app).commands.items():
+        arguments = "".join(f" {p.human_readable_name}" for p in command.params if p.param_type_name == "argument")
+        yield f"### liveavatar {name}\n"
+        yield f"```text\nliveavatar {name} [OPTIONS]{arguments}\n```\n"
+        yield f"{command.help}\n"
+        for option in command.params:
+            if option.param_type_name != "option" or option.hidden:
+                continue
+            value = "" if option.is_flag else f" {_value(option)}"
+            default = "" if option.is_flag or option.default is None else f" Default: `{_plain(option.default)}`."
+            yield f"`{', '.join(option.opts)}{value}`\n: {option.help}{default}\n"
+
+
+def _value(option: Any) -> str:
+    choices = getattr(option.type, "choices", None)
+    return "|".join(map(_plain, choices)) if choices else option.metavar or option.type.name.upper()
+
+
+def _plain(value: Any) -> str:
+    return str(getattr(value, "value", value))
+
+
+assert liveavatar.__all__  # the names that `resolve` links

@@ -1,0 +1,38 @@
+"""How Sphinx makes the documentation site from this folder; `make docs` runs it, and takes each warning for an error."""
+
+import sys
+from pathlib import Path
+
+from liveavatar import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))  # for _pages, which lies beside this file
+
+project = "liveavatar"
+project_copyright = "the liveavatar authors"
+version = release = __version__
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser", "sphinx_copybutton", "_pages"]
+nitpicky = True  # a class that is named and cannot be linked is a warning, but for those that _pages knows
+default_role = "py:obj"  # docstrings say `stop_session` as everybody does: it becomes a link where it can
+suppress_warnings = ["toc.empty_glob"]  # index.md takes pages up that are there
+
+myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True, "inherited-members": True}
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+toc_object_entries_show_parents = "hide"
+
+html_theme = "furo"  # without a font or a script from elsewhere: the site works offline
+html_title = f"liveavatar {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False
+copybutton_prompt_text = "$ "

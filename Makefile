@@ -6,10 +6,10 @@ BIN     = "$(VENV)/bin"
 RUN     = $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-environment demo test generate check lint types contract drift coverage record pictures build clean
+.PHONY: help install demo-environment demo test generate check lint types contract drift coverage record bench-environment bench bench-plot pictures build release-check clean
 
 help: ## list these targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' "$(firstword $(MAKEFILE_LIST))"
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' "$(firstword $(MAKEFILE_LIST))"
 
 install: ## make the environment for all that follows, or leave it alone if it still fits
 	@$(PYTHON) scripts/environment.py "$(VENV)" dev
@@ -51,6 +51,23 @@ coverage: install ## all tests, and that they reach 95 % of the hand-written lin
 record: install ## record the cassettes anew: from the live service if LIVEAVATAR_API_KEY is set, else from the sandbox
 	$(BIN)/python scripts/record.py
 
+ROUNDS = 5
+CYCLES = 2000
+BENCH = .venv-bench/bin/python -m
+
+bench-environment:
+	@$(PYTHON) scripts/environment.py .venv-bench sandbox
+	@$(BENCH) pip install --quiet --disable-pip-version-check trustme matplotlib
+	@$(BENCH) pip install --quiet --disable-pip-version-check pipecat-ai || echo "Pipecat does not install here."
+
+bench: bench-environment ## what the client costs beside its peers (ROUNDS=5 CYCLES=2000)
+	@$(BENCH) bench.run --rounds $(ROUNDS) --cycles $(CYCLES)
+
+bench-plot: bench-environment ## the same, into docs/performance.md and its picture
+	@mkdir -p build
+	@$(BENCH) bench.run --rounds $(ROUNDS) --cycles $(CYCLES) --json build/figures.json
+	@$(BENCH) bench.publish build/figures.json
+
 pictures: install ## docs/cli.svg, from real runs of the command line
 	$(BIN)/python scripts/picture.py
 
@@ -58,6 +75,9 @@ build: install ## make the distribution files in dist/
 	rm -rf dist
 	$(RUN) build
 
+release-check: build ## the built files as a user gets them: metadata, contents, and the demo from a clean environment
+	@PYTHON="$(PYTHON)" scripts/release_check.sh "$(VENV)/bin/python"
+
 clean: ## remove the environment and everything else that was made
-	rm -rf "$(VENV)" build dist .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf "$(VENV)" .venv-bench build dist .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

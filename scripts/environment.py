@@ -21,8 +21,8 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROJECT = os.path.join(ROOT, "pyproject.toml")
 STEPS = ("sandbox", "dev")
-# The second finds the project installed, and adds only what the extra asks for.
-INSTALLS = {"sandbox": ["--editable", ".[sandbox]"], "dev": ["liveavatar[dev]"]}
+# By path, never by name: what an index has under our name is not ours.
+INSTALLS = {"sandbox": ["--editable", ".[sandbox]"], "dev": ["--editable", ".[dev]"]}
 PURPOSES = {"sandbox": "the demo needs (about 10 seconds", "dev": "tests and checks need (about 20 seconds"}
 
 

@@ -1,0 +1,100 @@
+"""Put the figures of a run into docs/performance.md and draw docs/performance.svg: `make bench-plot`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent.parent / "docs"
+COLOURS = {"liveavatar": "#0f766e", "Pipecat": "#b45309", "bare aiohttp": "#94a3b8", "bare httpx": "#94a3b8"}
+
+
+def main(file: str) -> None:
+    figures = json.loads(Path(file).read_text())
+    page = DOCS / "performance.md"
+    begin, end = "<!-- figures: written by make bench-plot -->", "<!-- end of figures -->"
+    text = page.read_text()
+    pattern = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
+    page.write_text(pattern.sub(lambda _: f"{begin}\n\n{tables(figures)}\n{end}", text))
+    draw(figures)
+
+
+def tables(figures: dict[str, Any]) -> str:
+    startup, memory = figures["startup"], figures["memory"]
+    lines = [f"Measured on {figures['machine']}; medians of {figures['rounds']} rounds.", ""]
+    for wire, title in (("http", "Plain HTTP"), ("https", "TLS")):
+        lines += [
+            f"**{title}**: CPU milliseconds of the client per session opened and closed, and the ratio to the peer.",
+            "",
+            "| client | at once | CPU ms | ratio | to | wall ms | TCP connections |",
+            "| --- | ---: | ---: | ---: | --- | ---: | ---: |",
+        ]
+        for row in figures[wire]:
+            lines.append(
+                f"| {row['kind']}: {row['client']} | {row['at_once']} | {row['cpu_ms']:.2f} | {ratio(row)} |"
+                f" {row['to'] if row['ratio'] else ''} | {row['wall_ms']:.2f} | {row['connections']:.0f} |"
+            )
+        lines.append("")
+    lines += ["**Start-up**, CPU milliseconds of the whole interpreter:", "", "| what | ms |", "| --- | ---: |"]
+    lines += [f"| {name} | {seconds * 1000:.0f} |" for name, seconds in startup.items()]
+    lines += [
+        "",
+        f"**Memory**: {memory['bytes_per_open_session']:.0f} bytes per open session remembered;"
+        f" {memory['kib_after_cycles']:+.1f} KiB after 10,000 sessions opened and closed.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def ratio(row: dict[str, Any]) -> str:
+    return f"{row['ratio']:.2f}" if row["ratio"] else "-"
+
+
+def draw(figures: dict[str, Any]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.hashsalt": "liveavatar", "svg.fonttype": "none", "font.family": "sans-serif"})
+    from matplotlib import pyplot as plt
+
+    plot, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), width_ratios=[1, 2.2])
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("CPU ms per session")
+    blocking = [row for row in figures["http"] if row["kind"] == "blocking"]
+    left.set_title("Blocking, one at a time", fontsize=10)
+    bars = left.bar(
+        [row["client"] for row in blocking],
+        [row["cpu_ms"] for row in blocking],
+        color=[COLOURS[row["client"]] for row in blocking],
+        width=0.6,
+    )
+    left.bar_label(bars, fmt="%.2f", fontsize=9)
+    right.set_title("Async, by sessions under way at once", fontsize=10)
+    names = [
+        name
+        for name in ("liveavatar", "Pipecat", "bare aiohttp")
+        if any(r["client"] == name for r in asynchronous(figures))
+    ]
+    sizes = sorted({row["at_once"] for row in asynchronous(figures)})
+    for place, name in enumerate(names):
+        rows = {row["at_once"]: row["cpu_ms"] for row in asynchronous(figures) if row["client"] == name}
+        at = [index + (place - (len(names) - 1) / 2) * 0.27 for index in range(len(sizes))]
+        bars = right.bar(at, [rows[size] for size in sizes], 0.25, label=name, color=COLOURS[name])
+        right.bar_label(bars, fmt="%.2f", fontsize=8)
+    right.set_xticks(range(len(sizes)), [str(size) for size in sizes])
+    right.legend(frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    plot.tight_layout()
+    plot.savefig(DOCS / "performance.svg", facecolor="white", metadata={"Date": None})
+
+
+def asynchronous(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in figures["http"] if row["kind"] == "async"]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import liveavatar
 import yaml
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyXRefRole
 from sphinx.environment import BuildEnvironment
 
 ROOT = Path(__file__).parents[1]
@@ -24,9 +24,20 @@ UUID = "^[0-9a-fA-F]{8}-"
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
+    app.add_role_to_domain("py", "name", Name())
     app.connect("source-read", fill_in)
     app.connect("missing-reference", resolve)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+class Name(PyXRefRole):
+    """What stands in single backticks in a docstring: a link, if that very name is documented, else code."""
+
+    def process_link(
+        self, env: BuildEnvironment, refnode: nodes.Element, has_explicit_title: bool, title: str, target: str
+    ) -> tuple[str, str]:
+        """Take the name as it stands: a leading dot is no wish to search for it."""
+        return super().process_link(env, refnode, True, title, target)
 
 
 def fill_in(app: Sphinx, document: str, source: list[str]) -> None:
@@ -51,7 +62,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: nodes
                 return env.domains["py"].resolve_xref(
                     env, node["refdoc"], app.builder, "obj", f"{home}.{name}", node, shown
                 )
-    if node["reftype"] == "obj" or not target.startswith("liveavatar"):
+    if node["reftype"] == "name" or not target.startswith("liveavatar"):
         return shown
     return None
 
@@ -82,7 +93,7 @@ def contract(spec: dict[str, Any]) -> Iterator[str]:
 
 
 def _operation(spec: dict[str, Any], path: str, method: str, operation: dict[str, Any], shared: set) -> Iterator[str]:
-    yield f"### {operation['summary']}\n"
+    yield f"(operation-{operation['operationId']})=\n### {operation['summary']}\n"
     yield f"```http\n{method.upper()} {path} HTTP/1.1\n```\n"
     yield operation["description"] + "\n"
     schemes = spec["components"]["securitySchemes"]
@@ -241,6 +252,3 @@ def _value(option: Any) -> str:
 
 def _plain(value: Any) -> str:
     return str(getattr(value, "value", value))
-
-
-assert liveavatar.__all__  # the names that `resolve` links

@@ -13,8 +13,12 @@ version = release = __version__
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser", "sphinx_copybutton", "_pages"]
 nitpicky = True  # a class that is named and cannot be linked is a warning, but for those that _pages knows
-default_role = "py:obj"  # docstrings say `stop_session` as everybody does: it becomes a link where it can
-suppress_warnings = ["toc.empty_glob"]  # index.md takes pages up that are there
+nitpick_ignore = [  # what annotations name, and nobody has to know
+    ("py:class", "liveavatar_client.types.Unset"),
+    ("py:class", "liveavatar.sandbox._settings.SettingsKeywords"),
+]
+default_role = "py:name"  # docstrings say `stop_session` as everybody does: it becomes a link where it can
+suppress_warnings = ["misc.highlighting_failure"]  # a console block that runs over several lines; it shows all the same
 
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3

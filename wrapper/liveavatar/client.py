@@ -261,8 +261,11 @@ class LiveAvatarApi(BaseApi):
             except BaseException as error:
                 done.set_exception(error)
 
-        context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(work,), name="liveavatar-stop").start()
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="liveavatar-stop")
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is shutting down, or out of threads
+            return self._drive(flow)
         interruption: BaseException | None = None
         while not done.done():
             try:

@@ -26,6 +26,7 @@ from ._settings import Settings, SettingsKeywords
 SUCCESS = 1000
 _ROOM_URL = "wss://room.sandbox.invalid"  # a name that never resolves
 _EVENTS_URL = "wss://events.sandbox.invalid"
+_JSON = re.compile(r"application/([\w.-]+\+)?json\s*(;|$)", re.IGNORECASE)
 
 
 def create_app(**settings: Unpack[SettingsKeywords]) -> Starlette:
@@ -138,8 +139,8 @@ async def _body(request: Request, component: str, *, optional: bool = False) -> 
     if optional and not raw:
         return {}
     try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested without end
+        body = json.loads(raw if _JSON.match(request.headers.get("content-type", "application/json")) else b"")
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, nested without end, or not said to be JSON
         raise RefusedError(422, "The body is not JSON.", [{"loc": ["body"], "message": "is not JSON"}]) from None
     faults = _contract.faults(component, body)
     if faults:
@@ -158,6 +159,7 @@ async def _refusal(request: Request, refused: Exception) -> Response:
     else:
         assert isinstance(refused, HTTPException)  # what Starlette raises for a wrong path or method
         status, message, data = refused.status_code, refused.detail, None
+        request.state.headers = refused.headers  # those a 405 owes: which methods there are
     return _envelope(request, "ErrorResponse", status, {"code": status * 10, "data": data, "message": message})
 
 

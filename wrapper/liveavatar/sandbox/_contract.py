@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 _CONTRACT = "urn:liveavatar:contract"
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?:[\w.~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+", re.ASCII)  # RFC 3986
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is ten times as fast, but not everywhere
 
 
@@ -42,8 +44,10 @@ def _registry() -> Registry[Any]:
 @cache
 def _validator(component: str) -> Draft202012Validator:
     schema = {"$ref": f"{_CONTRACT}#/components/schemas/{component}"}
-    checker = Draft202012Validator.FORMAT_CHECKER
-    return Draft202012Validator(schema, registry=_registry(), format_checker=checker)
+    formats = FormatChecker()
+    # jsonschema looks at this one only where a further package is installed.
+    formats.checks("uri")(lambda value: not isinstance(value, str) or _URI.fullmatch(value) is not None)
+    return Draft202012Validator(schema, registry=_registry(), format_checker=formats)
 
 
 def _fault(error: ValidationError) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -107,6 +108,8 @@ class _DeadlineTransport(httpx.HTTPTransport):
         super().__init__(verify=context, limits=limits, proxy=proxy)
         # httpcore takes a backend at construction, which httpx does not pass on.
         self._pool._network_backend = _DeadlineBackend(self._pool._network_backend)
+        # httpcore's lock is written in Python: a Ctrl-C inside it would leave it locked for ever.
+        self._pool._optional_thread_lock = threading.Lock()  # type: ignore[assignment]
 
 
 class _DeadlineBackend(httpcore.NetworkBackend):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, ParamSpec, TypeVar
-from urllib.parse import quote
 
 MASK = "***"
 
@@ -52,12 +50,24 @@ def secrets_in(value: Any) -> Iterator[str]:
             yield from secrets_in(inner)
 
 
+def _in_any_escaping(secret: str) -> re.Pattern[str]:
+    r"""`secret` as it is, or with signs escaped as JSON (`\/`, `\u002b`) and addresses (`%2B`) have them."""
+    return re.compile(
+        "".join(
+            character
+            if character.isalnum() or character in "-_"
+            else rf"(?:\\*{re.escape(character)}|\\+u{ord(character):04x}|%{ord(character):02x})"
+            for character in secret
+        ),
+        re.IGNORECASE,
+    )
+
+
 def masked(text: str, secrets: Iterable[str] = ()) -> str:
     """`text` without the given secrets, in any escaping, and without anything that looks like one."""
     for secret in secrets:
         if len(secret) >= 4:  # shorter ones would mask ordinary words
-            for form in {secret, json.dumps(secret)[1:-1], quote(secret, safe=""), quote(secret)}:
-                text = text.replace(form, MASK)
+            text = _in_any_escaping(secret).sub(MASK, text)
     text = _FIELD.sub(rf"\1{MASK}", text)
     text = _JWT.sub(MASK, text)
     return _PARAMETER.sub(rf"\1{MASK}", text)

@@ -242,8 +242,8 @@ class AsyncLiveAvatarApi(BaseApi):
         while True:
             try:
                 step = proceed()
-                result = await self._perform(step)
-                proceed = functools.partial(flow.send, result)
+                while True:
+                    step = flow.send(await self._perform(step))
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
             except BaseException as error:
@@ -265,7 +265,8 @@ class AsyncLiveAvatarApi(BaseApi):
 
     async def _drive_apart(self, flow: Flow[T]) -> T:
         """Perform a flow in a task of its own, so that cancelling this one does not reach it."""
-        task = asyncio.ensure_future(self._drive(flow))
+        loop = asyncio.get_running_loop()  # before the coroutine is made: without a loop, none is to be left
+        task = loop.create_task(self._drive(flow))
         await self._patiently({task})
         return task.result()
 

@@ -25,6 +25,7 @@ from liveavatar_client.models import (
 from ._base import BaseApi, note, raise_first
 from ._calls import Accepted, Call, Flow, Step, Wait
 from ._config import credential
+from ._flows import RESCUE_TIME
 from ._secrets import without_locals
 from .errors import SessionTokenNotFoundError
 from .models import StandardSessionResponse
@@ -226,11 +227,11 @@ class LiveAvatarApi(BaseApi):
     def _drive(self, flow: Flow[T]) -> T:
         proceed: Callable[[], Step] = functools.partial(next, flow)
         while True:
-            # All inside one try: an interrupt that comes between two steps is the flow's to handle as well.
+            # The inner loop is inside the try: an interrupt between two steps is the flow's to handle as well.
             try:
                 step = proceed()
-                result = self._perform(step)
-                proceed = functools.partial(flow.send, result)
+                while True:
+                    step = flow.send(self._perform(step))
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
             except BaseException as error:
@@ -261,20 +262,22 @@ class LiveAvatarApi(BaseApi):
             except BaseException as error:
                 done.set_exception(error)
 
-        thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="liveavatar-stop")
+        run = contextvars.copy_context().run
+        thread = threading.Thread(target=run, args=(work,), name="liveavatar-stop", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the interpreter is shutting down, or out of threads
             return self._drive(flow)
         interruption: BaseException | None = None
-        while not done.done():
+        until = time.monotonic() + RESCUE_TIME + 1.0  # the flow ends by itself before that
+        while not done.done() and time.monotonic() < until:
             try:
-                wait([done])
+                wait([done], timeout=until - time.monotonic())
             except BaseException as error:
                 interruption = error
         if interruption is not None:
             raise interruption
-        return done.result()
+        return done.result(timeout=0)
 
 
 class _GeneratedClient:

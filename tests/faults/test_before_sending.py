@@ -1,0 +1,439 @@
+"""A. What is refused before anything is sent, and what cannot be sent."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import trustme
+from liveavatar import (
+    AsyncLiveAvatarApi,
+    LiveAvatarConnectionError,
+    LiveAvatarError,
+    LiveAvatarNewSessionRequest,
+    VideoSettings,
+)
+
+from tests.clients import client
+from tests.faults import server as fault
+from tests.faults.cases import AVATAR, session_request
+from tests.faults.conftest import KEY, Hurry, opened
+from tests.faults.server import FaultServer
+
+# As they are, at an end, and in the middle; none of it may show.
+CANARY = "sk-CANARY-0042"
+UNSENDABLE = {
+    "a line break": f"{CANARY}\nX-Evil: 1",
+    "a carriage return": f"{CANARY}\rX",
+    "NUL": f"{CANARY}\0X",
+    "a blank": f"{CANARY} X",
+    "a tab": f"{CANARY}\tX",
+    "another alphabet": f"{CANARY}é",
+    "a half surrogate": f"{CANARY}\ud800",
+    "a delete": f"{CANARY}\x7f",
+    "a no-break space": f"{CANARY}\xa0X",
+}
+
+
+@pytest.mark.row("A1")
+@pytest.mark.parametrize("key", [None, "", "  ", "\n"])
+@pytest.mark.parametrize("variable", [None, "", " \n"])
+def test_without_an_api_key_no_client_is_made(
+    key: str | None, variable: str | None, flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("LIVEAVATAR_API_KEY", variable)
+    with pytest.raises(LiveAvatarError, match=r"api_key.*LIVEAVATAR_API_KEY"):
+        client(flavour, key, base_url=server.url)
+    assert server.counts == (0, 0, 0)
+    assert server.running == set()
+
+
+@pytest.mark.row("A1")
+def test_the_environment_stands_in_for_an_api_key(
+    flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIVEAVATAR_API_KEY", " from-the-environment\n")
+    with opened(flavour, server, api_key=None) as api:
+        api.create_session_token(session_request())
+    assert server.ledger.of("token")[0].api_key == "from-the-environment"
+    assert server.counts == (1, 0, 0)
+    assert server.running == set()
+
+
+@pytest.mark.row("A2")
+@pytest.mark.parametrize("ending", ["\n", "\r\n", " ", "\t\n"])
+def test_an_api_key_as_read_from_a_file_works(ending: str, flavour: str, server: FaultServer) -> None:
+    with opened(flavour, server, api_key=KEY + ending) as api:
+        session = api.new_session(session_request())
+        assert server.ledger.of("token")[0].api_key == KEY
+        assert server.counts == (1, 1, 0)
+        assert server.running == {session.session_id}
+
+
+@pytest.mark.row("A3")
+@pytest.mark.parametrize("value", UNSENDABLE.values(), ids=UNSENDABLE.keys())
+def test_an_api_key_that_no_header_can_hold_is_refused_and_not_shown(
+    value: str, flavour: str, server: FaultServer
+) -> None:
+    with pytest.raises(ValueError, match="api_key") as caught:
+        client(flavour, value, base_url=server.url)
+    assert "CANARY" not in repr(caught.value)
+    assert server.counts == (0, 0, 0)
+    assert server.running == set()
+
+
+@pytest.mark.row("A3")
+@pytest.mark.parametrize("value", UNSENDABLE.values(), ids=UNSENDABLE.keys())
+def test_a_session_token_that_no_header_can_hold_is_refused_and_not_shown(
+    value: str, api: Any, server: FaultServer
+) -> None:
+    for call in (lambda: api.start_session(value), lambda: api.stop_session("some-id", value)):
+        with pytest.raises(ValueError, match="session_token") as caught:
+            call()
+        assert "CANARY" not in repr(caught.value)
+    assert server.counts == (0, 0, 0)
+    assert server.running == set()
+
+
+@pytest.mark.row("A3")
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_session_token_is_refused(value: str, api: Any, server: FaultServer) -> None:
+    for call in (lambda: api.start_session(value), lambda: api.stop_session("some-id", value)):
+        with pytest.raises(ValueError, match="session_token"):
+            call()
+    assert server.counts == (0, 0, 0)
+    assert server.running == set()
+
+
+@pytest.mark.row("A3")
+def test_a_credential_of_the_wrong_type_is_refused(api: Any, flavour: str, server: FaultServer) -> None:
+    for call in (
+        lambda: api.start_session(None),
+        lambda: api.start_session(b"token"),
+        lambda: api.stop_session("some-id", 7),
+        lambda: client(flavour, b"key", base_url=server.url),
+    ):
+        with pytest.raises(TypeError):
+            call()
+    assert server.counts == (0, 0, 0)
+    assert server.running == set()
+
+
+BAD_URLS = (
+    "",
+    "api.liveavatar.com",
+    "api.liveavatar.com:443/v1",
+    "//api.liveavatar.com/v1",
+    "ftp://api.liveavatar.com",
+    "file:///etc/passwd",
+    "https://",
+    "https:///v1",
+    "https://:443",
+    "https://api.liveavatar.com:port",
+    "https://api.liveavatar.com:0",
+    "https://api.liveavatar.com:99999",
+    "https://api.liveavatar.com:-1",
+    "https://user:CANARY@api.liveavatar.com",
+    "https://CANARY@api.liveavatar.com",
+    "https://@api.liveavatar.com",
+    "https://api.liveavatar.com?key=CANARY",
+    "https://api.liveavatar.com/v1?",
+    "https://api.liveavatar.com/v1#CANARY",
+    "https://api.liveavatar.com/v1#",
+    "https://api.liveavatar.com\\@evil.example",
+    "https://api.live avatar.com",
+    "https://api.liveavatar.com/v1\n",
+    "https://[::1",
+    " https://api.liveavatar.com",
+)
+
+
+@pytest.mark.row("A4")
+@pytest.mark.parametrize(
+    ("way", "url"),
+    [("argument", url) for url in BAD_URLS]
+    # Blanks around an environment variable are nobody's fault.
+    + [("environment", url) for url in BAD_URLS if url and url == url.strip()],
+)
+def test_a_base_url_that_cannot_be_one_is_refused(
+    url: str, way: str, flavour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way == "environment":
+        monkeypatch.setenv("LIVEAVATAR_BASE_URL", url)
+    with pytest.raises(ValueError, match="base_url") as caught:
+        client(flavour, KEY, base_url=None if way == "environment" else url)
+    assert "CANARY" not in str(caught.value)
+
+
+@pytest.mark.row("A5")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://api.liveavatar.com",
+        "http://10.0.0.1/v1",
+        "http://127.0.0.1.example.com",
+        "http://localhost.example.com",
+        "http://0.0.0.0",
+        "http://[::]",
+        "http://169.254.1.1",
+        "http://2130706433.example",
+    ],
+)
+def test_plain_http_is_for_loopback_only(url: str, flavour: str) -> None:
+    with pytest.raises(ValueError, match=r"https://.*loopback"):
+        client(flavour, KEY, base_url=url)
+
+
+@pytest.mark.row("A5")
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.9.10", "[::1]"])
+def test_plain_http_to_loopback_is_allowed(host: str, flavour: str) -> None:
+    with opened(flavour, f"http://{host}:1/v1") as api:
+        assert api.open_sessions == ()
+
+
+REQUESTS = {
+    "an empty avatar_id": (lambda: LiveAvatarNewSessionRequest(avatar_id=""), "avatar_id"),
+    "a blank avatar_id": (lambda: LiveAvatarNewSessionRequest(avatar_id="  "), "avatar_id"),
+    "no avatar_id": (lambda: LiveAvatarNewSessionRequest(avatar_id=None), "avatar_id"),
+    "an avatar_id that is a number": (lambda: LiveAvatarNewSessionRequest(avatar_id=7), "avatar_id"),
+    "an unknown encoding": (
+        lambda: LiveAvatarNewSessionRequest(avatar_id=AVATAR, video_settings=VideoSettings(encoding="AV1")),
+        "video_settings.encoding.*'H264', 'VP8'",
+    ),
+    "an unknown quality": (
+        lambda: LiveAvatarNewSessionRequest(
+            avatar_id=AVATAR, video_settings=VideoSettings(encoding="VP8", quality="ultra")
+        ),
+        "video_settings.quality.*'high', 'low'",
+    ),
+    "a quality that is a number": (
+        lambda: LiveAvatarNewSessionRequest(avatar_id=AVATAR, video_settings=VideoSettings(encoding="VP8", quality=3)),
+        "video_settings.quality.*'high', 'low'",
+    ),
+    "video settings that are a text": (
+        lambda: LiveAvatarNewSessionRequest(avatar_id=AVATAR, video_settings="high"),
+        "video_settings",
+    ),
+    "a dict": (lambda: {"avatar_id": AVATAR}, "LiveAvatarNewSessionRequest"),
+    "None": (lambda: None, "LiveAvatarNewSessionRequest"),
+    "a text": (lambda: AVATAR, "LiveAvatarNewSessionRequest"),
+}
+
+
+@pytest.mark.row("A6")
+@pytest.mark.parametrize(("made", "says"), REQUESTS.values(), ids=REQUESTS.keys())
+def test_a_request_that_cannot_be_sent_is_refused_by_the_name_of_its_field(
+    made: Any, says: str, api: Any, server: FaultServer
+) -> None:
+    for method in (api.create_session_token, api.new_session):
+        with pytest.raises((ValueError, TypeError), match=says) as caught:
+            method(made())
+        assert not isinstance(caught.value, LiveAvatarError)
+    with pytest.raises((ValueError, TypeError), match=says), api.session(made()):
+        pytest.fail("no session was to be opened")
+    assert api.open_sessions == ()
+    assert server.counts == (0, 0, 0)
+    assert server.running == set()
+
+
+@pytest.mark.row("A6")
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), object(), {1, 2}, b"bytes"], ids=repr)
+def test_a_field_that_json_cannot_hold_is_the_callers_mistake(odd: Any, api: Any, server: FaultServer) -> None:
+    request = session_request()
+    request["new_field"] = odd
+    with pytest.raises((ValueError, TypeError)) as caught:
+        api.new_session(request)
+    assert not isinstance(caught.value, LiveAvatarError)
+    assert api.open_sessions == ()
+    assert server.counts == (0, 0, 0)
+    assert server.running == set()
+
+
+@pytest.mark.row("A7")
+@pytest.mark.parametrize("session_id", ["", "  ", None])
+def test_a_stop_needs_a_session_id(session_id: Any, api: Any, server: FaultServer) -> None:
+    for method in (api.stop_session, api.close_session, api.release_session):
+        with pytest.raises(ValueError, match="session_id"):
+            method(session_id)
+    assert server.counts == (0, 0, 0)
+    assert server.running == set()
+
+
+@pytest.mark.row("A7")
+def test_a_reason_the_service_does_not_know_is_refused(api: Any, server: FaultServer) -> None:
+    with pytest.raises(ValueError, match=r"reason.*USER_CLOSED"):
+        api.stop_session("some-id", reason="BORED")
+    with pytest.raises(TypeError, match="reason"):
+        api.stop_session("some-id", reason=3)
+    assert server.counts == (0, 0, 0)
+    assert server.running == set()
+
+
+@pytest.mark.row("A8")
+def test_a_closed_client_sends_nothing(api: Any, server: FaultServer) -> None:
+    api.close()
+    for call in (
+        lambda: api.create_session_token(session_request()),
+        lambda: api.start_session("token"),
+        lambda: api.stop_session("some-id"),
+        lambda: api.new_session(session_request()),
+        lambda: api.close_session("some-id"),
+        lambda: api.__enter__(),
+    ):
+        with pytest.raises(LiveAvatarError, match=r"client is closed"):
+            call()
+    api.close()  # once more does no harm
+    assert server.counts == (0, 0, 0)
+    assert server.running == set()
+
+
+@pytest.mark.row("A8")
+def test_a_closed_client_opens_no_session_block(api: Any, server: FaultServer) -> None:
+    api.close()
+    with pytest.raises(LiveAvatarError, match="client is closed"), api.session(session_request()):
+        pytest.fail("no session was to be opened")
+    assert server.counts == (0, 0, 0)
+    assert server.running == set()
+
+
+@pytest.mark.row("A9")
+def test_an_async_client_is_not_to_be_used_from_a_second_event_loop(server: FaultServer) -> None:
+    api = AsyncLiveAvatarApi(KEY, base_url=server.url)
+
+    async def open_one() -> str:
+        return (await api.new_session(session_request())).session_id
+
+    with asyncio.Runner() as first:
+        session_id = first.run(open_one())
+        server.settle()
+        with asyncio.Runner() as second:
+            for call in (
+                lambda: api.new_session(session_request()),
+                lambda: api.close_session(session_id),
+                lambda: api.stop_session(session_id),
+                lambda: api.create_session_token(session_request()),
+                lambda: api.start_session("token"),
+            ):
+                with pytest.raises(LiveAvatarError, match="event loop"):
+                    second.run(_awaited(call))
+        assert server.counts == (1, 1, 0)
+        assert api.open_sessions == (session_id,)
+        first.run(api.close_session(session_id))
+        first.run(api.aclose())
+    assert server.counts == (1, 1, 1)
+    assert server.running == set()
+
+
+async def _awaited(call: Any) -> Any:
+    return await call()
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that refuses: bound, and nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+@pytest.mark.row("A10")
+def test_a_refused_connection_is_tried_again_and_then_an_error(silent_port: int, flavour: str, hurry: Hurry) -> None:
+    with opened(flavour, f"http://127.0.0.1:{silent_port}/v1") as api:
+        with pytest.raises(LiveAvatarConnectionError) as caught:
+            api.new_session(session_request())
+        assert type(caught.value) is LiveAvatarConnectionError
+        assert caught.value.attempts == 3
+        assert caught.value.session_may_be_running is False
+        assert len(hurry.waits) == 2
+        assert api.open_sessions == ()
+
+
+@pytest.mark.row("A10")
+def test_a_host_without_an_address_is_a_connection_error(flavour: str, hurry: Hurry) -> None:
+    with opened(flavour, "https://no-such-host.invalid/v1") as api:
+        with pytest.raises(LiveAvatarConnectionError) as caught:
+            api.new_session(session_request())
+        assert caught.value.attempts == 3
+        assert api.open_sessions == ()
+
+
+@pytest.mark.row("A11")
+def test_a_start_that_is_refused_the_connection_leaves_nothing_to_stop(
+    flavour: str, server: FaultServer, hurry: Hurry
+) -> None:
+    with opened(flavour, server) as api:
+        server.on("token", fault.vanishes)
+        with pytest.raises(LiveAvatarConnectionError) as caught:
+            api.new_session(session_request())
+        assert type(caught.value) is LiveAvatarConnectionError
+        assert caught.value.attempts == 3
+        assert caught.value.session_may_be_running is False
+        assert api.open_sessions == ()
+        server.listen()
+        assert server.counts == (1, 0, 0)
+        assert server.running == set()
+
+
+@pytest.mark.row("A11")
+def test_a_start_that_is_refused_the_connection_once_is_sent_once(
+    flavour: str, server: FaultServer, hurry: Hurry
+) -> None:
+    with opened(flavour, server) as api:
+        server.on("token", fault.vanishes)
+        hurry.on_wait = server.listen
+        session = api.new_session(session_request())
+        assert server.counts == (1, 1, 0)
+        assert server.running == {session.session_id}
+
+
+@pytest.mark.row("A12")
+def test_a_service_that_comes_up_is_reached(flavour: str, server: FaultServer, hurry: Hurry) -> None:
+    server.refuse()
+    hurry.on_wait = server.listen
+    with opened(flavour, server) as api:
+        session = api.new_session(session_request())
+        assert len(hurry.waits) == 1
+        assert server.counts == (1, 1, 0)
+        assert server.running == {session.session_id}
+
+
+@pytest.mark.row("A13")
+def test_an_untrusted_certificate_is_named_and_not_tried_again(flavour: str, hurry: Hurry) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    with fault.serving(context) as server, opened(flavour, server) as api:
+        with pytest.raises(LiveAvatarConnectionError, match="certificate") as caught:
+            api.new_session(session_request())
+        assert caught.value.attempts == 1
+        assert caught.value.session_may_be_running is False
+        assert hurry.waits == []
+        assert server.ledger.connections == 1
+        assert server.counts == (0, 0, 0)
+        assert server.running == set()
+
+
+@pytest.mark.row("A13")
+def test_a_trusted_certificate_of_another_host_is_not_accepted(
+    flavour: str, hurry: Hurry, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    for name, trusted in (("elsewhere.example", False), ("localhost", True)):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(name).configure_cert(context)
+        with fault.serving(context) as server, opened(flavour, server) as api:
+            if trusted:
+                session = api.new_session(session_request())
+                assert server.counts == (1, 1, 0)
+                assert server.running == {session.session_id}
+            else:
+                with pytest.raises(LiveAvatarConnectionError, match="certificate"):
+                    api.new_session(session_request())
+                assert server.counts == (0, 0, 0)
+                assert server.running == set()

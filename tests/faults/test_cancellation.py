@@ -1,0 +1,478 @@
+"""F. A task that is cancelled, at any turn of the loop, leaves no session behind. Async only, as the names say."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import aiohttp
+import pytest
+from liveavatar import AsyncLiveAvatarApi, LiveAvatarError
+
+from tests.faults import server as fault
+from tests.faults.cases import session_request
+from tests.faults.conftest import KEY, Hurry
+from tests.faults.server import FaultServer
+from tests.faults.stepping import Outcome, SteppingLoop, cancelled_at
+
+MOST_TURNS = 200
+"""More than any call here takes."""
+
+TWICE = (1, 2, 3, 5, 8, 13)
+THRICE = ((1, 1), (1, 2), (2, 3), (3, 7), (6, 1))
+
+
+@pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner(loop_factory=SteppingLoop) as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def made(server: FaultServer, *args: Any, **settings: Any) -> AsyncIterator[AsyncLiveAvatarApi]:
+    api = AsyncLiveAvatarApi(KEY, *args, **{"base_url": server.url, "timeout": 10.0} | settings)
+    try:
+        yield api
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            await api.aclose()
+
+
+def plans(turns: int, times: int) -> list[tuple[int, ...]]:
+    """Every first turn of a call that takes so many, and for each several turns of the further cancellations."""
+    if times == 1:
+        return [(first,) for first in range(1, turns + 1)]
+    if times == 2:
+        return [(first, first + gap) for first in range(1, turns + 1) for gap in TWICE]
+    return [(first, first + gap, first + gap + more) for first in range(1, turns + 1) for gap, more in THRICE]
+
+
+FAULTS: dict[str, Callable[[FaultServer], object]] = {
+    "nothing else": lambda server: None,
+    "a start that lags": lambda server: server.on("start", fault.delays(0.003)),
+    "a lagging stop": lambda server: server.on("stop", fault.delays(0.003)),
+    "a start that fails": lambda server: server.on("start", fault.answers(500, acts=True)),
+    "a start reset": lambda server: server.on("start", fault.resets(acts=True)),
+    "a stop that fails once": lambda server: server.on("stop", fault.answers(500), 1),
+}
+
+
+async def idle(api: AsyncLiveAvatarApi) -> None:
+    """Give what goes on behind the caller's back the time to end."""
+    for _ in range(400):
+        if not getattr(api, "_unfinished", None):
+            return
+        await asyncio.sleep(0.005)
+
+
+@pytest.mark.row("F1", "F2", "F3")
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("words", FAULTS)
+def test_async_new_session_cancelled_at_any_turn_leaves_nothing_running(
+    words: str, times: int, runner: asyncio.Runner, hurry: Hurry
+) -> None:
+    async def once(*turns: int) -> Outcome:
+        with FaultServer() as server:
+            async with made(server) as api:
+                FAULTS[words](server)
+                outcome = await cancelled_at(lambda: api.new_session(session_request()), *turns)
+                # What the caller sees at the very moment the task ends, before anything else may run.
+                server.settle()
+                counts, running, known = server.ledger.counts, server.ledger.running, set(api.open_sessions)
+                if outcome.cancels:
+                    assert isinstance(outcome.error, asyncio.CancelledError | LiveAvatarError), turns
+                if isinstance(outcome.error, LiveAvatarError):
+                    assert not outcome.cancels, "the cancellation was swallowed"
+                if outcome.error is None:
+                    assert not outcome.cancels, "the cancellation was swallowed"
+                    assert counts == (1, 1, 0)
+                    assert running == known == {outcome.value.session_id}
+                else:
+                    token, start, stop = counts
+                    assert token <= 1
+                    assert start <= 1
+                    expected = {0, start} if not start or words != "a stop that fails once" else {2}
+                    assert stop in expected, (turns, counts)
+                    assert (running, known) == (set(), set()), turns
+                return outcome
+
+    turns = runner.run(once()).turns
+    assert 5 < turns < MOST_TURNS
+    for plan in plans(turns, times):
+        runner.run(once(*plan))
+
+
+@pytest.mark.row("F3")
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("words", ["nothing else", "a lagging stop", "a stop that fails once"])
+def test_async_close_session_cancelled_at_any_turn_has_stopped_it_or_can_be_called_again(
+    words: str, times: int, runner: asyncio.Runner, hurry: Hurry
+) -> None:
+    async def once(*turns: int) -> Outcome:
+        with FaultServer() as server:
+            async with made(server) as api:
+                session_id = (await api.new_session(session_request())).session_id
+                FAULTS[words](server)
+                outcome = await cancelled_at(lambda: api.close_session(session_id), *turns)
+                server.settle()
+                stops = server.ledger.counts[2]
+                assert server.ledger.running == set(api.open_sessions), turns
+                if outcome.cancels:
+                    assert isinstance(outcome.error, asyncio.CancelledError), turns
+                else:
+                    assert outcome.error is None
+                    assert server.ledger.running == set()
+                if stops:  # a close that has begun goes on to its end
+                    assert stops == (2 if words == "a stop that fails once" else 1)
+                    assert server.ledger.running == set()
+                else:  # cancelled before it began
+                    await api.close_session(session_id)
+                    assert api.open_sessions == ()
+                assert server.counts[:2] == (1, 1)
+                assert server.running == set()
+                return outcome
+
+    turns = runner.run(once()).turns
+    assert 2 < turns < MOST_TURNS
+    for plan in plans(turns, times):
+        runner.run(once(*plan))
+
+
+@pytest.mark.row("F2", "F3")
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_async_session_block_cancelled_at_any_turn_leaves_nothing_running(
+    times: int, runner: asyncio.Runner, hurry: Hurry
+) -> None:
+    async def once(*turns: int) -> Outcome:
+        with FaultServer() as server:
+            async with made(server) as api:
+
+                async def block() -> None:
+                    async with api.session(session_request()):
+                        for _ in range(3):
+                            await asyncio.sleep(0.0005)
+
+                outcome = await cancelled_at(block, *turns)
+                server.settle()
+                token, start, stop = server.ledger.counts
+                if outcome.cancels:
+                    assert isinstance(outcome.error, asyncio.CancelledError), turns
+                assert token <= 1
+                assert start <= 1
+                assert api.open_sessions == (), turns
+                assert stop == 1 if start else stop <= 1, (turns, stop)
+                assert server.running == set(), turns
+                return outcome
+
+    turns = runner.run(once()).turns
+    assert 5 < turns < MOST_TURNS
+    for plan in plans(turns, times):
+        runner.run(once(*plan))
+
+
+@pytest.mark.row("F2")
+@pytest.mark.parametrize("times", [1, 2])
+def test_async_client_block_cancelled_at_any_turn_leaves_nothing_running(
+    times: int, runner: asyncio.Runner, hurry: Hurry
+) -> None:
+    async def once(*turns: int) -> Outcome:
+        with FaultServer() as server:
+
+            async def block() -> None:
+                async with AsyncLiveAvatarApi(KEY, base_url=server.url, timeout=10) as api:
+                    await api.new_session(session_request())
+                    await api.new_session(session_request())
+                    await asyncio.sleep(0.0005)
+
+            outcome = await cancelled_at(block, *turns)
+            server.settle()
+            token, start, stop = server.ledger.counts
+            if outcome.cancels:
+                assert isinstance(outcome.error, asyncio.CancelledError), turns
+            assert start <= token <= 2
+            assert start <= stop <= token, turns
+            assert server.running == set(), turns
+            return outcome
+
+    turns = runner.run(once()).turns
+    for plan in plans(turns, times):
+        runner.run(once(*plan))
+
+
+@pytest.mark.row("F1")
+def test_async_cancel_while_the_token_is_awaited_sends_no_start(server: FaultServer) -> None:
+    async def scenario() -> None:
+        async with made(server) as api:
+            server.on("token", fault.holds())
+            task = asyncio.ensure_future(api.new_session(session_request()))
+            await asyncio.to_thread(server.arrived, "token")
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert api.open_sessions == ()
+            assert server.counts == (1, 0, 0)
+            assert server.running == set()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.row("F2", "F3")
+@pytest.mark.parametrize("cancels", [1, 2, 3, 10])
+@pytest.mark.parametrize("acts", [True, False], ids=["that happened", "that did not"])
+def test_async_cancel_of_a_held_start_has_stopped_it_when_the_task_ends(
+    acts: bool, cancels: int, server: FaultServer
+) -> None:
+    async def scenario() -> None:
+        async with made(server) as api:
+            server.on("start", fault.holds(acts=acts))
+            server.on("stop", fault.delays(0.1))
+            task = asyncio.ensure_future(api.new_session(session_request()))
+            await asyncio.to_thread(server.arrived, "start")
+            task.cancel()
+            if cancels > 1:
+                await asyncio.to_thread(server.arrived, "stop")
+            for _ in range(cancels - 1):
+                task.cancel()
+                await asyncio.sleep(0.002)
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await task
+            assert task.cancelled()
+            # The task has ended only now: the stop is done, not under way.
+            assert server.ledger.counts == (1, 1, 1)
+            assert server.ledger.running == set()
+            assert getattr(caught.value, "session_may_be_running", None) is False
+            assert api.open_sessions == ()
+            assert server.counts == (1, 1, 1)
+            assert server.running == set()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.row("F3")
+def test_async_cancel_between_the_tries_of_a_stop_does_not_end_the_tries(server: FaultServer, hurry: Hurry) -> None:
+    async def scenario() -> None:
+        async with made(server) as api:
+            server.on("start", fault.holds(acts=True))
+            server.on("stop", fault.answers(503), 2)
+            task = asyncio.ensure_future(api.new_session(session_request()))
+            hurry.on_wait = task.cancel
+            await asyncio.to_thread(server.arrived, "start")
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert len(hurry.waits) == 2
+            assert api.open_sessions == ()
+            assert server.counts == (1, 1, 3)
+            assert server.running == set()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.row("F4")
+@pytest.mark.parametrize("acts", [True, False], ids=["that happened", "that did not"])
+@pytest.mark.parametrize("way", ["wait_for", "timeout"])
+def test_async_time_limit_of_the_caller_over_a_slow_start(way: str, acts: bool, server: FaultServer) -> None:
+    async def scenario() -> None:
+        async with made(server) as api:
+            server.on("start", fault.holds(acts=acts))
+            with pytest.raises(TimeoutError) as caught:  # noqa: PT012
+                if way == "wait_for":
+                    await asyncio.wait_for(api.new_session(session_request()), 0.2)
+                else:
+                    async with asyncio.timeout(0.2):
+                        await api.new_session(session_request())
+            assert not isinstance(caught.value, LiveAvatarError)
+            assert api.open_sessions == ()
+            assert server.counts == (1, 1, 1)
+            assert server.running == set()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.row("F4")
+def test_async_task_group_that_fails_leaves_none_of_its_sessions(server: FaultServer) -> None:
+    async def scenario() -> None:
+        async with made(server) as api:
+            server.on("start", fault.holds(acts=True))
+
+            async def fails() -> None:
+                for _ in range(5):
+                    await asyncio.to_thread(server.arrived, "start")
+                raise RuntimeError("the caller's own")
+
+            with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(5):
+                        group.create_task(api.new_session(session_request()))
+                    group.create_task(fails())
+            assert [type(error) for error in caught.value.exceptions] == [RuntimeError]
+            assert api.open_sessions == ()
+            assert server.counts == (5, 5, 5)
+            assert server.running == set()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.row("F5")
+def test_async_cancelled_start_whose_stop_hangs_ends_all_the_same_and_keeps_the_session(
+    server: FaultServer, impatient: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with made(server, timeout=60.0) as api:
+            server.on("start", fault.holds(acts=True))
+            server.on("stop", fault.holds())
+            task = asyncio.ensure_future(api.new_session(session_request()))
+            await asyncio.to_thread(server.arrived, "start")
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await task
+            session_id = server.ledger.minted[0]
+            assert caught.value.session_may_be_running is True  # type: ignore[attr-defined]
+            assert caught.value.session_id == session_id  # type: ignore[attr-defined]
+            assert any(session_id in note for note in caught.value.__notes__)
+            assert [r for r in caplog.records if r.levelname == "WARNING" and session_id in r.getMessage()]
+            await idle(api)
+            assert api.open_sessions == (session_id,)
+            token, start, stop = server.counts
+            assert (token, start) == (1, 1)
+            assert stop >= 1
+            assert server.running == {session_id}
+            server.heal()
+            await api.close_session(session_id)
+            assert server.running == set()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.row("F6")
+@pytest.mark.parametrize("pool", ["own", "a session of the caller's", "one connection, held"])
+def test_async_client_works_after_a_hundred_cancelled_starts(pool: str, server: FaultServer) -> None:
+    async def scenario() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            args: list[Any] = []
+            if pool != "own":
+                connector = aiohttp.TCPConnector(limit=1) if pool == "one connection, held" else None
+                args.append(await stack.enter_async_context(aiohttp.ClientSession(connector=connector)))
+            api = await stack.enter_async_context(made(server, *args, timeout=20.0))
+            server.on("start", fault.holds(acts=True), 100)
+            for _ in range(100):
+                task = asyncio.ensure_future(api.new_session(session_request()))
+                await asyncio.to_thread(server.arrived, "start")
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            assert api.open_sessions == ()
+            assert server.counts == (100, 100, 100)
+            assert server.running == set()
+            session = await api.new_session(session_request())
+            assert server.counts == (101, 101, 100)
+            assert server.running == {session.session_id}
+            await api.close_session(session.session_id)
+            assert server.counts == (101, 101, 101)
+            assert server.running == set()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.row("F6")
+def test_async_client_stops_a_session_although_the_callers_only_connection_is_taken(server: FaultServer) -> None:
+    async def scenario() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)))
+            api = await stack.enter_async_context(made(server, session))
+            server.on("start", fault.delays(0.2, fault.answers(500, acts=True)))
+            held = await stack.enter_async_context(fault_server())
+
+            async def hog() -> None:
+                async with session.post(f"{held.url}/sessions/token", headers={"x-api-key": "other"}):
+                    pytest.fail("it never answers")
+
+            # Taken from the moment the start is answered: the next in line for the connection is the hog.
+            start = asyncio.ensure_future(api.new_session(session_request()))
+            await asyncio.to_thread(server.arrived, "start")
+            hogging = asyncio.ensure_future(hog())
+            with pytest.raises(LiveAvatarError) as caught:
+                await start
+            assert caught.value.session_may_be_running is False
+            await asyncio.to_thread(held.arrived, "token")
+            assert api.open_sessions == ()
+            assert server.counts == (1, 1, 1)
+            assert server.running == set()
+            hogging.cancel()
+            await asyncio.wait([hogging])
+
+    asyncio.run(scenario())
+
+
+@contextlib.asynccontextmanager
+async def fault_server() -> AsyncIterator[FaultServer]:
+    """Another service, which never answers."""
+    with FaultServer() as held:
+        held.on("token", fault.holds())
+        yield held
+
+
+@pytest.mark.row("F8")
+def test_async_cancel_inside_a_session_block_has_stopped_it_when_the_task_ends(server: FaultServer) -> None:
+    async def scenario() -> None:
+        async with made(server) as api:
+            inside = asyncio.Event()
+
+            async def block() -> None:
+                async with api.session(session_request()):
+                    inside.set()
+                    await asyncio.sleep(60)
+
+            task = asyncio.ensure_future(block())
+            await inside.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert server.ledger.counts == (1, 1, 1)
+            assert server.ledger.running == set()
+            assert api.open_sessions == ()
+            assert server.counts == (1, 1, 1)
+            assert server.running == set()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.row("F2")
+@pytest.mark.parametrize("closed", [False, True], ids=["a loop at rest", "a closed loop"])
+def test_async_start_that_is_abandoned_with_its_loop_says_that_a_session_may_run(
+    closed: bool, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody can send anything then; the warning is what is left."""
+    loop = asyncio.new_event_loop()
+    api = AsyncLiveAvatarApi(KEY, base_url=server.url)
+    server.on("start", fault.holds(acts=True))
+    task = loop.create_task(api.new_session(session_request()))
+
+    async def until_started() -> None:
+        await asyncio.to_thread(server.arrived, "start")
+
+    loop.run_until_complete(until_started())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    session_id = server.ledger.minted[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        if closed:
+            loop.close()
+        with contextlib.suppress(Exception):  # the loop is closed: whatever it is that says so
+            task.get_coro().close()  # type: ignore[union-attr]
+        del task
+        loop.close()
+        gc.collect()
+    assert [r for r in caplog.records if r.levelname == "WARNING" and session_id in r.getMessage()]
+    assert api.open_sessions == (session_id,)
+    assert server.ledger.counts == (1, 1, 0)
+    assert server.ledger.running == {session_id}
+    for own in vars(api._transport).values():  # nothing can close it any more, and it would complain
+        if isinstance(own, aiohttp.ClientSession):
+            own.detach()

@@ -1,0 +1,247 @@
+"""No secret shows: API key, session token, client token, agent token, room tokens, address of the event socket.
+
+The faults of the table are searched as they run, in test_matrix. Here is what makes secrets come back: careless
+servers, and the ways out of a call other than an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import traceback
+import warnings
+from typing import Any
+
+import pytest
+from liveavatar import AsyncLiveAvatarApi, LiveAvatarApiError, LiveAvatarError
+
+from tests.clients import client
+from tests.faults import server as fault
+from tests.faults.canaries import CANARY, leaks
+from tests.faults.cases import session_request
+from tests.faults.conftest import KEY, Hurry, opened
+from tests.faults.server import FaultServer, Tokens
+
+FORMS = ("json", "fields", "fastapi", "detail", "html", "text", "escaped")
+
+
+@pytest.fixture(autouse=True)
+def everything_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "liveavatar")
+
+
+TOKENS = {
+    "plain": (KEY, Tokens()),
+    "like JWTs": ("sk_CANARYapikey", Tokens(*(f"eyJhbGciOiJIUzI1NiJ9.CANARY{n}.CANARYsig-{{0}}" for n in "abc"))),
+    "like base64": ("CANARY+key/x/y+z==", Tokens(*(f"CANARY+{n}/q/+%={{0}}" for n in "abc"))),
+    "with quotes": ('CANARY"key\\x', Tokens(*(f"CANARY\"{n}\\q<>'{{0}}" for n in "abc"))),
+}
+# A credential with quotes is none that the service gives out: its plainest echoes are enough.
+ECHOES = [(form, kind) for form in FORMS for kind in TOKENS if kind != "with quotes" or form in ("json", "text")]
+
+
+@pytest.mark.parametrize(("form", "kind"), ECHOES)
+@pytest.mark.parametrize("status", [400, 401, 502, 200])
+def test_a_server_that_repeats_the_request_does_not_make_a_secret_show(
+    status: int,
+    form: str,
+    kind: str,
+    flavour: str,
+    server: FaultServer,
+    hurry: Hurry,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    key, server.tokens = TOKENS[kind]
+    for on in fault.ENDPOINTS:
+        with opened(flavour, server, api_key=key, max_retries=0) as api:
+            opened_id = api.new_session(session_request()).session_id if on == "stop" else None
+            before = server.counts
+            server.on(on, fault.echoes(status, form=form, acts=on == "stop" and status == 200))
+            error = None
+            try:
+                api.close_session(opened_id) if opened_id else api.new_session(session_request())
+            except LiveAvatarError as caught:
+                error = caught
+            if status >= 300:
+                assert isinstance(error, LiveAvatarApiError)
+                assert error.status == status
+                assert server.ledger.of(on), "it did not get there"
+            assert leaks(error, api, caplog) == []
+            server.heal()
+            if opened_id and api.open_sessions:
+                api.close_session(opened_id)
+            sent = tuple(now - then for now, then in zip(server.counts, before, strict=True))
+            assert sent[:2] == {"token": (1, 0), "start": (1, 1), "stop": (0, 0)}[on]
+            assert server.running == set()
+
+
+@pytest.mark.parametrize("part", [n / 20 for n in range(20)])
+def test_an_answer_cut_anywhere_does_not_show_the_secrets_in_its_half(
+    part: float, flavour: str, server: FaultServer, hurry: Hurry, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(flavour, server) as api:
+
+        def cut_but_whole(exchange: fault.Exchange) -> None:
+            """Well-formed HTTP around half a body: what the error keeps is what came."""
+            import json
+
+            status, body = exchange.do()
+            content = json.dumps(body).encode()
+            exchange.answer(status, content[: int(part * len(content))])
+
+        for on in ("token", "start"):
+            server.on(on, cut_but_whole)
+            with pytest.raises(LiveAvatarError) as caught:
+                api.new_session(session_request())
+            assert leaks(caught.value, api, caplog) == []
+            server.heal()
+        assert server.counts == (2, 1, 1)
+        assert server.running == set()
+
+
+def test_an_open_session_and_its_client_show_no_secret(
+    flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(flavour, server) as api:
+        session = api.new_session(session_request())
+        for secret in (session.access_token, session.livekit_agent_token, session.ws_url, session.meet_url):
+            assert CANARY in secret
+        assert session.session_id in repr(session)
+        token = api.create_session_token(session_request())
+        assert leaks(session, session.raw_response, session.raw_response.data, api, token, token.data, caplog) == []
+        assert leaks(session_request(), session_request().livekit_config) == []
+        assert leaks(api.close_session(session.session_id)) == []
+        # Whoever debugs can see every request: what, where, how it went, whose session.
+        lines = [record.getMessage() for record in caplog.records if record.name == "liveavatar"]
+        assert len(lines) == 4
+        assert all("/v1/sessions/" in line and "POST" in line for line in lines)
+        assert session.session_id in lines[1]
+        assert server.counts == (2, 1, 1)
+        assert server.running == set()
+
+
+def test_warnings_and_their_places_show_no_secret(flavour: str, server: FaultServer) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with opened(flavour, server) as api:
+            api.new_session(session_request())
+            with warnings.catch_warnings(record=True) as inner:
+                warnings.simplefilter("always")
+                api.close()
+    assert len(inner) == 1
+    assert leaks(*(str(warning) for warning in [*caught, *inner])) == []
+    assert server.counts == (1, 1, 0)
+    assert len(server.running) == 1
+
+
+def test_arguments_that_are_refused_show_no_secret(flavour: str, server: FaultServer) -> None:
+    with opened(flavour, server) as api:
+        secret = CANARY + "-argument"
+        odd = session_request()
+        odd.livekit_config = secret  # type: ignore[assignment]
+        nan = session_request()
+        nan["temperature"] = float("nan")
+        for call in (
+            lambda: client(flavour, secret + "\nkey", base_url=server.url),
+            lambda: client(flavour, KEY, base_url=f"https://{secret}:{secret}@example.com"),
+            lambda: client(flavour, KEY, base_url=server.url, timeout=-1),
+            lambda: client(flavour, KEY, base_url=server.url, http_client=secret),
+            lambda: api.start_session(secret + " token"),
+            lambda: api.stop_session("some-id", secret + " token"),
+            lambda: api.stop_session("some-id", secret, reason="no"),
+            lambda: api.stop_session("", secret),
+            lambda: api.new_session(odd),
+            lambda: api.new_session(nan),
+            lambda: api.new_session({"agora_token": secret}),
+        ):
+            with pytest.raises((ValueError, TypeError)) as caught:
+                call()
+            assert leaks(caught.value) == []
+        assert server.counts == (0, 0, 0)
+        assert server.running == set()
+
+
+def test_an_exception_of_the_callers_keeps_its_own_locals(flavour: str, server: FaultServer, hurry: Hurry) -> None:
+    """Hiding ours must not empty the frames of the caller's code, which error trackers are for."""
+    server.on("token", fault.answers(500))
+    with opened(flavour, server) as api:
+
+        def handler() -> None:
+            precious = "the caller's own"
+            try:
+                raise RuntimeError(precious)
+            except RuntimeError:
+                api.new_session(session_request())
+
+        with pytest.raises(LiveAvatarError) as caught:
+            handler()
+        context = caught.value.__context__
+        while context is not None and not isinstance(context, RuntimeError):
+            context = context.__context__
+        assert context is not None
+        frames = [frame for frame, _ in traceback.walk_tb(context.__traceback__)]
+        assert any(frame.f_locals.get("precious") == "the caller's own" for frame in frames)
+        assert server.counts == (3, 0, 0)
+        assert server.running == set()
+
+
+def test_async_cancellation_and_time_limits_show_no_secret(
+    server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        api = AsyncLiveAvatarApi(KEY, base_url=server.url)
+        server.on("start", fault.holds(acts=True))
+        task = asyncio.ensure_future(api.new_session(session_request()))
+        await asyncio.to_thread(server.arrived, "start")
+        stack = io.StringIO()
+        task.print_stack(file=stack)
+        assert leaks(task, stack.getvalue(), *asyncio.all_tasks()) == []
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as cancelled:
+            await task
+        with pytest.raises(TimeoutError) as late:
+            await asyncio.wait_for(api.new_session(session_request()), 0.1)
+        assert leaks(cancelled.value, late.value, api, caplog) == []
+        await api.aclose()
+
+    asyncio.run(scenario())
+    assert server.counts == (2, 2, 2)
+    assert server.running == set()
+
+
+def test_a_session_that_could_not_be_stopped_is_named_without_its_token(
+    flavour: str, server: FaultServer, hurry: Hurry, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(flavour, server) as api:
+        server.on("start", fault.echoes(502, acts=True)).on("stop", fault.echoes(503))
+        with pytest.raises(LiveAvatarError) as caught:
+            api.new_session(session_request())
+        assert caught.value.session_may_be_running is True
+        assert leaks(caught.value, api, caplog) == []
+        with pytest.raises(LiveAvatarError) as unclosed:
+            api.close_session(caught.value.session_id)
+        assert leaks(unclosed.value, caplog) == []
+        assert server.counts == (1, 1, 6)
+        assert len(server.running) == 1
+
+
+def test_the_search_finds_what_it_looks_for(caplog: pytest.LogCaptureFixture) -> None:
+    error: Any = LiveAvatarApiError("fine", 500, "fine")
+    assert leaks(error) == []
+    error.response_text = "has CANARY-x"
+    assert any("attributes" in place for place in leaks(error))
+    noted = LiveAvatarError("fine")
+    noted.add_note("CANARY-x")
+    assert any("notes" in place for place in leaks(noted))
+    outer = LiveAvatarError("fine")
+    outer.__context__ = LiveAvatarError("CANARY-x")
+    assert leaks(outer)
+    logging.getLogger("liveavatar").debug("token %s", "CANARY-x")
+    assert "log" in leaks(caplog)
+    code = compile("def f():\n    token = 'CANARY' + '-x'\n    raise ValueError('fine')\n", "ours.py", "exec")
+    module: dict[str, Any] = {"__name__": "liveavatar._ours"}
+    exec(code, module)
+    with pytest.raises(ValueError, match="fine") as caught:
+        module["f"]()
+    assert any("locals" in place for place in leaks(caught.value))

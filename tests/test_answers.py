@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +19,7 @@ from liveavatar import (
     LiveAvatarApiError,
     LiveAvatarConnectionError,
     LiveAvatarError,
+    LiveAvatarTimeoutError,
     NotFoundError,
     PermissionDeniedError,
     RateLimitError,
@@ -29,7 +31,7 @@ from liveavatar._config import BASE_URL, configure
 from liveavatar._requests import stop_reason
 from liveavatar._secrets import MASK, Secret, masked, secrets_in
 from liveavatar._sessions import Sessions
-from liveavatar._wire import MAX_BODY, Answer
+from liveavatar._wire import MAX_BODY, Answer, WireRequest, settled
 
 from liveavatar_client.models import StopReason
 from liveavatar_client.types import UNSET
@@ -546,3 +548,14 @@ def test_no_token_shows_in_the_repr_of_what_is_remembered() -> None:
     sessions = Sessions()
     session = sessions.remember("1", Secret("s3cret"))
     assert "s3cret" not in f"{sessions!r} {session!r}"
+
+
+def test_a_request_that_has_an_answer_was_sent_even_if_its_time_ran_out_right_after() -> None:
+    """Else a start whose body drips past the deadline would pass for one that never left."""
+    request = WireRequest("http://127.0.0.1/v1/sessions/start", {}, b"", deadline=time.monotonic() - 1)
+    with pytest.raises(LiveAvatarTimeoutError) as late:
+        request.remaining()
+    assert not late.value.request_sent
+    problem = settled(Answer(201, {}), late.value).problem
+    assert problem is not None
+    assert problem.request_sent

@@ -105,7 +105,9 @@ class Flows:
                 if interruption is None:
                     return answer
                 break
-            except (Exception, GeneratorExit):
+            except GeneratorExit:  # nobody performs our steps any more
+                raise
+            except Exception:
                 if interruption is None:
                     raise
                 break

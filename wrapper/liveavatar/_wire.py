@@ -111,6 +111,7 @@ def settled(answer: Answer | None, problem: LiveAvatarConnectionError) -> Answer
     """
     if answer is None:
         raise problem
+    problem.request_sent = True  # there is an answer to it, whatever broke off after
     answer.problem = problem
     return answer
 

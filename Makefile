@@ -6,7 +6,7 @@ BIN     = "$(VENV)/bin"
 RUN     = $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-environment demo test generate check lint types contract drift coverage record bench-environment bench bench-plot pictures build release-check clean
+.PHONY: help install demo-environment demo test generate check lint types contract drift coverage record bench-environment bench bench-plot pictures docs build release-check clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' "$(firstword $(MAKEFILE_LIST))"
@@ -20,8 +20,10 @@ demo-environment:
 demo: demo-environment ## open and close sessions before your eyes; no account needed
 	@$(RUN) liveavatar.demo
 
+PARALLEL = -n auto --dist worksteal
+
 test: install ## run all tests; no account, no network
-	$(RUN) pytest
+	$(RUN) pytest $(PARALLEL)
 
 generate: install ## make liveavatar_client/ anew from openapi/liveavatar.yaml
 	$(BIN)/python scripts/generate.py
@@ -46,7 +48,7 @@ drift: install ## whether liveavatar_client/ is what the contract gives
 	$(BIN)/python scripts/generate.py --check
 
 coverage: install ## all tests, and that they reach 95 % of the hand-written lines
-	$(RUN) pytest --cov --cov-report=term --cov-fail-under=95
+	$(RUN) pytest $(PARALLEL) --cov --cov-report=term --cov-fail-under=95
 
 record: install ## record the cassettes anew: from the live service if LIVEAVATAR_API_KEY is set, else from the sandbox
 	$(BIN)/python scripts/record.py
@@ -71,6 +73,11 @@ bench-plot: bench-environment ## the same, into docs/performance.md and its pict
 pictures: install ## docs/cli.svg, from real runs of the command line
 	$(BIN)/python scripts/picture.py
 
+docs: install ## build the documentation site into site/, warnings are errors
+	rm -rf site
+	$(RUN) sphinx -W --keep-going -q -E -d build/doctrees docs site
+	@echo "It begins at site/index.html"
+
 build: install ## make the distribution files in dist/
 	rm -rf dist
 	$(RUN) build
@@ -79,5 +86,5 @@ release-check: build ## the built files as a user gets them: metadata, contents,
 	@PYTHON="$(PYTHON)" scripts/release_check.sh "$(VENV)/bin/python"
 
 clean: ## remove the environment and everything else that was made
-	rm -rf "$(VENV)" .venv-bench build dist .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf "$(VENV)" .venv-bench build dist site .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,11 +5,16 @@ A page says `<!-- contract -->` or `<!-- commands -->` where the part goes.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from collections.abc import Iterator
+from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import attrs
 import yaml
 from docutils import nodes
 from sphinx.addnodes import pending_xref
@@ -19,12 +24,17 @@ from sphinx.environment import BuildEnvironment
 
 ROOT = Path(__file__).parents[1]
 CONTRACT = ROOT / "openapi" / "liveavatar.yaml"
+COLON = "\ue000"  # of the characters that mean nothing
 UUID = "^[0-9a-fA-F]{8}-"
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.add_role_to_domain("py", "name", Name())
+    app.connect("autodoc-process-docstring", hide_colon, priority=100)  # before Napoleon's turn
+    app.connect("autodoc-process-docstring", show_colon, priority=900)
+    app.connect("autodoc-process-docstring", point_to_contract)
+    app.connect("autodoc-process-signature", shorten)
     app.connect("source-read", fill_in)
     app.connect("missing-reference", resolve)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -44,9 +54,51 @@ def fill_in(app: Sphinx, document: str, source: list[str]) -> None:
     """Put the parts in the places that a page keeps for them."""
     if "<!-- contract -->" in source[0]:
         app.env.note_dependency(str(CONTRACT))
-        source[0] = source[0].replace("<!-- contract -->", "\n".join(contract(yaml.safe_load(CONTRACT.read_text()))))
+        spec = yaml.safe_load(CONTRACT.read_text("utf-8"))
+        source[0] = source[0].replace("<!-- contract -->", "\n".join(contract(spec)))
     if "<!-- commands -->" in source[0]:
         source[0] = source[0].replace("<!-- commands -->", "\n".join(commands()))
+
+
+def shorten(app: Sphinx, kind: str, name: str, it: Any, options: Any, given: str, returned: str) -> Any:
+    """Show a model's fields and plain defaults alone, and what a context manager is to its user."""
+    if returned and kind in ("function", "method") and hasattr(it, "__wrapped__"):
+        return given, returned.replace("AsyncIterator[", "AbstractAsyncContextManager[").replace(
+            "Iterator[", "AbstractContextManager["
+        )
+    if kind != "class" or not (attrs.has(it) or dataclasses.is_dataclass(it)):
+        return None
+    missing = (attrs.NOTHING, dataclasses.MISSING)
+    parts = ["*"] if dataclasses.is_dataclass(it) else []
+    for field in attrs.fields(it) if attrs.has(it) else dataclasses.fields(it):
+        if field.init:
+            plain = field.default is None or (
+                isinstance(field.default, str | int | float | bool) and not isinstance(field.default, Enum)
+            )
+            default = repr(field.default) if plain else "…"
+            parts.append(field.name if field.default in missing else f"{field.name}={default}")
+    return f"({', '.join(parts)})", None
+
+
+def hide_colon(app: Sphinx, kind: str, name: str, it: Any, options: Any, lines: list[str]) -> None:
+    """Keep Napoleon from taking what stands before a colon, in an attribute's text, for the attribute's type."""
+    if kind in ("attribute", "property", "data"):
+        lines[:] = [line.replace(":", COLON) for line in lines]
+
+
+def show_colon(app: Sphinx, kind: str, name: str, it: Any, options: Any, lines: list[str]) -> None:
+    """Take back what hide_colon did."""
+    lines[:] = [line.replace(COLON, ":") for line in lines]
+
+
+def point_to_contract(app: Sphinx, kind: str, name: str, it: Any, options: Any, lines: list[str]) -> None:
+    """Say of a model where its fields have their types and limits, and of an enum what it is."""
+    schema = name.rpartition(".")[2]
+    if kind == "class" and schema in _schemas():
+        if issubclass(it, Enum):
+            lines[:] = [_schemas()[schema]["description"], ""]
+        else:
+            lines += ["", f"Types and limits of the fields: :ref:`in the contract <schema-{schema.lower()}>`."]
 
 
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: nodes.Element) -> nodes.Node | None:
@@ -55,7 +107,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: nodes
         return None
     target = str(node["reftarget"]).removesuffix("()")
     name = target.rpartition(".")[2]
-    if target.split(".")[0] in ("liveavatar", "liveavatar_client") or name == target:
+    if target.split(".")[0] in ("liveavatar", "liveavatar_client", "generated") or name == target:
         for home in ("liveavatar", "liveavatar.sandbox", "liveavatar.testing"):
             found = env.domains["py"].objects.get(f"{home}.{name}")
             if found:
@@ -65,6 +117,11 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: nodes
     if node["reftype"] == "name" or not target.startswith("liveavatar"):
         return shown
     return None
+
+
+@cache
+def _schemas() -> dict[str, Any]:
+    return dict(yaml.safe_load(CONTRACT.read_text("utf-8"))["components"]["schemas"])
 
 
 # ---- The contract ---------------------------------------------------------------------------------------------------
@@ -78,9 +135,8 @@ def contract(spec: dict[str, Any]) -> Iterator[str]:
     shared = set.intersection(*({(s, r["$ref"]) for s, r in o["responses"].items()} for _, _, o in operations))
     yield spec["info"]["description"]
     yield "\n## Credentials\n"
-    for name, scheme in spec["components"]["securitySchemes"].items():
-        yield f"{_credential(scheme)}\n: {_one_line(scheme['description'])}\n"
-        scheme["name_here"] = name
+    for scheme in spec["components"]["securitySchemes"].values():
+        yield f"T{_credential(scheme)[1:]}\n: {_one_line(scheme['description'])}\n"
     yield "## Operations\n"
     for path, method, operation in operations:
         yield from _operation(spec, path, method, operation, shared)
@@ -89,12 +145,12 @@ def contract(spec: dict[str, Any]) -> Iterator[str]:
         yield from _answer(spec, status, reference)
     yield "## Schemas\n"
     for name, schema in spec["components"]["schemas"].items():
-        yield from _schema(name, schema)
+        yield from _schema(spec, name, schema)
 
 
 def _operation(spec: dict[str, Any], path: str, method: str, operation: dict[str, Any], shared: set) -> Iterator[str]:
     yield f"(operation-{operation['operationId']})=\n### {operation['summary']}\n"
-    yield f"```http\n{method.upper()} {path} HTTP/1.1\n```\n"
+    yield f"```text\n{method.upper()} {path}\n```\n"
     yield operation["description"] + "\n"
     schemes = spec["components"]["securitySchemes"]
     credentials = [_credential(schemes[name]) for way in operation["security"] for name in way]
@@ -127,22 +183,22 @@ def _content(holder: dict[str, Any]) -> str:
 
 def _examples(spec: dict[str, Any], holder: dict[str, Any]) -> Iterator[str]:
     for kind, media in holder["content"].items():
-        shown = [_at(spec, example["$ref"]) for example in media.get("examples", {}).values()]
-        for example in shown:
-            text = json.dumps(example["value"], indent=2)
-            yield f"<details><summary>Example: {example['summary']}</summary>\n\n```json\n{text}\n```\n\n</details>\n"
+        for example in (_at(spec, example["$ref"]) for example in media.get("examples", {}).values()):
+            yield _folded(example["summary"], "json", json.dumps(example["value"], indent=2))
         if "example" in media:
-            language = "html" if kind == "text/html" else "text"
-            yield (
-                f"<details><summary>Example: {kind}</summary>\n\n```{language}\n{media['example']}\n```\n\n</details>\n"
-            )
+            yield _folded(kind, "html" if kind == "text/html" else "text", media["example"])
 
 
-def _schema(name: str, schema: dict[str, Any]) -> Iterator[str]:
+def _folded(summary: str, language: str, text: str) -> str:
+    return f"<details><summary>Example: {summary}</summary>\n\n```{language}\n{text}\n```\n\n</details>\n"
+
+
+def _schema(spec: dict[str, Any], name: str, schema: dict[str, Any]) -> Iterator[str]:
     yield f"(schema-{name.lower()})=\n### {name}\n"
     yield f"{_one_line(schema.get('description', ''))}\n"
     if schema.get("type") != "object":
-        yield f"{_type(schema).capitalize() if 'enum' not in schema else _type(schema)}\n"
+        words = _type(schema)
+        yield f"{words[0].upper()}{words[1:]}\n"
         return
     if rule := schema.get("then", {}).get("description"):
         yield f"{rule}\n"
@@ -156,7 +212,8 @@ def _schema(name: str, schema: dict[str, Any]) -> Iterator[str]:
             facts.append("**required**")
         if "default" in described:
             facts.append(f"default `{json.dumps(described['default']).strip(chr(34))}`")
-        yield f"`{field}`: {', '.join(facts)}\n: {_one_line(described.get('description', '')) or '…'}\n"
+        text = described.get("description") or _at(spec, _reference(described))["description"]
+        yield f"`{field}`: {', '.join(facts)}\n: {_one_line(text)}\n"
 
 
 def _type(schema: dict[str, Any]) -> str:
@@ -220,6 +277,10 @@ def _at(spec: dict[str, Any], reference: str) -> dict[str, Any]:
     return dict(found)
 
 
+def _reference(schema: dict[str, Any]) -> str:
+    return str(schema.get("$ref") or schema["allOf"][0]["$ref"])
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
@@ -236,18 +297,23 @@ def commands() -> Iterator[str]:
         arguments = "".join(f" {p.human_readable_name}" for p in command.params if p.param_type_name == "argument")
         yield f"### liveavatar {name}\n"
         yield f"```text\nliveavatar {name} [OPTIONS]{arguments}\n```\n"
-        yield f"{command.help}\n"
+        yield f"{_with_flags(command.help)}\n"
         for option in command.params:
             if option.param_type_name != "option" or option.hidden:
                 continue
             value = "" if option.is_flag else f" {_value(option)}"
             default = "" if option.is_flag or option.default is None else f" Default: `{_plain(option.default)}`."
-            yield f"`{', '.join(option.opts)}{value}`\n: {option.help}{default}\n"
+            yield f"`{', '.join(option.opts)}{value}`\n: {_with_flags(option.help)}{default}\n"
 
 
 def _value(option: Any) -> str:
     choices = getattr(option.type, "choices", None)
-    return "|".join(map(_plain, choices)) if choices else option.metavar or option.type.name.upper()
+    return "|".join(map(_plain, choices)) if choices else option.metavar or option.type.name.split()[0].upper()
+
+
+def _with_flags(text: str) -> str:
+    """Flags as code; what is code already stays as it is."""
+    return re.sub(r"`[^`]*`|(?<![\w-])--[a-z-]+", lambda found: f"`{found[0].strip('`')}`", text)
 
 
 def _plain(value: Any) -> str:

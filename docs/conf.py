@@ -1,4 +1,4 @@
-"""How Sphinx makes the documentation site from this folder; `make docs` runs it, and takes each warning for an error."""
+"""How Sphinx makes the documentation site from this folder. `make docs` runs it; warnings are errors."""
 
 import sys
 from pathlib import Path
@@ -18,23 +18,27 @@ nitpick_ignore = [  # what annotations name, and nobody has to know
     ("py:class", "liveavatar.sandbox._settings.SettingsKeywords"),
 ]
 default_role = "py:name"  # docstrings say `stop_session` as everybody does: it becomes a link where it can
-suppress_warnings = ["misc.highlighting_failure"]  # a console block that runs over several lines; it shows all the same
+suppress_warnings = ["misc.highlighting_failure"]  # a console block may run over several lines; it shows well
+
+smartquotes_action = "D"  # dashes alone: quotation marks stay as one would type them
 
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "inherited-members": True}
-autodoc_preserve_defaults = True
+autodoc_default_options = {
+    "members": True,
+    "exclude-members": "to_dict, from_dict, additional_properties, additional_keys",  # told once for all models
+}
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"  # without a font or a script from elsewhere: the site works offline
 html_title = f"liveavatar {release}"
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False

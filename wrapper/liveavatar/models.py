@@ -29,9 +29,9 @@ class AvatarPersona(generated.AvatarPersona):
     """Who the avatar is in a FULL session; what is None is not sent.
 
     Attributes:
-        voice_id: str or None: the voice (UUID).
-        context_id: str or None: the prompt and knowledge (UUID).
-        language: str: language of the conversation, "en" by default.
+        voice_id: the voice (UUID).
+        context_id: the prompt and knowledge (UUID).
+        language: of the conversation, "en" by default.
     """
 
     voice_id: str | Unset | None = None
@@ -46,7 +46,7 @@ class LiveAvatarNewSessionRequest(generated.LiveAvatarNewSessionRequest):
     does not goes in by item: `request["new_field"] = 1`.
 
     Attributes:
-        avatar_id: str: the avatar (UUID).
+        avatar_id: the avatar (UUID).
         mode: "LITE" (1 credit per minute) or "FULL" (2 credits per minute).
         video_settings: VP8 at high quality by default; None leaves the quality to the service.
         is_sandbox: a free trial session of about a minute, with the avatar "Wayne" only.

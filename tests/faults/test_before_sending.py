@@ -242,7 +242,9 @@ def test_a_request_that_cannot_be_sent_is_refused_by_the_name_of_its_field(
 
 
 @pytest.mark.row("A6")
-@pytest.mark.parametrize("odd", [float("nan"), float("inf"), object(), {1, 2}, b"bytes"], ids=["nan", "inf", "object", "set", "bytes"])
+@pytest.mark.parametrize(
+    "odd", [float("nan"), float("inf"), object(), {1, 2}, b"bytes"], ids=["nan", "inf", "object", "set", "bytes"]
+)
 def test_a_field_that_json_cannot_hold_is_the_callers_mistake(odd: Any, api: Any, server: FaultServer) -> None:
     request = session_request()
     request["new_field"] = odd

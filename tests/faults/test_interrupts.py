@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -25,6 +26,9 @@ from tests.faults.server import FaultServer
 
 ROOT = Path(__file__).parents[2]
 
+UNMEASURED = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+"""Without coverage's tracer: a signal that strikes inside its lock would stop the process for good."""
+
 
 class Program:
     """A program of tests/faults/programs.py, running."""
@@ -33,6 +37,7 @@ class Program:
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "tests.faults.programs", name, server.url],
             cwd=ROOT,
+            env=UNMEASURED,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -266,6 +271,7 @@ def test_blocking_interrupt_at_any_moment_loses_no_session_and_hangs_nothing(whe
     told = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.faults.programs", f"interrupted_{when}", method],
         cwd=ROOT,
+        env=UNMEASURED,
         capture_output=True,
         text=True,
         timeout=60,

@@ -255,6 +255,7 @@ def test_a_released_session_is_nobodys_here(api: Any, server: FaultServer) -> No
 
 
 @pytest.mark.row("G7")
+@pytest.mark.no_cover  # the tracer remembers every line it meets
 def test_ten_thousand_cycles_leave_files_memory_and_tokens_as_they_were(flavour: str, hurry: Hurry) -> None:
     """One in ten fails. The server is a process of its own, so that what is measured is the client's."""
     logging.getLogger("liveavatar").setLevel(logging.ERROR)

@@ -7,6 +7,7 @@ raised in the flow at that step. This is the one place that knows a session may 
 
 from __future__ import annotations
 
+import inspect
 import time
 
 from liveavatar_client.models import (
@@ -81,18 +82,20 @@ class Flows:
         answered = isinstance(error, LiveAvatarApiError) and error.status != 408 and error.status <= 501
         doubts = () if answered else (0.5, 1.0, 2.0)
         stop = self._end_for_sure(session, time.monotonic() + RESCUE_TIME, doubts, urgent=True)
-        failure: BaseException = error
-        try:
-            if not isinstance(error, GeneratorExit):  # then nobody performs our steps any more
+        failure = latest = error
+        # An interruption may come before the stop has begun; what has begun is finished by the client.
+        while not isinstance(latest, GeneratorExit) and inspect.getgeneratorstate(stop) == inspect.GEN_CREATED:
+            try:
                 yield Uninterrupted(stop, apart=True)
-        except Exception as caught:
-            failure = caught
-        except BaseException as interruption:
-            failure = error = interruption  # the latest is what the caller is to see
-            raise
-        finally:
-            self._warn_if_running(session, failure)
-            _mark(error, session.id, failure if session in self.sessions else None)
+            except Exception as caught:
+                failure = caught
+                break
+            except BaseException as interruption:
+                failure = latest = interruption
+        self._warn_if_running(session, failure)
+        _mark(latest, session.id, failure if session in self.sessions else None)
+        if latest is not error:  # the latest is what the caller is to see
+            raise latest
 
     def _end_for_sure(
         self, session: Session, deadline: float, doubts: tuple[float, ...] = (), urgent: bool = False

@@ -252,32 +252,42 @@ class LiveAvatarApi(BaseApi):
 
     def _drive_apart(self, flow: Flow[T]) -> T:
         """Perform a flow in a thread, for signals only reach the main one; an interrupt is raised after it."""
-        from concurrent.futures import Future, wait  # loaded when needed, which is rarely
-
-        done: Future[T] = Future()
+        results: list[T] = []
+        failures: list[BaseException] = []
+        claim, running = threading.Lock(), threading.Lock()  # C's, which an interrupt cannot leave half taken
+        running.acquire()
 
         def work() -> None:
-            try:
-                done.set_result(self._drive(flow))
-            except BaseException as error:
-                done.set_exception(error)
+            if claim.acquire(blocking=False):  # once, should the thread's start be interrupted and repeated
+                try:
+                    results.append(self._drive(flow))
+                except BaseException as error:
+                    failures.append(error)
+                running.release()
 
         run = contextvars.copy_context().run
         thread = threading.Thread(target=run, args=(work,), name="liveavatar-stop", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the interpreter is shutting down, or out of threads
-            return self._drive(flow)
         interruption: BaseException | None = None
+        unstartable = False
         until = time.monotonic() + RESCUE_TIME + 1.0  # the flow ends by itself before that
-        while not done.done() and time.monotonic() < until:
+        while not (results or failures) and time.monotonic() < until:
             try:
-                wait([done], timeout=until - time.monotonic())
+                if unstartable:
+                    work()
+                elif thread.ident is None:
+                    thread.start()
+                running.acquire(timeout=max(0.0, until - time.monotonic()))
+            except RuntimeError:
+                unstartable = True  # the interpreter is shutting down, or out of threads
             except BaseException as error:
                 interruption = error
         if interruption is not None:
             raise interruption
-        return done.result(timeout=0)
+        if failures:
+            raise failures[0]
+        if not results:
+            raise TimeoutError("the stop did not end in its time")
+        return results[0]
 
 
 class _GeneratedClient:

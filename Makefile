@@ -6,7 +6,7 @@ BIN     = "$(VENV)/bin"
 RUN     = $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-environment demo test generate check lint types contract drift coverage record bench-environment bench bench-plot pictures docs build release-check clean
+.PHONY: help install demo-environment demo test generate check lint types contract drift audit coverage mutants record bench-environment bench bench-plot pictures docs build release-check clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' "$(firstword $(MAKEFILE_LIST))"
@@ -28,7 +28,7 @@ test: install ## run all tests; no account, no network
 generate: install ## make liveavatar_client/ anew from openapi/liveavatar.yaml
 	$(BIN)/python scripts/generate.py
 
-check: lint types contract drift coverage ## all that CI runs: the next five
+check: lint types contract drift audit coverage ## all that CI runs: the next six
 
 lint: install ## style and format
 	$(BIN)/ruff check .
@@ -47,11 +47,19 @@ contract: install ## whether the contract is valid and lints clean
 drift: install ## whether liveavatar_client/ is what the contract gives
 	$(BIN)/python scripts/generate.py --check
 
+audit: install ## whether a runtime dependency is known to be vulnerable; the SBOM goes to build/sbom.json
+	@mkdir -p build
+	$(BIN)/python scripts/audit.py --sbom build/sbom.json
+
 coverage: install ## all tests, and that they reach 95 % of the hand-written lines
 	$(RUN) pytest $(PARALLEL) --cov --cov-report=term --cov-fail-under=95
 
 record: install ## record the cassettes anew: from the live service if LIVEAVATAR_API_KEY is set, else from the sandbox
 	$(BIN)/python scripts/record.py
+
+mutants: install ## put faults into the code that retries and undoes, and see which the tests miss
+	@$(RUN) pip install --quiet --disable-pip-version-check mutmut==3.8.1
+	$(BIN)/python scripts/mutants.py
 
 ROUNDS = 5
 CYCLES = 2000

@@ -63,7 +63,6 @@ def draw(figures: dict[str, Any]) -> None:
     plot, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), width_ratios=[1, 2.2])
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_ylim(bottom=0)
         axes.set_ylabel("CPU ms per session")
     blocking = [row for row in figures["http"] if row["kind"] == "blocking"]
     left.set_title("Blocking, one at a time", fontsize=10)
@@ -88,6 +87,8 @@ def draw(figures: dict[str, Any]) -> None:
         right.bar_label(bars, fmt="%.2f", fontsize=8)
     right.set_xticks(range(len(sizes)), [str(size) for size in sizes])
     right.legend(frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    for axes in (left, right):
+        axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
     plot.tight_layout()
     plot.savefig(DOCS / "performance.svg", facecolor="white", metadata={"Date": None})
 

@@ -125,6 +125,8 @@ class Play:
         """Whether the latest uninterrupted one is performed where Ctrl-C does not reach."""
         self.interruption: BaseException | None = None
         """What came to whoever waits for the uninterrupted flow; it is raised when that is done."""
+        self.startles: list[BaseException] = []
+        """What comes before the uninterrupted flow has begun, and so is raised at once."""
         self.step: Call | Wait | None = None
         self.end: Any = None
         self.go(None)
@@ -153,9 +155,12 @@ class Play:
                 if not isinstance(asked, Uninterrupted):
                     self.step = asked
                     return
-                self.flows.append(asked.flow)
                 self.apart = asked.apart
-                outcome = None
+                if self.startles:
+                    outcome = self.startles.pop(0)
+                else:
+                    self.flows.append(asked.flow)
+                    outcome = None
                 continue
             self.flows.pop()
             if self.interruption is not None and self.flows:
@@ -900,6 +905,18 @@ def test_an_interruption_of_a_rescue_that_fails_says_that_the_session_may_run(st
     assert stage.open == [SESSION]
 
 
+def test_interruptions_that_come_before_a_rescue_has_begun_do_not_skip_it(stage: Stage) -> None:
+    play = stage.starting()
+    last = SystemExit()
+    play.startles = [KeyboardInterrupt(), last]
+    play("start", lost())
+    play("stop", STOPPED)
+    assert play.error(SystemExit) is last
+    assert last.session_may_be_running is False  # type: ignore[attr-defined]
+    assert stage.open == []
+    assert stage.warnings == []
+
+
 def test_a_start_that_is_abandoned_asks_for_nothing_more_but_warns(stage: Stage) -> None:
     play = stage.starting()
     play.abandon()
@@ -1103,6 +1120,18 @@ def test_a_stop_that_fails_after_an_interruption_is_logged_and_the_interruption_
     play.error(KeyboardInterrupt)
     assert stage.warned_of == "KeyboardInterrupt"
     assert stage.open == [SESSION]
+
+
+def test_a_close_that_is_interrupted_before_it_has_begun_can_be_tried_again(stage: Stage) -> None:
+    stage.starting()("start", STARTED)
+    flow = stage.flows.close_session(SESSION)
+    next(flow)
+    with pytest.raises(KeyboardInterrupt):
+        flow.throw(KeyboardInterrupt())
+    assert stage.warned_of == "KeyboardInterrupt"
+    play = stage.close()
+    play("stop", STOPPED)
+    assert play.result() is STOPPED
 
 
 def test_a_close_that_is_abandoned_asks_for_nothing_more_but_warns(stage: Stage) -> None:

@@ -6,7 +6,7 @@ BIN     = "$(VENV)/bin"
 RUN     = $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-environment demo test generate check lint types contract drift audit coverage mutants record bench-environment bench bench-plot pictures docs build release-check clean
+.PHONY: help install demo-environment demo test generate check lint types contract drift audit coverage mutants floors record bench-environment bench bench-plot pictures docs build release-check clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' "$(firstword $(MAKEFILE_LIST))"
@@ -57,9 +57,18 @@ coverage: install ## all tests, and that they reach 95 % of the hand-written lin
 record: install ## record the cassettes anew: from the live service if LIVEAVATAR_API_KEY is set, else from the sandbox
 	$(BIN)/python scripts/record.py
 
-mutants: install ## put faults into the code that retries and undoes, and see which the tests miss
-	@$(RUN) pip install --quiet --disable-pip-version-check mutmut==3.8.1
-	$(BIN)/python scripts/mutants.py
+MUTANTS = .venv-mutants/bin/python
+mutants: ## put faults into the code that retries and undoes, and see which the tests miss
+	@$(PYTHON) scripts/environment.py .venv-mutants sandbox
+	@$(MUTANTS) -m pip install --quiet --disable-pip-version-check mutmut==3.8.1 pytest
+	@$(MUTANTS) scripts/mutants.py
+
+FLOORS = .venv-floors/bin/python
+BEYOND = audit browser contract docs pipecat schemathesis
+floors: install ## the tests with every dependency at the lowest version allowed
+	@$(PYTHON) -m venv --clear .venv-floors
+	@$(FLOORS) -m pip install --quiet --editable '.[cli,testing]' hypothesis pytest-timeout pytest-cov trustme packaging $$($(BIN)/python scripts/audit.py --floors)
+	$(FLOORS) -m pytest $(BEYOND:%=--ignore=tests/test_%.py)
 
 ROUNDS = 5
 CYCLES = 2000
@@ -94,5 +103,5 @@ release-check: build ## the built files as a user gets them: metadata, contents,
 	@PYTHON="$(PYTHON)" scripts/release_check.sh "$(VENV)/bin/python"
 
 clean: ## remove the environment and everything else that was made
-	rm -rf "$(VENV)" .venv-bench build dist site .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf "$(VENV)" .venv-bench .venv-mutants .venv-floors build dist site .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -132,9 +133,9 @@ def test_the_status_alone_is_enough(status: int, body: str) -> None:
         ({"error": "Invalid UUID"}, "Invalid UUID"),
         ("plain words", "plain words"),
         (envelope("two\nlines\tand\0more"), "two lines and more"),
-        (envelope(""), "Unprocessable Entity"),
-        (HTML, "Unprocessable Entity"),
-        ("", "Unprocessable Entity"),
+        (envelope(""), HTTPStatus(422).phrase),
+        (HTML, HTTPStatus(422).phrase),
+        ("", HTTPStatus(422).phrase),
     ],
 )
 def test_the_services_own_words_are_found_in_any_shape(body: Any, words: str) -> None:

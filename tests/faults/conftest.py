@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import types
 import warnings
 from collections import defaultdict
@@ -18,6 +19,10 @@ from tests.faults.server import FaultServer
 
 KEY = "CANARY-api-key"
 """Every secret of these tests begins so, for `canaries.leaks` to find."""
+
+UNMEASURED = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+"""An environment without coverage's tracer. A signal that strikes inside its lock would stop the process for good, and
+it remembers every thread."""
 
 HERE = Path(__file__).parent
 REPORT = HERE.parents[1] / "build" / "fault-matrix.md"

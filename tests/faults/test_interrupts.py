@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,13 +20,10 @@ from liveavatar import LiveAvatarError
 from tests.clients import client
 from tests.faults import server as fault
 from tests.faults.cases import session_request
-from tests.faults.conftest import KEY, Hurry, opened
+from tests.faults.conftest import KEY, UNMEASURED, Hurry, opened
 from tests.faults.server import FaultServer
 
 ROOT = Path(__file__).parents[2]
-
-UNMEASURED = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
-"""Without coverage's tracer: a signal that strikes inside its lock would stop the process for good."""
 
 
 class Program:

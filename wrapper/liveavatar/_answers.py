@@ -193,7 +193,8 @@ def _words(body: Any) -> str:
     if not isinstance(body, dict):
         return ""
     parts = [value for name in ("message", "error", "detail") if isinstance(value := body.get(name), str)]
-    parts += [f"{at}: {what}" if at else what for at, what in _complaints(body)]
+    said = " ".join(parts)  # a message may already hold what its list says again
+    parts += [f"{at}: {what}" if at else what for at, what in _complaints(body) if what not in said]
     return "; ".join(part for part in dict.fromkeys(parts) if part.strip())
 
 

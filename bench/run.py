@@ -88,8 +88,16 @@ def measure(base: str, environment: dict[str, str], clients: list[str], wire: st
 def startup(base: str, environment: dict[str, str], rounds: int, say: Any) -> Any:
     """CPU seconds of whole interpreters: imports, and cold start to the first closed session."""
     commands = {
-        "import httpx": [sys.executable, "-c", "import httpx"],
-        "import liveavatar": [sys.executable, "-c", "import liveavatar"],
+        **{
+            statement: [sys.executable, "-c", statement]
+            for statement in (
+                "import httpx",
+                "import liveavatar",
+                "from liveavatar import LiveAvatarApi",
+                "import aiohttp",
+                "from liveavatar import AsyncLiveAvatarApi",
+            )
+        },
         "cold start, bare httpx": [sys.executable, "-m", "bench.cold", "bare httpx", base],
         "cold start, liveavatar": [sys.executable, "-m", "bench.cold", "liveavatar", base],
     }
@@ -100,7 +108,7 @@ def startup(base: str, environment: dict[str, str], rounds: int, say: Any) -> An
     medians = {name: statistics.median(values[1:]) for name, values in taken.items()}
     say(f"\nstart-up: CPU milliseconds (median of {2 * rounds})")
     for name, value in medians.items():
-        say(f"  {name:<34}{value * 1000:>9.0f}")
+        say(f"  {name:<42}{value * 1000:>7.0f}")
     return medians
 
 

@@ -50,9 +50,9 @@ def memory(client: str, base: str, concurrency: int, cycles: int) -> dict[str, f
 
     request = LiveAvatarNewSessionRequest(avatar_id=AVATAR)
     with LiveAvatarApi(KEY, base_url=base) as api:
+        tracemalloc.start()
         for _ in range(1100):  # fill what is remembered of closed sessions
             api.close_session(api.new_session(request).session_id)
-        tracemalloc.start()
         before = held()
         for _ in range(500):
             api.new_session(request)

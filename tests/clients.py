@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import aiohttp
+import pytest
 from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi
 
 FLAVOURS = ("blocking", "async")
@@ -67,3 +70,17 @@ async def _awaited(awaitable: Any) -> Any:
 def client(flavour: str, *args: Any, **kwargs: Any) -> Any:
     """A client of the flavour; leave it with `with`."""
     return {"blocking": LiveAvatarApi, "async": InOneLoop}[flavour](*args, **kwargs)
+
+
+def watch_aiohttp(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stand between aiohttp's sessions and the wire, as cassettes and tracers do; the paths that come by."""
+    request = aiohttp.ClientSession._request
+    seen: list[str] = []
+
+    @functools.wraps(request)
+    async def watched(session: aiohttp.ClientSession, method: str, url: Any, **settings: Any) -> Any:
+        seen.append(aiohttp.client.URL(url).path)
+        return await request(session, method, url, **settings)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", watched)
+    return seen

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import http.server
+import json
+import re
 import ssl
 import threading
+import unittest.mock
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,8 +24,8 @@ from liveavatar import LiveAvatarApiError, LiveAvatarConnectionError
 from liveavatar import LiveAvatarNewSessionRequest as Request
 from liveavatar.sandbox import SandboxService, running
 
-from tests.clients import client
-from tests.test_surface import Wire
+from tests.clients import client, watch_aiohttp
+from tests.test_surface import Wire, session_id
 
 LITE = Request(avatar_id="7d3f2a10-4c58-4b6e-9f21-0a8be5c1d742")
 
@@ -83,6 +87,83 @@ def test_refused_requests_give_their_connection_back(flavour: str, sandbox: Sand
     assert sandbox.connections == 1
 
 
+class Gate:
+    """A service that answers nobody before so many ask at the same time."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.connections = 0
+        self.requests = 0
+        self._waiting: list[asyncio.StreamWriter] = []
+        self._started: concurrent.futures.Future[tuple[asyncio.AbstractEventLoop, int]] = concurrent.futures.Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+
+    def __enter__(self) -> Gate:
+        self._thread.start()
+        self._loop, port = self._started.result(10)
+        self.url = f"http://127.0.0.1:{port}"
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join(10)
+
+    async def _serve(self) -> None:
+        self._over = asyncio.Event()
+        server = await asyncio.start_server(self._talk, "127.0.0.1", 0, backlog=4096)
+        self._started.set_result((asyncio.get_running_loop(), server.sockets[0].getsockname()[1]))
+        await self._over.wait()
+        server.close()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = re.search(rb"content-length: (\d+)", head)
+                await reader.readexactly(int(length[1]) if length else 0)
+                self.requests += 1
+                self._waiting.append(writer)
+                if self.requests >= self.number:
+                    for each in self._waiting:
+                        each.write(self._token())
+                    self._waiting.clear()
+
+    def _token(self) -> bytes:
+        body = json.dumps({"code": 1000, "data": {"session_id": session_id(1), "session_token": "t"}, "message": ""})
+        return f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+@pytest.fixture
+def many_files() -> None:
+    """Room for the sockets of a thousand clients and of their server."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < 4096:
+        if hard != resource.RLIM_INFINITY and hard < 4096:
+            pytest.skip("this machine allows too few open files")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4096, hard))
+
+
+@pytest.mark.usefixtures("many_files")
+def test_a_thousand_at_once_wait_for_the_service_and_never_for_a_connection(flavour: str) -> None:
+    number = 1000
+    with Gate(number) as gate, client(flavour, "key", base_url=gate.url, max_retries=0) as api:
+        for _ in range(2):
+            if flavour == "async":
+
+                async def all_of_them() -> list[Any]:
+                    return await asyncio.gather(*(api.api.create_session_token(LITE) for _ in range(number)))
+
+                answers = api.runner.run(all_of_them())
+            else:
+                with ThreadPoolExecutor(number) as threads:
+                    answers = list(threads.map(api.create_session_token, [LITE] * number))
+            assert len(answers) == number
+    assert gate.requests == 2 * number
+    assert gate.connections == number
+
+
 # ---- A caller's pool ---------------------------------------------------------------------------------------
 
 
@@ -93,17 +174,22 @@ class Callers:
         self.flavour = flavour
         self.kind = kind
         self.tls = tls
+        self.hooked = kind != "aiohttp session"
         self.seen: list[str] = []
         self.pool: Any = None
+
+    @property
+    def is_aiohttp(self) -> bool:
+        return self.kind.endswith("aiohttp session")
 
     def _make(self) -> Any:
         marks: dict[str, Any] = {"headers": {"x-mine": "1"}, "cookies": {"mine": "1"}}
         verify = self.tls or True
-        if self.kind == "aiohttp session":
+        if self.is_aiohttp:
             traces = aiohttp.TraceConfig()
             traces.on_request_start.append(self._aiohttp_hook)
             connector = aiohttp.TCPConnector(ssl=verify)
-            return aiohttp.ClientSession(trace_configs=[traces], connector=connector, **marks)
+            return aiohttp.ClientSession(trace_configs=[traces] * self.hooked, connector=connector, **marks)
         if self.flavour == "async":
             return httpx.AsyncClient(event_hooks={"request": [self._async_hook]}, verify=verify, **marks)
         return httpx.Client(event_hooks={"request": [self._hook]}, verify=verify, **marks)
@@ -120,7 +206,7 @@ class Callers:
     @contextlib.contextmanager
     def client(self, base_url: str) -> Iterator[Any]:
         """A client of ours over the caller's pool, which its owner closes afterwards."""
-        argument = "session" if self.kind == "aiohttp session" else "http_client"
+        argument = "session" if self.is_aiohttp else "http_client"
         if self.flavour == "blocking":
             with self._make() as self.pool:
                 with client("blocking", "key", base_url=base_url, http_client=self.pool) as api:
@@ -146,12 +232,12 @@ class Callers:
 
     def state(self) -> tuple[Any, ...]:
         """What of the pool we must not change, but for its cookies."""
-        hooks = self.pool.trace_configs if self.kind == "aiohttp session" else self.pool.event_hooks
+        hooks = self.pool.trace_configs if self.is_aiohttp else self.pool.event_hooks
         return dict(self.pool.headers), self.pool.timeout, repr(hooks)
 
     def cookies(self) -> list[str]:
         """Names of the cookies that the pool keeps."""
-        jar = self.pool.cookie_jar if self.kind == "aiohttp session" else self.pool.cookies.jar
+        jar = self.pool.cookie_jar if self.is_aiohttp else self.pool.cookies.jar
         return sorted(getattr(cookie, "key", None) or cookie.name for cookie in jar)
 
 
@@ -161,7 +247,12 @@ def wire() -> Iterator[Wire]:
         yield wire
 
 
-CALLERS = [("blocking", "httpx client"), ("async", "httpx client"), ("async", "aiohttp session")]
+CALLERS = [
+    ("blocking", "httpx client"),
+    ("async", "httpx client"),
+    ("async", "aiohttp session"),
+    ("async", "traced aiohttp session"),
+]
 
 
 @pytest.mark.parametrize(("flavour", "kind"), CALLERS)
@@ -175,7 +266,8 @@ def test_a_callers_pool_carries_the_requests_and_is_neither_changed_nor_closed(
             with api.session(LITE):
                 pass
         assert callers.state() == before
-    assert callers.seen == ["/v1/sessions/token", "/v1/sessions/start", "/v1/sessions/stop"] * 5
+    assert wire.endpoints == ["token", "start", "stop"] * 5
+    assert callers.seen == [f"/v1/sessions/{endpoint}" for endpoint in wire.endpoints] * callers.hooked
     assert wire.connections == 1
 
 
@@ -196,6 +288,69 @@ def test_what_a_callers_pool_adds_to_requests_stays_out_of_ours(flavour: str, ki
     for request in wire.received:
         assert request.header("cookie") == request.header("x-mine") == []
         assert request.credential  # one, and only one
+
+
+# ---- Those who watch aiohttp ---------------------------------------------------------------------------------
+
+
+def test_requests_go_through_an_aiohttp_session_while_somebody_watches_there_and_are_the_same(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def a_session(api: Any) -> list[Any]:
+        del wire.received[:]
+        api.create_session_token(LITE)
+        api.start_session("session-token-1")
+        api.stop_session(session_id(1), reason="USER_CLOSED")
+        return [
+            (sent.method, sent.path, sorted((name.lower(), value) for name, value in sent.headers), sent.body)
+            for sent in wire.received
+        ]
+
+    with client("async", "key", base_url=wire.url) as api:
+        before = a_session(api)
+        with monkeypatch.context() as patch:
+            seen = watch_aiohttp(patch)
+            watched = a_session(api)
+        after = a_session(api)
+    assert seen == ["/v1/sessions/token", "/v1/sessions/start", "/v1/sessions/stop"]
+    assert len(before) == 3
+    assert before == watched == after
+    assert wire.connections == 1
+
+
+class StandIn:
+    """Passes itself off as the function it stands in for, as wrapt's wrappers do."""
+
+    def __init__(self, function: Any) -> None:
+        self.__wrapped__ = function
+
+    __class__ = property(lambda self: type(self.__wrapped__))  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__wrapped__, name)
+
+    async def __call__(self, *args: Any, **settings: Any) -> Any:
+        raise aiohttp.ClientConnectionError("from the stand-in")
+
+
+@pytest.mark.parametrize(
+    "stand_in",
+    [
+        unittest.mock.AsyncMock(side_effect=aiohttp.ClientConnectionError("from the stand-in")),
+        StandIn(aiohttp.ClientSession._request),
+    ],
+    ids=["mock", "wrapper"],
+)
+def test_whatever_stands_in_for_aiohttps_method_gets_our_requests(
+    stand_in: Any, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", stand_in)
+    with (
+        client("async", "key", base_url=wire.url, max_retries=0) as api,
+        pytest.raises(LiveAvatarConnectionError, match="from the stand-in"),
+    ):
+        api.create_session_token(LITE)
+    assert wire.received == []
 
 
 # ---- Nothing but our requests ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from liveavatar import LiveAvatarApiError, LiveAvatarError, StandardSessionResponse
 
-from tests.clients import FLAVOURS
+from tests.clients import FLAVOURS, watch_aiohttp
 from tests.faults import server as fault
 from tests.faults.canaries import leaks
 from tests.faults.cases import BODIES, CASES, LIMITS, MORE, STATUSES, WIRE, Case, says, session_request
@@ -21,14 +21,22 @@ from tests.faults.server import FaultServer
 
 
 def in_both(*cases: Case) -> pytest.MarkDecorator:
+    """In both clients; and in the async one where its requests take the longer way, through an aiohttp session."""
+    ways = [(flavour, flavour, []) for flavour in FLAVOURS] + [("async watched", "async", [pytest.mark.watched])]
     return pytest.mark.parametrize(
         ("case", "flavour"),
         [
-            pytest.param(case, flavour, id=f"{flavour}-{case.id}", marks=pytest.mark.row(case.row))
+            pytest.param(case, flavour, id=f"{way}-{case.id}", marks=[pytest.mark.row(case.row), *marks])
             for case in cases
-            for flavour in FLAVOURS
+            for way, flavour, marks in ways
         ],
     )
+
+
+@pytest.fixture(autouse=True)
+def _watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("watched"):
+        watch_aiohttp(monkeypatch)
 
 
 def run(case: Case, flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import TypeAlias
 
 import aiohttp
 import httpx
+import yarl
 
 from . import _httpx
 from ._config import environment_proxy
@@ -21,7 +25,7 @@ _NOT_SENT = (
     aiohttp.InvalidURL,
 )
 
-_USUAL_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_LIMIT)
+_USUAL_LIMITS = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_LIMIT)
 
 
 class AsyncTransport(ABC):
@@ -75,8 +79,16 @@ class AsyncTransport(ABC):
         """Close our own pool; a caller's is the caller's."""
 
 
+_Begun: TypeAlias = tuple[int, Mapping[str, str], aiohttp.StreamReader, Callable[[], None]]
+"""An answer whose body is still to come: status, headers, body, and what gives the connection back."""
+
+
 class AiohttpTransport(AsyncTransport):
-    """Over an aiohttp session of our own, whose connections may be those of the caller's session."""
+    """Over aiohttp's connections, of a pool of our own or of the caller's session.
+
+    Three fixed requests need little of what an aiohttp session does for each: they are written to a connection of
+    its pool, and answered by its parser. Where somebody waits for them in the session, they go through it.
+    """
 
     def __init__(self, base_url: str, caller: aiohttp.ClientSession | None) -> None:
         if caller is not None and not isinstance(caller, aiohttp.ClientSession):
@@ -85,6 +97,7 @@ class AiohttpTransport(AsyncTransport):
         self.borrowed = caller is not None
         self._caller = caller
         self._session: aiohttp.ClientSession | None = None
+        self._targets: dict[str, aiohttp.ClientRequest] = {}
         self._proxy = environment_proxy(base_url)
 
     def _open(self) -> aiohttp.ClientSession:
@@ -112,29 +125,59 @@ class AiohttpTransport(AsyncTransport):
             raise lost(request, "the aiohttp session is closed", sent=False)
         if self._session is None:
             self._session = self._open()
-        timeout = _USUAL_TIMEOUT
+        limits = _USUAL_LIMITS
         if request.urgent or request.remaining() <= CONNECT_LIMIT:
-            timeout = aiohttp.ClientTimeout(
+            limits = aiohttp.ClientTimeout(
                 total=None,
                 connect=request.pool_limit() if request.urgent and self.borrowed else None,
                 sock_connect=request.connect_limit(),
             )
-        response = await self._session.post(
+        watched = self._proxy or self._session.trace_configs or not _is_aiohttps_own(aiohttp.ClientSession._request)
+        begin = self._begin_in_session if watched else self._begin_on_connection
+        status, headers, content, done = await begin(self._session, request, limits)
+        try:
+            answer = Answer(status, headers)
+            come.append(answer)
+            while not answer.refused and (chunk := await content.readany()):
+                answer.takes(chunk)
+        finally:
+            done()  # the connection goes back to the pool when the body was read to its end, and is closed if not
+
+    async def _begin_in_session(
+        self, session: aiohttp.ClientSession, request: WireRequest, limits: aiohttp.ClientTimeout
+    ) -> _Begun:
+        response = await session.post(
             request.url,
             data=request.content,
             headers=request.headers,
             skip_auto_headers=("content-type",),  # a start has no body to describe
             allow_redirects=False,
             proxy=self._proxy,
-            timeout=timeout,
+            timeout=limits,
         )
+        return response.status, response.headers, response.content, response.close
+
+    async def _begin_on_connection(
+        self, session: aiohttp.ClientSession, request: WireRequest, limits: aiohttp.ClientTimeout
+    ) -> _Begun:
+        target = self._targets.get(request.url)
+        if target is None:
+            target = aiohttp.ClientRequest("POST", yarl.URL(request.url), loop=asyncio.get_running_loop())
+            self._targets[request.url] = target
+        assert session.connector is not None
+        connection = await session.connector.connect(target, [], limits)
         try:
-            answer = Answer(response.status, response.headers)
-            come.append(answer)
-            while not answer.refused and (chunk := await response.content.readany()):
-                answer.takes(chunk)
-        finally:
-            response.close()  # lets the connection go back to the pool when the body was read to its end
+            assert connection.transport is not None
+            assert connection.protocol is not None
+            connection.protocol.set_response_params(read_until_eof=True, auto_decompress=False)
+            connection.transport.write(_head(target, request) + request.content)
+            message, content = await connection.protocol.read()
+            while 100 <= message.code <= 199 and message.code != 101:
+                message, content = await connection.protocol.read()
+        except BaseException:
+            connection.close()
+            raise
+        return message.code, message.headers, content, connection.release
 
     def _failure(self, request: WireRequest, error: Exception) -> LiveAvatarConnectionError:
         return lost(request, error, sent=not isinstance(error, _NOT_SENT))
@@ -143,6 +186,19 @@ class AiohttpTransport(AsyncTransport):
         """Close our own pool; a caller's session is the caller's."""
         if self._session is not None:
             await self._session.close()
+
+
+def _is_aiohttps_own(method: object) -> bool:
+    """Whether nobody has put a method of their own in place of one of aiohttp's, as cassettes and tracers do."""
+    # The exact type: wrappers pass themselves off as functions.
+    return type(method) is FunctionType and method.__code__.co_filename == aiohttp.client.__file__
+
+
+def _head(target: aiohttp.ClientRequest, request: WireRequest) -> bytes:
+    """The head of a request. Its headers were checked where they came in: no value can break a line."""
+    headers = {"Host": target.headers["Host"], **request.headers, "Content-Length": len(request.content)}
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    return f"POST {target.url.raw_path_qs} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
 
 
 class HttpxTransport(AsyncTransport):

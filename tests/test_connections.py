@@ -10,8 +10,9 @@ import json
 import re
 import ssl
 import threading
+import time
 import unittest.mock
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import aiohttp
 import httpx
 import pytest
 import trustme
-from liveavatar import LiveAvatarApiError, LiveAvatarConnectionError
+from liveavatar import InsufficientCreditsError, LiveAvatarApiError, LiveAvatarConnectionError
 from liveavatar import LiveAvatarNewSessionRequest as Request
 from liveavatar.sandbox import SandboxService, running
 
@@ -43,6 +44,18 @@ def sessions_at_once(api: Any, number: int) -> None:
     with ThreadPoolExecutor(number) as threads:
         opened = list(threads.map(api.new_session, [LITE] * number))
         list(threads.map(api.close_session, [session.session_id for session in opened]))
+
+
+def tokens_at_once(api: Any, number: int) -> list[Any]:
+    """Ask for so many tokens at the same time."""
+    if hasattr(api, "runner"):
+
+        async def all_of_them() -> list[Any]:
+            return await asyncio.gather(*(api.api.create_session_token(LITE) for _ in range(number)))
+
+        return api.runner.run(all_of_them())  # type: ignore[no-any-return]
+    with ThreadPoolExecutor(number) as threads:
+        return list(threads.map(api.create_session_token, [LITE] * number))
 
 
 # ---- Our own pool ------------------------------------------------------------------------------------------
@@ -93,6 +106,7 @@ class Gate:
     def __init__(self, number: int) -> None:
         self.number = number
         self.connections = 0
+        self.open = 0
         self.requests = 0
         self._waiting: list[asyncio.StreamWriter] = []
         self._started: concurrent.futures.Future[tuple[asyncio.AbstractEventLoop, int]] = concurrent.futures.Future()
@@ -117,6 +131,7 @@ class Gate:
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.open += 1
         with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -128,10 +143,72 @@ class Gate:
                     for each in self._waiting:
                         each.write(self._token())
                     self._waiting.clear()
+        self.open -= 1
 
     def _token(self) -> bytes:
         body = json.dumps({"code": 1000, "data": {"session_id": session_id(1), "session_token": "t"}, "message": ""})
         return f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+def eventually(promise: Callable[[], bool]) -> None:
+    """Wait until it holds; for ever, if it never does, which the test's time-out ends."""
+    while not promise():
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def short_keep_alive(monkeypatch: pytest.MonkeyPatch) -> float:
+    seconds = 0.3
+    for module in ("_asyncio", "_blocking"):
+        monkeypatch.setattr(f"liveavatar.{module}.KEEP_ALIVE", seconds)
+    return seconds
+
+
+def test_connections_that_nobody_uses_are_closed(flavour: str, short_keep_alive: float) -> None:
+    with Gate(8) as gate, client(flavour, "key", base_url=gate.url) as api:
+        tokens_at_once(api, 8)
+        assert gate.open == 8
+
+        def only_one_is_left() -> bool:
+            if flavour == "async":
+                api.runner.run(asyncio.sleep(2 * short_keep_alive))
+            else:
+                time.sleep(2 * short_keep_alive)
+            api.create_session_token(LITE)
+            return gate.open == 1
+
+        eventually(only_one_is_left)
+
+
+def test_a_busy_blocking_client_keeps_no_more_connections_than_it_uses(short_keep_alive: float) -> None:
+    with Gate(8) as gate, client("blocking", "key", base_url=gate.url) as api:
+        tokens_at_once(api, 8)
+
+        def only_one_is_left() -> bool:
+            api.create_session_token(LITE)
+            return gate.open == 1
+
+        eventually(only_one_is_left)
+        assert gate.connections == 8
+
+
+def test_closing_the_client_closes_its_connections(flavour: str) -> None:
+    with Gate(8) as gate:
+        with client(flavour, "key", base_url=gate.url) as api:
+            tokens_at_once(api, 8)
+            assert gate.open == 8
+        eventually(lambda: gate.open == 0)
+
+
+def test_a_request_that_outlives_its_client_leaves_no_connection() -> None:
+    with Gate(2) as gate, ThreadPoolExecutor(1) as thread, client("blocking", "key", base_url=gate.url) as other:
+        api = client("blocking", "key", base_url=gate.url)
+        answer = thread.submit(api.create_session_token, LITE)
+        eventually(lambda: gate.requests == 1)
+        api.close()
+        other.create_session_token(LITE)  # opens the gate
+        assert answer.result().data.session_token == "t"
+        eventually(lambda: gate.open == 1)
 
 
 @pytest.fixture
@@ -150,16 +227,7 @@ def test_a_thousand_at_once_wait_for_the_service_and_never_for_a_connection(flav
     number = 1000
     with Gate(number) as gate, client(flavour, "key", base_url=gate.url, max_retries=0) as api:
         for _ in range(2):
-            if flavour == "async":
-
-                async def all_of_them() -> list[Any]:
-                    return await asyncio.gather(*(api.api.create_session_token(LITE) for _ in range(number)))
-
-                answers = api.runner.run(all_of_them())
-            else:
-                with ThreadPoolExecutor(number) as threads:
-                    answers = list(threads.map(api.create_session_token, [LITE] * number))
-            assert len(answers) == number
+            assert len(tokens_at_once(api, number)) == number
     assert gate.requests == 2 * number
     assert gate.connections == number
 
@@ -269,6 +337,27 @@ def test_a_callers_pool_carries_the_requests_and_is_neither_changed_nor_closed(
     assert wire.endpoints == ["token", "start", "stop"] * 5
     assert callers.seen == [f"/v1/sessions/{endpoint}" for endpoint in wire.endpoints] * callers.hooked
     assert wire.connections == 1
+
+
+@pytest.mark.parametrize(("flavour", "kind"), [caller for caller in CALLERS if caller[1] == "httpx client"])
+def test_hooks_of_a_callers_client_may_read_the_answers(flavour: str, kind: str, wire: Wire) -> None:
+    lengths: list[int] = []
+
+    def read(response: httpx.Response) -> None:
+        lengths.append(len(response.read()))
+
+    async def aread(response: httpx.Response) -> None:
+        lengths.append(len(await response.aread()))
+
+    callers = Callers(flavour, kind)
+    with callers.client(wire.url) as api:
+        callers.pool.event_hooks = {"response": [read if flavour == "blocking" else aread]}
+        with api.session(LITE) as session:
+            assert session.livekit_url == "wss://rooms.example.com"
+        wire.answers["token"] = 402, {"code": 4020, "data": None, "message": "Not enough credits"}
+        with pytest.raises(InsufficientCreditsError, match="Not enough credits"):
+            api.new_session(LITE)
+    assert len(lengths) == 4
 
 
 @pytest.mark.parametrize(("flavour", "kind"), CALLERS)

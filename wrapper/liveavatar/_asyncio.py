@@ -218,7 +218,9 @@ class HttpxTransport(AsyncTransport):
             _httpx.leave_no_cookies(self._client, response)
             answer = Answer(response.status_code, response.headers)
             come.append(answer)
-            if not answer.refused:
+            if response.is_stream_consumed:  # a hook of the caller's client has read it
+                answer.takes(response.content)
+            elif not answer.refused:
                 async for chunk in response.aiter_raw():
                     if not answer.takes(chunk):
                         break

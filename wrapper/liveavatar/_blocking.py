@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ssl
-import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -39,21 +39,14 @@ class BlockingTransport:
             LiveAvatarConnectionError: there was none.
         """
         if self._pool is not None:
-            try:
-                return _exchange(request, self._pool.handle_request)
-            except Exception:
-                raise
-            except BaseException:
-                # Ctrl-C may have struck while the pool was changing: what stops the session starts afresh.
-                self._pool = self._new_pool()
-                raise
+            return _exchange(request, self._pool.handle_request)
         try:
             return _exchange(request, functools.partial(self._send_through_caller, request))
         except LiveAvatarConnectionError as error:
             if error.request_sent or not request.urgent:
                 raise
         # The caller's pool has no connection to give, and a session may be running: open one beside it.
-        with closing(self._new_pool()) as spare:
+        with contextlib.closing(self._new_pool()) as spare:
             return _exchange(request, spare.handle_request)
 
     def _send_through_caller(self, request: WireRequest, prepared: httpx.Request) -> httpx.Response:
@@ -69,10 +62,10 @@ class BlockingTransport:
         if self._pool is not None:
             self._pool.close()
 
-    def _new_pool(self) -> _DeadlineTransport:
+    def _new_pool(self) -> _OwnTransport:
         if self._context is None:  # it is costly to make, and the CAs to load more so
             self._context = httpx.create_ssl_context() if self._speaks_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        return _DeadlineTransport(self._context, self._proxy)
+        return _OwnTransport(self._context, self._proxy)
 
 
 def _exchange(request: WireRequest, send: Callable[[httpx.Request], httpx.Response]) -> Answer:
@@ -80,10 +73,11 @@ def _exchange(request: WireRequest, send: Callable[[httpx.Request], httpx.Respon
     answer = None
     token = _limits.set(request)
     try:
-        with closing(send(prepared)) as response:
+        with contextlib.closing(send(prepared)) as response:
             answer = Answer(response.status_code, response.headers)
             if not answer.refused:
-                for chunk in response.iter_raw():
+                # A hook of the caller's client may have read it.
+                for chunk in [response.content] if response.is_stream_consumed else response.iter_raw():
                     if not answer.takes(chunk):
                         break
                     request.remaining()
@@ -97,19 +91,80 @@ def _exchange(request: WireRequest, send: Callable[[httpx.Request], httpx.Respon
     return settled(answer, problem)
 
 
-class _DeadlineTransport(httpx.HTTPTransport):
-    """httpx's transport, over streams that keep the deadline of the call.
-
-    httpx bounds each read by itself: a peer that drips a byte now and then would never end.
-    """
+class _OwnTransport(httpx.HTTPTransport):
+    """httpx's transport, over our own stack of connections, which keep the deadline of the call."""
 
     def __init__(self, context: ssl.SSLContext, proxy: str | None) -> None:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE)
-        super().__init__(verify=context, limits=limits, proxy=proxy)
+        super().__init__(verify=context, limits=httpx.Limits(keepalive_expiry=KEEP_ALIVE), proxy=proxy)
         # httpcore takes a backend at construction, which httpx does not pass on.
         self._pool._network_backend = _DeadlineBackend(self._pool._network_backend)
-        # httpcore's lock is written in Python: a Ctrl-C inside it would leave it locked for ever.
-        self._pool._optional_thread_lock = threading.Lock()  # type: ignore[assignment]
+        self._pool = _Connections(self._pool)  # type: ignore[assignment]
+
+
+class _Connections:
+    """Connections to one origin; the idle ones lie on a stack.
+
+    httpcore's pool looks at each of its connections at each request, and under a lock: a thousand threads wait for one
+    another, and a Ctrl-C inside the lock leaves it shut for ever. Here a connection belongs to one request or to
+    nobody, and a deque's own steps are atomic.
+    """
+
+    def __init__(self, pool: httpcore.ConnectionPool) -> None:
+        self._new = pool.create_connection
+        self._idle: deque[httpcore.ConnectionInterface] = deque()
+        self._closed = False
+
+    def handle_request(self, request: httpcore.Request) -> httpcore.Response:
+        connection = self._take() or self._new(request.url.origin)
+        try:
+            response = connection.handle_request(request)
+        except BaseException:
+            connection.close()
+            raise
+        response.stream = _Body(response.stream, functools.partial(self._give_back, connection))
+        return response
+
+    def _take(self) -> httpcore.ConnectionInterface | None:
+        """The connection that was used last of those that are still good."""
+        with contextlib.suppress(IndexError):
+            while (connection := self._idle.pop()).has_expired():
+                connection.close()
+            return connection
+        return None
+
+    def _give_back(self, connection: httpcore.ConnectionInterface) -> None:
+        if not connection.is_idle():  # its answer was not read to the end
+            connection.close()
+            return
+        self._idle.append(connection)
+        # Looked at where it lies: taken out for that, it would be missing to another thread.
+        with contextlib.suppress(IndexError, ValueError):  # that thread has taken it
+            while (oldest := self._idle[0]).has_expired():
+                self._idle.remove(oldest)
+                oldest.close()
+        if self._closed:
+            self.close()
+
+    def close(self) -> None:
+        self._closed = True
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
+
+class _Body:
+    """The body of an answer, which gives its connection back when it is closed."""
+
+    def __init__(self, stream: Any, give_back: Callable[[], None]) -> None:
+        self._stream = stream
+        self._give_back = give_back
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._stream)
+
+    def close(self) -> None:
+        self._stream.close()
+        self._give_back()
 
 
 class _DeadlineBackend(httpcore.NetworkBackend):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import httpx
 
@@ -10,6 +11,9 @@ from ._wire import WireRequest, lost
 from .errors import LiveAvatarConnectionError
 
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+
+
+_parsed = functools.lru_cache(httpx.URL)  # costs as much as the rest of a request, and there are three
 
 
 def failure(request: WireRequest, error: Exception) -> LiveAvatarConnectionError:
@@ -22,7 +26,7 @@ def outgoing(request: WireRequest) -> httpx.Request:
     left = request.remaining()
     timeout = {"connect": request.connect_limit(), "read": left, "write": left, "pool": request.pool_limit()}
     return httpx.Request(
-        "POST", request.url, headers=request.headers, content=request.content, extensions={"timeout": timeout}
+        "POST", _parsed(request.url), headers=request.headers, content=request.content, extensions={"timeout": timeout}
     )
 
 

@@ -47,7 +47,8 @@ def httpx_blocking(base: str) -> Iterator[Cycle]:
     """The same three requests on a bare httpx.Client."""
     import httpx
 
-    with httpx.Client() as client:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    with httpx.Client(limits=limits, timeout=60) as client:
 
         def post(path: str, headers: dict[str, str], body: Any = None) -> Any:
             answer = client.post(base + path, headers=headers, json=body)

@@ -60,41 +60,29 @@ def draw(figures: dict[str, Any]) -> None:
     mpl.rcParams.update({"svg.hashsalt": "liveavatar", "svg.fonttype": "none", "font.family": "sans-serif"})
     from matplotlib import pyplot as plt
 
-    plot, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), width_ratios=[1, 2.2])
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_ylabel("CPU ms per session")
-    blocking = [row for row in figures["http"] if row["kind"] == "blocking"]
-    left.set_title("Blocking, one at a time", fontsize=10)
-    bars = left.bar(
-        [row["client"] for row in blocking],
-        [row["cpu_ms"] for row in blocking],
-        color=[COLOURS[row["client"]] for row in blocking],
-        width=0.6,
-    )
-    left.bar_label(bars, fmt="%.2f", fontsize=9)
-    right.set_title("Async, by sessions under way at once", fontsize=10)
-    names = [
-        name
-        for name in ("liveavatar", "Pipecat", "bare aiohttp")
-        if any(r["client"] == name for r in asynchronous(figures))
-    ]
-    sizes = sorted({row["at_once"] for row in asynchronous(figures)})
-    for place, name in enumerate(names):
-        rows = {row["at_once"]: row["cpu_ms"] for row in asynchronous(figures) if row["client"] == name}
-        at = [index + (place - (len(names) - 1) / 2) * 0.27 for index in range(len(sizes))]
-        bars = right.bar(at, [rows[size] for size in sizes], 0.25, label=name, color=COLOURS[name])
-        right.bar_label(bars, fmt="%.2f", fontsize=8)
-    right.set_xticks(range(len(sizes)), [str(size) for size in sizes])
-    right.legend(frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
-    for axes in (left, right):
-        axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
+    plot, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), width_ratios=[1, 2])
+    panel(left, "blocking", "Blocking, by threads", ("liveavatar", "bare httpx"), figures["http"])
+    panel(right, "async", "Async, by sessions at once", ("liveavatar", "Pipecat", "bare aiohttp"), figures["http"])
     plot.tight_layout()
     plot.savefig(DOCS / "performance.svg", facecolor="white", metadata={"Date": None})
 
 
-def asynchronous(figures: dict[str, Any]) -> list[dict[str, Any]]:
-    return [row for row in figures["http"] if row["kind"] == "async"]
+def panel(axes: Any, kind: str, title: str, names: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    """One bar per client, for each number of sessions under way at once."""
+    cpu = {(row["client"], row["at_once"]): row["cpu_ms"] for row in rows if row["kind"] == kind}
+    sizes = sorted({size for _, size in cpu})
+    names = tuple(name for name in names if (name, sizes[0]) in cpu)
+    width = 0.8 / len(names)
+    for place, name in enumerate(names):
+        at = [index + (place - (len(names) - 1) / 2) * (width + 0.02) for index in range(len(sizes))]
+        bars = axes.bar(at, [cpu[name, size] for size in sizes], width, label=name, color=COLOURS[name])
+        axes.bar_label(bars, fmt="%.2f", fontsize=8)
+    axes.set_title(title, fontsize=10)
+    axes.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
+    axes.set_ylabel("CPU ms per session")
+    axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
 
 
 if __name__ == "__main__":

@@ -11,19 +11,22 @@ import json
 import sys
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from bench.clients import ASYNC, AVATAR, BLOCKING, KEY, at_once
 
 
 def blocking(client: str, base: str, concurrency: int, cycles: int) -> dict[str, float]:
-    with BLOCKING[client](base) as cycle:
-        for _ in range(20):
+    def share(number: int) -> None:
+        for _ in range(number):
             cycle()
+
+    with BLOCKING[client](base) as cycle, ThreadPoolExecutor(concurrency) as threads:
+        list(threads.map(share, [max(1, 20 // concurrency)] * concurrency))  # opens the connections
         cpu, wall = time.process_time(), time.perf_counter()
-        for _ in range(cycles):
-            cycle()
-        return spent(cpu, wall, cycles)
+        list(threads.map(share, [cycles // concurrency] * concurrency))
+        return spent(cpu, wall, cycles // concurrency * concurrency)
 
 
 def asynchronous(client: str, base: str, concurrency: int, cycles: int) -> dict[str, float]:

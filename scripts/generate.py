@@ -67,12 +67,15 @@ def read(folder: Path) -> Tree:
 
 
 def write(old: Tree, new: Tree, folder: Path) -> None:
-    for path in old.keys() - new.keys():
+    for path in sorted(old.keys() - new.keys()):
         (folder / path).unlink()
+        print(f"removed  {folder.name}/{path}")
     for path, text in new.items():
         if old.get(path) != text:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, "utf-8", newline="\n")
+            print(f"{'changed' if path in old else 'new':<8} {folder.name}/{path}")
+    print(f"{folder.name}: {len(new)} files{', none changed' if old == new else ''}")
 
 
 def check(old: Tree, new: Tree, name: str) -> None:

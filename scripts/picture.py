@@ -21,7 +21,7 @@ from rich.text import Text
 
 WIDTH = 80
 FONTS = "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"
-COMMAND = [sys.executable, "-m", "liveavatar.cli"]
+COMMAND = [sys.executable, "-m", "liveavatar"]
 SESSION = "5e551014-0c1d-4f7a-9b6e-2d3c4b5a6978"
 
 

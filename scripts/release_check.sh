@@ -46,7 +46,7 @@ import liveavatar, liveavatar_client
 from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi
 print("liveavatar", liveavatar.__version__, "imports from", liveavatar.__file__)'
 refused -m liveavatar.demo
-refused -m liveavatar.cli --help
+refused -m liveavatar --help
 
 echo "the wheel with its extras:"
 try -m pip install --quiet --disable-pip-version-check "$(echo "$dist"/*.whl)[cli,sandbox]"

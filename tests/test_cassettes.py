@@ -578,3 +578,10 @@ def vcr_config():
     (tmp_path / "conftest.py").write_text(f"import pytest\n{own}\n{CONFTEST}", "utf-8")
     (tmp_path / "test_mine.py").write_text("def test_mine(vcr_config): assert vcr_config['mine']", "utf-8")
     assert "1 passed" in users_pytest(tmp_path)
+
+
+def test_without_pytest_the_plugin_says_what_to_install() -> None:
+    code = "import sys; sys.modules['pytest'] = None; import liveavatar.testing"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'liveavatar[testing]'" in done.stderr.splitlines()[-1]

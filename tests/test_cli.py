@@ -29,7 +29,7 @@ from liveavatar.cli import _doctor
 from liveavatar.sandbox import SandboxService, running
 
 AVATAR = "3f9c2f6e-0000-4000-8000-1234567890ab"
-COMMAND = [sys.executable, "-W", "error", "-m", "liveavatar.cli"]
+COMMAND = [sys.executable, "-W", "error", "-m", "liveavatar"]
 TOKEN = re.compile(r"eyJ[\w-]{4,}|token=")
 WAIT = 20  # seconds, for what takes a fraction of one
 

@@ -8,6 +8,7 @@ import contextlib
 import http.server
 import json
 import re
+import socket
 import ssl
 import threading
 import time
@@ -479,6 +480,35 @@ def test_a_callers_pool_that_follows_redirects_does_not_for_us(flavour: str, kin
         assert other.received == []
 
 
+# ---- Nobody there ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nobody() -> Iterator[int]:
+    """A port of this machine on which nobody listens."""
+    with contextlib.closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_where_nobody_listens_on_this_machine_the_sandbox_is_thought_of(flavour: str, host: str, nobody: int) -> None:
+    with (
+        client(flavour, "key", base_url=f"http://{host}:{nobody}", max_retries=0) as api,
+        pytest.raises(LiveAvatarConnectionError, match=r"; is the sandbox running\? `python -m liveavatar\.sandbox`"),
+    ):
+        api.new_session(LITE)
+
+
+def test_where_a_service_elsewhere_is_not_reached_no_sandbox_is_thought_of(flavour: str) -> None:
+    with (
+        client(flavour, "key", base_url="https://api.liveavatar.invalid", max_retries=0) as api,
+        pytest.raises(LiveAvatarConnectionError) as caught,
+    ):
+        api.new_session(LITE)
+    assert "sandbox" not in str(caught.value)
+
+
 # ---- Proxies -----------------------------------------------------------------------------------------------
 
 
@@ -585,6 +615,7 @@ def test_an_untrusted_certificate_is_refused_at_once(flavour: str, secure_wire: 
         with pytest.raises(LiveAvatarConnectionError, match="certificate") as caught:
             api.new_session(LITE)
         assert caught.value.attempts == 1
+        assert "sandbox" not in str(caught.value)
     assert secure_wire.received == []
 
 

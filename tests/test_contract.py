@@ -236,10 +236,18 @@ def test_a_hand_edit_is_found_and_undone_and_all_else_is_left_alone(tmp_path):
     assert "make generate" in result.stderr
     assert stale.exists()
 
-    assert run("generate.py", "--output", copy).returncode == 0
+    result = run("generate.py", "--output", copy)
+    assert result.returncode == 0
+    name, files = copy.name, len(tree(PACKAGE))
+    assert result.stdout.splitlines() == [
+        f"removed  {name}/models/stale.py",
+        f"changed  {name}/models/voice_agent.py",
+        f"{name}: {files} files",
+    ]
     assert tree(copy) == tree(PACKAGE)
     after = {path: path.stat().st_mtime_ns for path in copy.rglob("*.py")}
     assert {path for path in before if before[path] != after[path]} == {edited}
+    assert run("generate.py", "--output", copy).stdout == f"{name}: {files} files, none changed\n"
 
 
 USE_OF_THE_CHANGED_CLIENT = """

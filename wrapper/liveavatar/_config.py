@@ -75,7 +75,10 @@ def _api_key(given: str | None) -> Secret:
         raise TypeError(f"api_key must be a str, not {type(given).__name__}")
     value = given if given and given.strip() else os.environ.get(KEY_VARIABLE, "")
     if not value.strip():
-        raise LiveAvatarError(f"There is no API key: pass api_key=, or set the environment variable {KEY_VARIABLE}.")
+        raise LiveAvatarError(
+            f"There is no API key: pass api_key=, or set the environment variable {KEY_VARIABLE}. "
+            f"Without an account, `python -m liveavatar.sandbox` gives one."
+        )
     return credential(value, "api_key")
 
 
@@ -102,10 +105,10 @@ def _base_url(given: str | None, default: str) -> str:
     return SplitResult(parts.scheme, parts.netloc, path, "", "").geturl()
 
 
-def is_loopback(host: str) -> bool:
+def is_loopback(host: str | None) -> bool:
     """Whether `host` is this machine."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host or "").is_loopback
     except ValueError:
         return host == "localhost"
 
@@ -113,8 +116,7 @@ def is_loopback(host: str) -> bool:
 def environment_proxy(url: str) -> str | None:
     """The proxy that the environment names for `url`, as HTTPS_PROXY, ALL_PROXY and NO_PROXY say."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    if is_loopback(host) or urllib.request.proxy_bypass(host):
+    if is_loopback(parts.hostname) or urllib.request.proxy_bypass(parts.hostname or ""):
         return None
     proxies = urllib.request.getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")

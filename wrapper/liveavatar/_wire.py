@@ -5,9 +5,11 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 import attrs
 
+from ._config import is_loopback
 from ._secrets import masked
 from ._version import __version__
 from .errors import LiveAvatarConnectionError, LiveAvatarTimeoutError
@@ -97,6 +99,8 @@ def lost(
     untrusted = isinstance(cause, BaseException) and _comes_from(cause, ssl.SSLCertVerificationError)
     if untrusted:
         why = f"the service's certificate is not trusted: {why}"
+    elif isinstance(cause, BaseException) and not (sent or late) and is_loopback(urlsplit(request.url).hostname):
+        why += "; is the sandbox running? `python -m liveavatar.sandbox` starts it"
     error = (LiveAvatarTimeoutError if late else LiveAvatarConnectionError)(f"No answer from {request.url}: {why}")
     error.request_sent = sent
     error.certificate_rejected = untrusted

@@ -20,7 +20,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import pytest
+try:
+    import pytest
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "pytest is not installed; liveavatar.testing needs it: pip install 'liveavatar[testing]'", name="pytest"
+    ) from None
 
 from ._config import BASE_URL, KEY_VARIABLE, URL_VARIABLE, is_loopback
 from ._secrets import MASK, masked, secrets_in

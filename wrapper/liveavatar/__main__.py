@@ -1,4 +1,4 @@
-"""``python -m liveavatar.cli``: the same as ``liveavatar``."""
+"""``python -m liveavatar``: the command ``liveavatar``."""
 
 import sys
 

@@ -16,6 +16,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
+from unittest.mock import Mock
 
 import pytest
 from liveavatar import (
@@ -530,18 +531,29 @@ def test_a_mistake_of_the_callers_is_raised_as_it_is(stage: Stage) -> None:
         assert play.error(type(mistake)) is mistake
 
 
-def test_an_answer_that_the_generated_parser_cannot_read_is_a_bad_response(stage: Stage) -> None:
+ROOM = {"session_id": SESSION, "session_token": "t", "livekit_url": "wss://x", "livekit_client_token": "t"}
+
+
+def success(status: int = 200, message: str = "") -> Answer:
+    """An answer that means success at every endpoint."""
+    return Answer(status, {}, bytearray(json.dumps({"code": 1000, "data": ROOM, "message": message}).encode()))
+
+
+def test_an_answer_that_the_generated_parser_cannot_read_is_a_bad_response(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for fault in (KeyError("room"), TypeError("room"), ValueError("room"), AttributeError("room")):
+        monkeypatch.setattr(START.operation, "_parse_response", Mock(side_effect=fault))
         play = stage.call(START)
-        step = play.step
-        assert isinstance(step, Call)
-        step.answer = Answer(201, {}, bytearray(b'{"code": 1000, "message": "for its-token"}'))
-        play("start", fault)
+        assert isinstance(play.step, Call)
+        with pytest.raises(BadResponseError, match=r"breaks the contract at .*room.*: for \*\*\*\.$") as caught:
+            play.step.result(success(201, "for its-token"))
+        play("start", caught.value)
         error = play.error(BadResponseError)
-        assert re.search(r"breaks the contract at .*room.*: for \*\*\*\.$", str(error))
         assert error.__cause__ is None
         assert error.__suppress_context__
-        assert (error.endpoint, error.status) == ("/v1/sessions/start", 201)
+        assert (error.endpoint, error.status, error.attempts) == ("/v1/sessions/start", 201, 1)
+        assert error.session_may_be_running
 
 
 @pytest.mark.parametrize("kind", INTERRUPTIONS)
@@ -590,13 +602,12 @@ def test_the_credential_is_the_api_key_or_the_sessions_token(stage: Stage) -> No
 
 def test_a_request_goes_to_the_base_url_with_its_deadline_and_as_compact_json(stage: Stage) -> None:
     body = StopSessionRequest(session_id=SESSION)
+    body["words"], body["n"] = "ü", 1
     play = stage.call(STOP, deadline=stage.clock.now + 7, body=body, urgent=True)
-    step = play.step
-    assert isinstance(step, Call)
-    assert step.arguments == {"body": body}
-    wire = step.request("/v1/sessions/stop", {"session_id": SESSION, "words": "ü", "n": 1})
+    assert isinstance(play.step, Call)
+    wire = play.step.request()
     assert wire.url == "https://service.example/base/sessions/stop"
-    assert wire.content == f'{{"session_id":"{SESSION}","words":"\\u00fc","n":1}}'.encode()
+    assert wire.content == f'{{"words":"\\u00fc","n":1,"session_id":"{SESSION}"}}'.encode()
     assert wire.headers == {
         "accept": "application/json",
         "accept-encoding": "identity",
@@ -608,41 +619,49 @@ def test_a_request_goes_to_the_base_url_with_its_deadline_and_as_compact_json(st
 
 
 def test_a_call_without_a_body_sends_none(stage: Stage) -> None:
-    step = stage.request(START)
-    assert step.arguments == {}
-    wire = step.request("/v1/sessions/start", None)
+    wire = stage.request(START).request()
+    assert wire.url == "https://service.example/base/sessions/start"
     assert wire.content == b""
     assert "content-type" not in wire.headers
     assert wire.urgent is False
 
 
 def test_a_number_that_json_does_not_have_is_not_sent(stage: Stage) -> None:
-    step = stage.request(TOKEN)
+    body = StopSessionRequest(session_id=SESSION)
+    body["n"] = float("nan")
+    play = stage.call(STOP, body=body)
+    assert isinstance(play.step, Call)
     with pytest.raises(ValueError, match="JSON"):
-        step.request("/v1/sessions/token", {"n": float("nan")})
+        play.step.request()
 
 
-def test_an_accepted_answer_goes_to_the_generated_parser_with_the_status_it_knows(stage: Stage) -> None:
-    headers = {"x-request-id": "r"}
-    for endpoint, documented in ((TOKEN, 200), (START, 201), (STOP, 200)):
-        step = stage.request(endpoint)
-        room = {"session_id": SESSION, "session_token": "t", "livekit_url": "wss://x", "livekit_client_token": "t"}
-        come = Answer(202, headers, bytearray(json.dumps({"code": 1000, "data": room}).encode()))
-        accepted = step.accept(come)
-        assert step.answer is come
-        assert accepted.status_code == documented
-        assert accepted.json()["data"]["session_id"] == SESSION
-        assert accepted.content == bytes(come.content)
-        assert accepted.headers is headers
+@pytest.mark.parametrize(
+    ("endpoint", "kind"),
+    [(TOKEN, SessionTokenResponse), (START, LiveAvatarSessionResponse), (STOP, StopSessionResponse)],
+)
+@pytest.mark.parametrize("status", [200, 201, 202, 299])
+def test_a_success_is_read_by_the_generated_parser_whatever_its_status(
+    stage: Stage, endpoint: Endpoint[Any], kind: type[Any], status: int
+) -> None:
+    step = stage.request(endpoint)
+    come = success(status)
+    assert type(step.result(come)) is kind
+    assert step.answer is come
 
 
 def test_nothing_secret_of_a_request_is_in_the_error_when_the_service_echoes_it(stage: Stage) -> None:
-    step = stage.request(START)
-    step.request("/v1/sessions/token", {"livekit_config": {"livekit_client_token": "room-token"}})
-    echo = json.dumps({"code": 4000, "message": "Not: the-api-key, its-token, room-token"}).encode()
+    request = LiveAvatarNewSessionRequest(avatar_id="dd73ea75-1218-4ef3-92ce-606d5f7fbc0a")
+    request["room"] = {"livekit_client_token": "room-token"}
+    play = stage.call(TOKEN, body=request)
+    assert isinstance(play.step, Call)
+    play.step.request()
+    echo = json.dumps({"code": 4000, "message": "Not: the-api-key, room-token"}).encode()
     with pytest.raises(LiveAvatarApiError) as caught:
-        step.accept(Answer(400, {}, bytearray(echo)))
-    assert caught.value.message == "Not: ***, ***, ***"
+        play.step.result(Answer(400, {}, bytearray(echo)))
+    assert caught.value.message == "Not: ***, ***"
+    with pytest.raises(LiveAvatarApiError) as caught:
+        stage.request(START).result(Answer(400, {}, bytearray(echo.replace(b"room-token", b"its-token"))))
+    assert caught.value.message == "Not: ***, ***"
 
 
 # ---- The low level: one endpoint each ----------------------------------------------------------------------

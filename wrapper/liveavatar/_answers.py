@@ -7,25 +7,13 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from http import HTTPStatus
+from http.client import responses
 from typing import Any
 
+from . import errors
+from ._config import VISIBLE
 from ._secrets import masked
 from ._wire import Answer
-from .errors import (
-    AuthenticationError,
-    BadRequestError,
-    BadResponseError,
-    ConcurrencyLimitError,
-    ConflictError,
-    InsufficientCreditsError,
-    InvalidRequestError,
-    LiveAvatarApiError,
-    NotFoundError,
-    PermissionDeniedError,
-    RateLimitError,
-    ServerError,
-)
 
 SUCCESS_CODES = (100, 1000)
 """Envelope codes of success: the reference gives 100, the live service answers 1000."""
@@ -33,36 +21,36 @@ SUCCESS_CODES = (100, 1000)
 MAX_TEXT = 64 * 1024
 """Characters of an answer that an error keeps."""
 
-_BY_STATUS: dict[int, type[LiveAvatarApiError]] = {
-    400: BadRequestError,
-    401: AuthenticationError,
-    402: InsufficientCreditsError,
-    403: PermissionDeniedError,
-    404: NotFoundError,
-    409: ConflictError,
-    422: InvalidRequestError,
-    429: RateLimitError,
+_BY_STATUS: dict[int, type[errors.LiveAvatarApiError]] = {
+    400: errors.BadRequestError,
+    401: errors.AuthenticationError,
+    402: errors.InsufficientCreditsError,
+    403: errors.PermissionDeniedError,
+    404: errors.NotFoundError,
+    409: errors.ConflictError,
+    422: errors.InvalidRequestError,
+    429: errors.RateLimitError,
 }
 
 _CONCURRENCY = re.compile(r"\bconcurren(t|cy)", re.IGNORECASE)
 _CREDITS = re.compile(r"\bcredits?\b", re.IGNORECASE)
 # Only an error under a success status is told by these words: elsewhere the status says it.
-_BY_WORDS: tuple[tuple[re.Pattern[str], type[LiveAvatarApiError]], ...] = (
-    (re.compile(r"\brate limit|too many requests", re.IGNORECASE), RateLimitError),
+_BY_WORDS: tuple[tuple[re.Pattern[str], type[errors.LiveAvatarApiError]], ...] = (
+    (re.compile(r"\brate limit|too many requests", re.IGNORECASE), errors.RateLimitError),
     (
         re.compile(r"\bunauthori[sz]ed|\b(invalid|expired) (api key|(session )?token)", re.IGNORECASE),
-        AuthenticationError,
+        errors.AuthenticationError,
     ),
-    (re.compile(r"\bnot found\b|\bdoes not exist\b", re.IGNORECASE), NotFoundError),
-    (re.compile(r"\balready (started|stopped|ended|closed)\b", re.IGNORECASE), ConflictError),
+    (re.compile(r"\bnot found\b|\bdoes not exist\b", re.IGNORECASE), errors.NotFoundError),
+    (re.compile(r"\balready (started|stopped|ended|closed)\b", re.IGNORECASE), errors.ConflictError),
 )
 
-_ADVICE: dict[type[LiveAvatarApiError], str] = {
-    InsufficientCreditsError: "Add credits: starting takes enough for one minute.",
-    ConcurrencyLimitError: "Close a session, or wait until one ends: open ones hold the account's slots.",
-    PermissionDeniedError: "Check what the account's plan allows.",
-    RateLimitError: "Send fewer requests at a time, or try again later.",
-    ServerError: "The fault is at the service; try again later.",
+_ADVICE: dict[type[errors.LiveAvatarApiError], str] = {
+    errors.InsufficientCreditsError: "Add credits: starting takes enough for one minute.",
+    errors.ConcurrencyLimitError: "Close a session, or wait until one ends: open ones hold the account's slots.",
+    errors.PermissionDeniedError: "Check what the account's plan allows.",
+    errors.RateLimitError: "Send fewer requests at a time, or try again later.",
+    errors.ServerError: "The fault is at the service; try again later.",
 }
 _ADVICE_401 = {
     "token": "Check the API key: LIVEAVATAR_API_KEY, or api_key=.",
@@ -90,14 +78,14 @@ def read(answer: Answer, endpoint: str, secrets: Callable[[], Sequence[str]]) ->
     body, broken = _parse(answer.content)
     code = _code(body)
     if not 200 <= answer.status <= 299 or (code is not None and code not in SUCCESS_CODES):
-        raise _error(answer, endpoint, body, code, secrets())
+        raise error(answer, endpoint, secrets())
     if endpoint == "stop":
         return body if isinstance(body, dict) else {}
     if answer.problem is not None:
         raise answer.problem
     broken = f"the service sent {answer.refused}" if answer.refused else broken or _breach(body, endpoint)
     if broken:
-        raise bad_response(answer, endpoint, broken, secrets())
+        raise error(answer, endpoint, secrets(), broken)
     data, message = body["data"], body.get("message")
     for name, kind in _OPTIONAL[endpoint].items():
         if not isinstance(data.get(name), kind) or isinstance(data[name], bool):
@@ -118,7 +106,7 @@ def _breach(body: Any, endpoint: str) -> str | None:
         value = data.get(name)
         if not isinstance(value, str):
             return f"data.{name} is not a string but {_type(value)}"
-        if not _VISIBLE.fullmatch(value):
+        if not VISIBLE.fullmatch(value):
             return f"data.{name} is empty, or not plain text"
     return None
 
@@ -130,57 +118,46 @@ def _parse(content: bytes | bytearray) -> tuple[Any, str | None]:
         return None, "the body is not JSON" if content else "the body is empty"
 
 
-def _error(answer: Answer, endpoint: str, body: Any, code: int | None, secrets: Sequence[str]) -> LiveAvatarApiError:
-    words = _words(body) or _plain(answer)
-    error = _build(_kind(answer.status, words), answer, endpoint, words, secrets, code)
-    if isinstance(error, InvalidRequestError):
-        error.errors = tuple((masked(at, secrets), masked(what, secrets)) for at, what in _complaints(body))
-    return error
-
-
-def bad_response(answer: Answer, endpoint: str, what: str, secrets: Sequence[str]) -> LiveAvatarApiError:
-    """The error for a success status with a body that breaks the contract."""
+def error(
+    answer: Answer, endpoint: str, secrets: Sequence[str], breach: str | None = None
+) -> errors.LiveAvatarApiError:
+    """The error for an answer that is no success; with `breach`, for a success whose body breaks the contract so."""
     body, _ = _parse(answer.content)
-    words = _words(body)
-    return _build(BadResponseError, answer, endpoint, f"{what}: {words}" if words else what, secrets, _code(body))
-
-
-def _build(
-    kind: type[LiveAvatarApiError],
-    answer: Answer,
-    endpoint: str,
-    words: str,
-    secrets: Sequence[str],
-    code: int | None,
-) -> LiveAvatarApiError:
-    words = _line(masked(words, secrets))
-    if not words:
-        words = _phrase(answer.status)
-    advice = _ADVICE_401.get(endpoint, "") if kind is AuthenticationError else _ADVICE.get(kind, "")
+    code, words = _code(body), _words(body)
+    if breach:
+        kind: type[errors.LiveAvatarApiError] = errors.BadResponseError
+        words = f"{breach}: {words}" if words else breach
+    else:
+        words = words or _plain(answer)
+        kind = _kind(answer.status, words)
+    words = _line(masked(words, secrets)) or responses.get(answer.status, "an answer without words")
+    advice = _ADVICE_401.get(endpoint, "") if kind is errors.AuthenticationError else _ADVICE.get(kind, "")
     number = "" if code is None else f" (code {code})"
     stop = "" if words.endswith((".", "!", "?")) else "."
     text = masked(answer.content[: 4 * MAX_TEXT].decode("utf-8", "replace"), secrets)[:MAX_TEXT]
-    error = kind(f"{answer.status}{number} {words}{stop} {advice}".strip(), answer.status, text)
-    error.message = words
-    error.code = code
-    error.endpoint = f"/v1/sessions/{endpoint}"
-    error.retry_after = retry_after(answer.headers.get("retry-after"))
+    made = kind(f"{answer.status}{number} {words}{stop} {advice}".strip(), answer.status, text)
+    made.message = words
+    made.code = code
+    made.endpoint = f"/v1/sessions/{endpoint}"
+    made.retry_after = retry_after(answer.headers.get("retry-after"))
     request_id = answer.headers.get("x-request-id") or answer.headers.get("cf-ray")
-    error.request_id = _line(masked(request_id, secrets)) if request_id else None
-    return error
+    made.request_id = _line(masked(request_id, secrets)) if request_id else None
+    if isinstance(made, errors.InvalidRequestError):
+        made.errors = tuple((masked(at, secrets), masked(what, secrets)) for at, what in _complaints(body))
+    return made
 
 
-def _kind(status: int, words: str) -> type[LiveAvatarApiError]:
+def _kind(status: int, words: str) -> type[errors.LiveAvatarApiError]:
     success = 200 <= status <= 299
     if (success or status in (403, 409, 429)) and _CONCURRENCY.search(words):
-        return ConcurrencyLimitError
+        return errors.ConcurrencyLimitError
     if (success or 400 <= status <= 499) and _CREDITS.search(words):
-        return InsufficientCreditsError
+        return errors.InsufficientCreditsError
     if success:
-        return next((kind for pattern, kind in _BY_WORDS if pattern.search(words)), LiveAvatarApiError)
+        return next((kind for pattern, kind in _BY_WORDS if pattern.search(words)), errors.LiveAvatarApiError)
     if status >= 500:
-        return ServerError
-    return _BY_STATUS.get(status, LiveAvatarApiError)
+        return errors.ServerError
+    return _BY_STATUS.get(status, errors.LiveAvatarApiError)
 
 
 def _code(body: Any) -> int | None:
@@ -225,13 +202,6 @@ def _line(text: str) -> str:
     return " ".join(text.split())[:500]
 
 
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "an answer without words"
-
-
 def retry_after(value: str | None, now: datetime | None = None) -> float | None:
     """Seconds that a Retry-After header asks to wait: a number or an HTTP date; None when it is nonsense."""
     value = (value or "").strip()
@@ -259,7 +229,6 @@ _OPTIONAL: Mapping[str, Mapping[str, type]] = {
     "token": {},
     "start": {"livekit_agent_token": str, "ws_url": str, "max_session_duration": int},
 }
-_VISIBLE = re.compile(r"[!-~]+")
 
 
 def _type(value: Any) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import random
 import re
 import time
 from collections.abc import Callable, Generator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import attrs
@@ -17,19 +16,11 @@ import attrs
 from liveavatar_client.api.sessions import create_session_token, start_session, stop_session
 from liveavatar_client.models import LiveAvatarSessionResponse, SessionTokenResponse, StopSessionResponse
 
-from . import _answers
+from . import _answers, errors
 from ._config import Config
 from ._secrets import Secret, secrets_in
 from ._wire import USER_AGENT, Answer, WireRequest
-from .errors import (
-    ConcurrencyLimitError,
-    ConflictError,
-    InsufficientCreditsError,
-    LiveAvatarApiError,
-    LiveAvatarConnectionError,
-    LiveAvatarError,
-    NotFoundError,
-)
+from .errors import LiveAvatarApiError, LiveAvatarConnectionError, LiveAvatarError
 
 logger = logging.getLogger("liveavatar")
 
@@ -51,13 +42,13 @@ def never_started(error: LiveAvatarError) -> bool:
     if isinstance(error, LiveAvatarConnectionError):
         return not error.request_sent
     refused = isinstance(error, LiveAvatarApiError) and 400 <= error.status <= 499 and error.status != 408
-    return refused and not isinstance(error, ConflictError)
+    return refused and not isinstance(error, errors.ConflictError)
 
 
 def has_ended(error: LiveAvatarError) -> bool:
     """Whether a refused stop says that the session does not run."""
-    conflict = isinstance(error, ConflictError) and _ENDED.search(error.message)
-    return isinstance(error, NotFoundError) or bool(conflict)
+    conflict = isinstance(error, errors.ConflictError) and _ENDED.search(error.message)
+    return isinstance(error, errors.NotFoundError) or bool(conflict)
 
 
 @attrs.frozen
@@ -66,7 +57,7 @@ class Endpoint(Generic[T]):
 
     name: str
     operation: ModuleType
-    """Where the generated client has its functions."""
+    """The generated code: what builds its request, and what reads its answer."""
     success: int
     """The status that the contract documents for a success."""
     repeats: Callable[[int], bool]
@@ -100,7 +91,7 @@ STOP = Endpoint[StopSessionResponse](
 
 @attrs.define
 class Call:
-    """One request to one endpoint, for the client to send through the generated code."""
+    """One request to one endpoint, for the client to send; built and read by the endpoint's generated code."""
 
     endpoint: Endpoint[Any]
     body: Any
@@ -112,55 +103,39 @@ class Call:
     sent: Any = attrs.field(default=None, init=False, repr=False)
     answer: Answer | None = attrs.field(default=None, init=False)
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What the generated function is called with, besides the client."""
-        return {} if self.body is None else {"body": self.body}
-
-    def request(self, url: str, json_body: Any) -> WireRequest:
-        """What goes on the wire for what the generated code asks to be sent."""
+    def request(self) -> WireRequest:
+        """What goes on the wire."""
+        built = self.endpoint.operation._get_kwargs(**({} if self.body is None else {"body": self.body}))
         headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": USER_AGENT}
         headers.update(self.headers)
         content = b""
-        if json_body is not None:
+        if "json" in built:
+            self.sent = built["json"]
             headers["content-type"] = "application/json"
-            content = _encode(json_body).encode()
-        self.sent = json_body
-        url = self.base_url + url.removeprefix("/v1")
+            content = _encode(self.sent).encode()
+        url = self.base_url + built["url"].removeprefix("/v1")
         return WireRequest(url, headers, content, self.deadline, self.urgent)
 
-    def accept(self, answer: Answer) -> Accepted:
-        """The answer in the form that the generated parser reads.
+    def result(self, answer: Answer) -> Any:
+        """What the answer says, in the models of the contract.
 
         Raises:
             LiveAvatarError: it is no success, or breaks the contract.
         """
         self.answer = answer
         payload = _answers.read(answer, self.endpoint.name, self.secrets)
-        return Accepted(self.endpoint.success, payload, answer.headers, bytes(answer.content))
-
-    def unreadable(self, error: Exception) -> LiveAvatarApiError:
-        """The error for an answer that the generated parser cannot read after all."""
-        assert self.answer is not None
-        what = f"the body breaks the contract at {error}"
-        return _answers.bad_response(self.answer, self.endpoint.name, what, self.secrets())
+        # Under the status that the contract documents: any 2xx is as good.
+        accepted = SimpleNamespace(status_code=self.endpoint.success, json=lambda: payload)
+        try:
+            return self.endpoint.operation._parse_response(client=None, response=accepted)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # The contract asks for something that our own checks do not know of.
+            what = f"the body breaks the contract at {error}"
+            raise _answers.error(answer, self.endpoint.name, self.secrets(), what) from None
 
     def secrets(self) -> tuple[str, ...]:
         """What must not show in an error, should the service echo it."""
         return (*self.credentials, *secrets_in(self.sent))
-
-
-@attrs.define
-class Accepted:
-    """What the generated parser reads of a response."""
-
-    status_code: int
-    payload: dict[str, Any] = attrs.field(repr=False)
-    headers: Any = attrs.field(repr=False)
-    content: bytes = attrs.field(repr=False)
-
-    def json(self) -> dict[str, Any]:
-        return self.payload
 
 
 @attrs.frozen
@@ -200,7 +175,9 @@ def call(
     headers = {"X-API-KEY": credential} if token is None else {"Authorization": f"Bearer {credential}"}
     credentials = (credential, config.api_key.reveal())
     retries = config.max_retries if max_retries is None else max_retries
-    for attempt in itertools.count(1):
+    attempt = 0
+    while True:
+        attempt += 1
         step = Call(endpoint, body, config.base_url, headers, credentials, deadline, urgent)
         begun = time.monotonic()
         failure: BaseException | None = None
@@ -214,13 +191,7 @@ def call(
             pause = _pause(endpoint, error, attempt, retries)
             if pause is None or time.monotonic() + pause >= deadline:
                 raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            failure = error
-            if step.answer is None:
-                raise  # the caller's mistake: nothing was sent
-            # The contract asks for something that our own checks do not know of.
-            raise step.unreadable(error) from None
-        except BaseException as error:
+        except BaseException as error:  # an interruption, or the caller's mistake: nothing was sent
             failure = error
             raise
         finally:
@@ -233,7 +204,6 @@ def call(
                 session_id or "-",
             )
         yield Wait(pause)
-    raise AssertionError("unreachable")
 
 
 def _pause(endpoint: Endpoint[Any], error: LiveAvatarError, attempt: int, retries: int) -> float | None:
@@ -245,7 +215,7 @@ def _pause(endpoint: Endpoint[Any], error: LiveAvatarError, attempt: int, retrie
             return None
     elif not isinstance(error, LiveAvatarApiError) or not endpoint.repeats(error.status):
         return None
-    elif isinstance(error, ConcurrencyLimitError | InsufficientCreditsError) or (
+    elif isinstance(error, errors.ConcurrencyLimitError | errors.InsufficientCreditsError) or (
         endpoint is STOP and has_ended(error)
     ):
         return None  # another try changes nothing

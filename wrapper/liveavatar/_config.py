@@ -18,7 +18,8 @@ BASE_URL = "https://api.liveavatar.com/v1"
 KEY_VARIABLE = "LIVEAVATAR_API_KEY"
 URL_VARIABLE = "LIVEAVATAR_BASE_URL"
 
-_VISIBLE = re.compile(r"[!-~]+")
+VISIBLE = re.compile(r"[!-~]+")
+"""What a credential, an id and an address consist of."""
 
 
 @attrs.frozen
@@ -63,7 +64,7 @@ def credential(value: object, name: str) -> Secret:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
     value = value.strip()
-    if not _VISIBLE.fullmatch(value):
+    if not VISIBLE.fullmatch(value):
         raise ValueError(
             f"{name} is empty, or holds a blank, a line break or another character that no credential has"
         )
@@ -91,7 +92,7 @@ def _base_url(given: str | None, default: str) -> str:
         host, port = parts.hostname, parts.port  # an unusable port raises here
     except ValueError:
         raise ValueError("base_url has a host or port that cannot be used") from None
-    if not host or port == 0 or not _VISIBLE.fullmatch(url) or "\\" in url:
+    if not host or port == 0 or not VISIBLE.fullmatch(url) or "\\" in url:
         raise ValueError(f"base_url must look like {BASE_URL}")
     if parts.username is not None or parts.password is not None:
         raise ValueError("base_url must not hold a user name or password")

@@ -22,7 +22,7 @@ from liveavatar_client.models import (
 )
 
 from ._base import BaseApi, note, raise_first
-from ._calls import Accepted, Call, Flow, Step, Wait
+from ._calls import Call, Flow, Step, Wait
 from ._config import credential
 from ._flows import RESCUE_TIME
 from ._secrets import without_locals, without_locals_async
@@ -256,8 +256,7 @@ class AsyncLiveAvatarApi(BaseApi):
 
     async def _perform(self, step: Step) -> object:
         if isinstance(step, Call):
-            call = _GeneratedClient(step, self._transport)
-            return (await step.endpoint.operation.asyncio_detailed(client=call, **step.arguments)).parsed
+            return step.result(await self._transport.send(step.request()))
         if isinstance(step, Wait):
             await asyncio.sleep(step.seconds)
             return None
@@ -295,22 +294,3 @@ class AsyncLiveAvatarApi(BaseApi):
         self._unfinished.discard(task)
         if not task.cancelled():
             task.exception()  # the flow has logged it; nobody else is left to tell
-
-
-class _GeneratedClient:
-    """Stands where the generated code expects its own client: adds the credential, judges the answer.
-
-    The generated client would need a pool, or a change of its headers, per credential.
-    """
-
-    raise_on_unexpected_status = False
-
-    def __init__(self, call: Call, transport: AsyncTransport) -> None:
-        self._call = call
-        self._transport = transport
-
-    def get_async_httpx_client(self) -> Self:
-        return self
-
-    async def request(self, method: str, url: str, json: Any = None, headers: Any = None) -> Accepted:
-        return self._call.accept(await self._transport.send(self._call.request(url, json)))

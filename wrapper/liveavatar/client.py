@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import httpx
 
@@ -23,15 +23,12 @@ from liveavatar_client.models import (
 )
 
 from ._base import BaseApi, note, raise_first
-from ._calls import Accepted, Call, Flow, Step, Wait
+from ._calls import Call, Flow, Step, Wait
 from ._config import credential
 from ._flows import RESCUE_TIME
 from ._secrets import without_locals
 from .errors import SessionTokenNotFoundError
 from .models import StandardSessionResponse
-
-if TYPE_CHECKING:
-    from ._blocking import BlockingTransport
 
 T = TypeVar("T")
 
@@ -241,8 +238,7 @@ class LiveAvatarApi(BaseApi):
 
     def _perform(self, step: Step) -> object:
         if isinstance(step, Call):
-            call = _GeneratedClient(step, self._transport)
-            return step.endpoint.operation.sync_detailed(client=call, **step.arguments).parsed
+            return step.result(self._transport.send(step.request()))
         if isinstance(step, Wait):
             time.sleep(step.seconds)
             return None
@@ -288,22 +284,3 @@ class LiveAvatarApi(BaseApi):
         if not results:
             raise TimeoutError("the stop did not end in its time")
         return results[0]
-
-
-class _GeneratedClient:
-    """Stands where the generated code expects its own client: adds the credential, judges the answer.
-
-    The generated client would need a pool, or a change of its headers, per credential.
-    """
-
-    raise_on_unexpected_status = False
-
-    def __init__(self, call: Call, transport: BlockingTransport) -> None:
-        self._call = call
-        self._transport = transport
-
-    def get_httpx_client(self) -> Self:
-        return self
-
-    def request(self, method: str, url: str, json: Any = None, headers: Any = None) -> Accepted:
-        return self._call.accept(self._transport.send(self._call.request(url, json)))

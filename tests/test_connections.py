@@ -512,10 +512,19 @@ def test_where_a_service_elsewhere_is_not_reached_no_sandbox_is_thought_of(flavo
 # ---- Proxies -----------------------------------------------------------------------------------------------
 
 
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    """Carry bytes from one to the other until there are no more."""
+    with contextlib.suppress(OSError):
+        while chunk := source.recv(65536):
+            sink.sendall(chunk)
+        sink.shutdown(socket.SHUT_WR)
+
+
 class Proxy:
-    """Notes where it is asked to connect to, and refuses."""
+    """Notes where it is asked to connect to, and refuses; or connects to one place, whatever it is asked for."""
 
     def __init__(self) -> None:
+        self.leads_to: tuple[str, int] | None = None
         self.asked: list[str] = []
         self.told: list[str] = []
         """The headers that came with it."""
@@ -525,9 +534,15 @@ class Proxy:
             def do_CONNECT(self) -> None:
                 proxy.asked.append(self.path)
                 proxy.told.append(str(self.headers))
-                self.send_response(403)
+                self.send_response(200 if proxy.leads_to else 403)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
+                if proxy.leads_to:
+                    with socket.create_connection(proxy.leads_to) as far:
+                        back = threading.Thread(target=pump, args=(far, self.connection), daemon=True)
+                        back.start()
+                        pump(self.connection, far)
+                        back.join()
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -598,7 +613,7 @@ def authority() -> trustme.CA:
 @pytest.fixture
 def secure_wire(authority: trustme.CA) -> Iterator[Wire]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.issue_cert("127.0.0.1", "api.liveavatar.test").configure_cert(context)
     with Wire(context) as wire:
         yield wire
 
@@ -669,3 +684,25 @@ def test_no_tls_context_is_made_over_a_callers_pool(
                 pass
         assert contexts == []
     assert secure_wire.connections == 1
+
+
+def test_sessions_go_through_one_tunnel_of_the_environments_proxy(
+    flavour: str,
+    secure_wire: Wire,
+    authority: trustme.CA,
+    proxy: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    proxy.leads_to = "127.0.0.1", int(secure_wire.url.rsplit(":", 1)[1])
+    with client(flavour, "the-api-key", base_url="https://api.liveavatar.test") as api:
+        for _ in range(3):
+            with api.session(LITE):
+                pass
+    assert secure_wire.endpoints == ["token", "start", "stop"] * 3
+    assert proxy.asked == ["api.liveavatar.test:443"]
+    assert secure_wire.connections == 1
+    assert "the-api-key" not in proxy.told[0]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import ssl
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -29,7 +28,6 @@ class BlockingTransport:
         self._client = client
         self._proxy = environment_proxy(base_url)
         self._speaks_tls = bool(self._proxy) or base_url.startswith("https:")
-        self._context: ssl.SSLContext | None = None
         self._pool = self._new_pool() if client is None else None
 
     def send(self, request: WireRequest) -> Answer:
@@ -63,9 +61,9 @@ class BlockingTransport:
             self._pool.close()
 
     def _new_pool(self) -> _OwnTransport:
-        if self._context is None:  # it is costly to make, and the CAs to load more so
-            self._context = httpx.create_ssl_context() if self._speaks_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        return _OwnTransport(self._context, self._proxy)
+        # A context is costly: none is filled with CAs where there is no TLS to speak.
+        context = httpx.create_ssl_context() if self._speaks_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        return _OwnTransport(context, self._proxy)
 
 
 def _exchange(request: WireRequest, send: Callable[[httpx.Request], httpx.Response]) -> Answer:
@@ -97,7 +95,7 @@ class _OwnTransport(httpx.HTTPTransport):
     def __init__(self, context: ssl.SSLContext, proxy: str | None) -> None:
         super().__init__(verify=context, limits=httpx.Limits(keepalive_expiry=KEEP_ALIVE), proxy=proxy)
         # httpcore takes a backend at construction, which httpx does not pass on.
-        self._pool._network_backend = _DeadlineBackend(self._pool._network_backend)
+        self._pool._network_backend = _Bounded(self._pool._network_backend)  # type: ignore[assignment]
         self._pool = _Connections(self._pool)  # type: ignore[assignment]
 
 
@@ -167,53 +165,27 @@ class _Body:
         self._give_back()
 
 
-class _DeadlineBackend(httpcore.NetworkBackend):
-    def __init__(self, backend: httpcore.NetworkBackend) -> None:
-        self._backend = backend
+class _Bounded:
+    """httpcore's network backend, or a stream of it, whose every wait ends with the call's time.
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
-        limit = _limits.get().connect_limit()
-        return _DeadlineStream(self._backend.connect_tcp(host, port, limit, local_address, socket_options))
+    httpx bounds each read by itself: a peer that drips a byte now and then would never end.
+    """
 
-    def sleep(self, seconds: float) -> None:
-        self._backend.sleep(seconds)
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
-class _DeadlineStream(httpcore.NetworkStream):
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
-        self._stream = stream
+    def connect_tcp(self, **options: Any) -> _Bounded:
+        return _Bounded(self._inner.connect_tcp(**options | {"timeout": _limits.get().connect_limit()}))
+
+    # By position behind a proxy, by name elsewhere.
+    def start_tls(self, ssl_context: ssl.SSLContext, server_hostname: str, timeout: float | None = None) -> _Bounded:
+        return _Bounded(self._inner.start_tls(ssl_context, server_hostname, _limits.get().connect_limit()))
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _left(httpcore.ReadTimeout))
+        return self._inner.read(max_bytes, _limits.get().remaining(sent=True))  # type: ignore[no-any-return]
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _left(httpcore.WriteTimeout))
-
-    def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore.NetworkStream:
-        limit = _limits.get().connect_limit()
-        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, limit))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-def _left(late: type[Exception]) -> float:
-    left = _limits.get().deadline - time.monotonic()
-    if left <= 0:
-        raise late("the call's time is used up")
-    return left
+        self._inner.write(buffer, _limits.get().remaining(sent=True))

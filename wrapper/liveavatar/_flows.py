@@ -7,6 +7,7 @@ raised in the flow at that step. This is the one place that knows a session may 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import time
 
@@ -146,15 +147,12 @@ class Flows:
     def _stop(self, session: Session, deadline: float, urgent: bool) -> Flow[StopSessionResponse]:
         """Stop with the session's own token, else, when that is no longer good, with the API key."""
         body = StopSessionRequest(session_id=session.id)
-        for token in (session.token, None):
-            try:
-                return (
-                    yield from call(self._config, STOP, token, deadline, body, session_id=session.id, urgent=urgent)
-                )
-            except AuthenticationError:
-                if token is None:
-                    raise
-        raise AssertionError("unreachable")
+        stop = functools.partial(call, self._config, STOP, deadline=deadline, session_id=session.id, urgent=urgent)
+        try:
+            return (yield from stop(session.token, body=body))
+        except AuthenticationError:
+            pass  # and not from in here: what fails next is no consequence of it
+        return (yield from stop(None, body=body))
 
     def _deadline(self) -> float:
         return time.monotonic() + self._config.timeout

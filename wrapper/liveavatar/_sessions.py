@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import deque
 
 import attrs
 
@@ -30,7 +30,7 @@ class Sessions:
         self._lock = threading.Lock()
         self._open: dict[str, Session] = {}
         # Ids alone, and only the latest, to tell "closed already" from "never opened here".
-        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._ended: deque[str] = deque(maxlen=_REMEMBERED_ENDS)
 
     def remember(self, session_id: str, token: Secret) -> Session:
         """Take up a session whose start is about to leave."""
@@ -56,10 +56,7 @@ class Sessions:
         with self._lock:
             if self._open.get(session.id) is session:
                 del self._open[session.id]
-            self._ended[session.id] = None
-            self._ended.move_to_end(session.id)
-            while len(self._ended) > _REMEMBERED_ENDS:
-                self._ended.popitem(last=False)
+            self._ended.append(session.id)
 
     def find(self, session_id: str) -> Session:
         """The session of that id.
@@ -71,7 +68,7 @@ class Sessions:
         check_session_id(session_id)
         with self._lock:
             session = self._open.get(session_id)
-            ended = session_id in self._ended
+            ended = session is None and session_id in self._ended
         if session is None:
             why = (
                 "it is closed already"

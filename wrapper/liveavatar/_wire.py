@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 import attrs
@@ -38,15 +39,15 @@ class WireRequest:
     urgent: bool = False
     """It stops a session that may run unseen: it does not queue for a connection."""
 
-    def remaining(self) -> float:
+    def remaining(self, *, sent: bool = False) -> float:
         """Seconds left.
 
         Raises:
-            LiveAvatarTimeoutError: none are.
+            LiveAvatarTimeoutError: none are; its `request_sent` is `sent`.
         """
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise lost(self, TimeoutError(), sent=False)
+            raise lost(self, TimeoutError(), sent=sent)
         return left
 
     def connect_limit(self) -> float:
@@ -96,7 +97,7 @@ def lost(
     if isinstance(cause, BaseException):
         why = f"{why} ({type(cause).__name__})"
     why = masked(" ".join(why.split())[:300])
-    untrusted = isinstance(cause, BaseException) and _comes_from(cause, ssl.SSLCertVerificationError)
+    untrusted = any(isinstance(each, ssl.SSLCertVerificationError) for each in itertools.islice(_led_to(cause), 10))
     if untrusted:
         why = f"the service's certificate is not trusted: {why}"
     elif isinstance(cause, BaseException) and not (sent or late) and is_loopback(urlsplit(request.url).hostname):
@@ -120,10 +121,8 @@ def settled(answer: Answer | None, problem: LiveAvatarConnectionError) -> Answer
     return answer
 
 
-def _comes_from(error: BaseException, kind: type[BaseException]) -> bool:
-    current: BaseException | None = error
-    for _ in range(10):
-        if current is None or isinstance(current, kind):
-            break
-        current = current.__cause__ or current.__context__
-    return isinstance(current, kind)
+def _led_to(error: object) -> Iterator[BaseException]:
+    """An exception, and what led to it."""
+    while isinstance(error, BaseException):
+        yield error
+        error = error.__cause__ or error.__context__

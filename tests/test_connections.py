@@ -408,6 +408,24 @@ def test_requests_go_through_an_aiohttp_session_while_somebody_watches_there_and
     assert wire.connections == 1
 
 
+@pytest.mark.parametrize(("tried", "started"), [((3, 0), 3), ((99, 0), 0)])
+def test_an_aiohttp_newer_than_those_we_know_is_asked_through_its_session(
+    tried: tuple[int, int], started: int, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, seen = aiohttp.ClientResponse.start, []
+
+    async def noted(response: aiohttp.ClientResponse, connection: Any) -> Any:
+        seen.append(response.url.path)
+        return await start(response, connection)
+
+    monkeypatch.setattr("liveavatar._asyncio._TRIED", tried)
+    monkeypatch.setattr(aiohttp.ClientResponse, "start", noted)
+    with client("async", "key", base_url=wire.url) as api, api.session(LITE):
+        pass
+    assert wire.endpoints == ["token", "start", "stop"]
+    assert len(seen) == started
+
+
 class StandIn:
     """Passes itself off as the function it stands in for, as wrapt's wrappers do."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -79,6 +80,10 @@ class AsyncTransport(ABC):
         """Close our own pool; a caller's is the caller's."""
 
 
+_VERSION = tuple(int(number) for number in re.findall(r"\d+", aiohttp.__version__)[:2])
+_TRIED = (3, 14)
+"""The newest aiohttp whose connections we are known to use well; a newer one is asked through its session."""
+
 _Begun: TypeAlias = tuple[int, Mapping[str, str], aiohttp.StreamReader, Callable[[], None]]
 """An answer whose body is still to come: status, headers, body, and what gives the connection back."""
 
@@ -132,8 +137,8 @@ class AiohttpTransport(AsyncTransport):
                 connect=request.pool_limit() if request.urgent and self.borrowed else None,
                 sock_connect=request.connect_limit(),
             )
-        watched = self._proxy or self._session.trace_configs or not _is_aiohttps_own(aiohttp.ClientSession._request)
-        begin = self._begin_in_session if watched else self._begin_on_connection
+        direct = not self._proxy and not self._session.trace_configs and _is_as_known()
+        begin = self._begin_on_connection if direct else self._begin_in_session
         status, headers, content, done = await begin(self._session, request, limits)
         try:
             answer = Answer(status, headers)
@@ -188,10 +193,12 @@ class AiohttpTransport(AsyncTransport):
             await self._session.close()
 
 
-def _is_aiohttps_own(method: object) -> bool:
-    """Whether nobody has put a method of their own in place of one of aiohttp's, as cassettes and tracers do."""
+def _is_as_known() -> bool:
+    """Whether this is an aiohttp we know, whose sessions nobody has changed, as cassettes and tracers do."""
+    method: object = aiohttp.ClientSession._request
     # The exact type: wrappers pass themselves off as functions.
-    return type(method) is FunctionType and method.__code__.co_filename == aiohttp.client.__file__
+    own = type(method) is FunctionType and method.__code__.co_filename == aiohttp.client.__file__
+    return own and _VERSION <= _TRIED
 
 
 def _head(target: aiohttp.ClientRequest, request: WireRequest) -> bytes:

@@ -24,7 +24,11 @@ def main(file: str) -> None:
 
 def tables(figures: dict[str, Any]) -> str:
     startup, memory = figures["startup"], figures["memory"]
-    lines = [f"Measured on {figures['machine']}; medians of {figures['rounds']} rounds.", ""]
+    lines = [
+        f"Measured on {figures['machine']}, with {figures['peers']}; medians of {figures['rounds']} rounds of"
+        f" {figures['cycles']:,} sessions. Ratios differ by up to 5 % from run to run.",
+        "",
+    ]
     for wire, title in (("http", "Plain HTTP"), ("https", "TLS")):
         lines += [
             f"**{title}**: CPU milliseconds of the client per session opened and closed, and the ratio to the peer.",

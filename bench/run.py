@@ -16,6 +16,7 @@ import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,12 @@ CONCURRENCIES = (1, 50, 500, 1000)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="It measures CPU and wall milliseconds per session opened and closed, at 1 to 1,000 at once, over "
+        "HTTP and TLS; connections; start-up (in the JSON: seconds of CPU); memory. The defaults take about 15 minutes.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--rounds", type=int, default=5, help="how often each figure is taken")
     parser.add_argument("--cycles", type=int, default=2000, help="sessions opened and closed for one figure")
     parser.add_argument("--json", metavar="FILE", help="also write all figures to FILE ('-': to the output, alone)")
@@ -34,7 +40,12 @@ def main() -> None:
         clients.remove("Pipecat")
         say("Pipecat is not installed here: it is left out.")
     say(machine())
-    figures: dict[str, Any] = {"machine": machine(), "rounds": options.rounds, "cycles": options.cycles}
+    figures: dict[str, Any] = {
+        "machine": machine(),
+        "peers": peers(),
+        "rounds": options.rounds,
+        "cycles": options.cycles,
+    }
     for wire in ("http", "https"):
         with service(wire) as (base, environment):
             figures[wire] = measure(base, environment, clients, wire, options, say)
@@ -63,15 +74,15 @@ def measure(base: str, environment: dict[str, str], clients: list[str], wire: st
     for round_ in range(options.rounds):
         for job in jobs:
             kind, name, concurrency = job
-            progress(f"{wire}: round {round_ + 1} of {options.rounds}, {kind} {name}, {concurrency} at once", options)
+            progress(f"{wire}: round {round_ + 1} of {options.rounds}, {kind} {name}, {concurrency} at once")
             counts(base, environment)  # sets them to zero
             cycles = max(options.cycles, 2 * concurrency) if concurrency > 1 else options.cycles // 2
             figure = worker(kind, name, base, concurrency, cycles, environment)
             taken[job].append({**figure, "connections": counts(base, environment)["connections"]})
-    progress("", options)
+    progress("")
     rows = []
     say(f"\n{wire}: CPU milliseconds of the client per session opened and closed (median of {options.rounds})")
-    say(f"  {'client':<34}{'at once':>8}{'CPU ms':>9}{'ratio':>8}{'wall ms':>9}{'connections':>13}")
+    say(f"  {'client':<40}{'at once':>8}{'CPU ms':>9}{'ratio':>8}{'wall ms':>9}{'connections':>13}")
     for (kind, name, concurrency), figures in taken.items():
         median = {key: statistics.median(figure[key] for figure in figures) for key in figures[0]}
         peer = (kind, "bare httpx" if kind == "blocking" else "Pipecat", concurrency)
@@ -81,7 +92,7 @@ def measure(base: str, environment: dict[str, str], clients: list[str], wire: st
         ratio = statistics.median(a["cpu_ms"] / b["cpu_ms"] for a, b in pairs) if ours else None
         rows.append({"kind": kind, "client": name, "at_once": concurrency, **median, "ratio": ratio, "to": peer[1]})
         say(
-            f"  {kind + ': ' + name:<34}{concurrency:>8}{median['cpu_ms']:>9.3f}"
+            f"  {kind + ': ' + name:<40}{concurrency:>8}{median['cpu_ms']:>9.3f}"
             f"{f'{ratio:.2f}' if ratio else '-':>8}{median['wall_ms']:>9.3f}{median['connections']:>13.0f}"
         )
     return rows
@@ -98,6 +109,7 @@ def startup(base: str, environment: dict[str, str], rounds: int, say: Any) -> An
                 "from liveavatar import LiveAvatarApi",
                 "import aiohttp",
                 "from liveavatar import AsyncLiveAvatarApi",
+                "from liveavatar import AsyncLiveAvatarApi; AsyncLiveAvatarApi('key')",
             )
         },
         "cold start, bare httpx": [sys.executable, "-m", "bench.cold", "bare httpx", base],
@@ -110,7 +122,7 @@ def startup(base: str, environment: dict[str, str], rounds: int, say: Any) -> An
     medians = {name: statistics.median(values[1:]) for name, values in taken.items()}
     say(f"\nstart-up: CPU milliseconds (median of {2 * rounds})")
     for name, value in medians.items():
-        say(f"  {name:<42}{value * 1000:>7.0f}")
+        say(f"  {name:<72}{value * 1000:>7.0f}")
     return medians
 
 
@@ -182,9 +194,21 @@ def counts(base: str, environment: dict[str, str]) -> dict[str, int]:
         return json.load(answer)  # type: ignore[no-any-return]
 
 
-def progress(text: str, options: Any) -> None:
+def progress(text: str) -> None:
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    elif text:
+        print(text, file=sys.stderr, flush=True)
+
+
+def peers() -> str:
+    """What is compared, with versions."""
+    names = {"pipecat-ai": "Pipecat", "aiohttp": "aiohttp", "httpx": "httpx", "httpcore": "httpcore"}
+    found = []
+    for package, name in names.items():
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{name} {version(package)}")
+    return ", ".join(found)
 
 
 def machine() -> str:

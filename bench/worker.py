@@ -35,7 +35,7 @@ def asynchronous(client: str, base: str, concurrency: int, cycles: int) -> dict[
             await at_once(cycle, concurrency, max(20, concurrency))  # opens the connections
             cpu, wall = time.process_time(), time.perf_counter()
             await at_once(cycle, concurrency, cycles)
-            return spent(cpu, wall, cycles)
+            return spent(cpu, wall, cycles // concurrency * concurrency)
 
     return asyncio.run(main())
 

@@ -22,7 +22,15 @@ import aiohttp
 import httpx
 import pytest
 import trustme
-from liveavatar import InsufficientCreditsError, LiveAvatarApiError, LiveAvatarConnectionError
+from liveavatar import (
+    AsyncLiveAvatarApi,
+    InsufficientCreditsError,
+    LiveAvatarApi,
+    LiveAvatarApiError,
+    LiveAvatarConnectionError,
+    LiveAvatarError,
+    LiveAvatarTimeoutError,
+)
 from liveavatar import LiveAvatarNewSessionRequest as Request
 from liveavatar.sandbox import SandboxService, running
 
@@ -239,10 +247,11 @@ def test_a_thousand_at_once_wait_for_the_service_and_never_for_a_connection(flav
 class Callers:
     """A caller's own httpx client or aiohttp session, with hooks that see each request."""
 
-    def __init__(self, flavour: str, kind: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, flavour: str, kind: str, tls: ssl.SSLContext | None = None, limit: int = 100) -> None:
         self.flavour = flavour
         self.kind = kind
         self.tls = tls
+        self.limit = limit
         self.hooked = kind != "aiohttp session"
         self.seen: list[str] = []
         self.pool: Any = None
@@ -257,8 +266,9 @@ class Callers:
         if self.is_aiohttp:
             traces = aiohttp.TraceConfig()
             traces.on_request_start.append(self._aiohttp_hook)
-            connector = aiohttp.TCPConnector(ssl=verify)
+            connector = aiohttp.TCPConnector(ssl=verify, limit=self.limit)
             return aiohttp.ClientSession(trace_configs=[traces] * self.hooked, connector=connector, **marks)
+        marks["limits"] = httpx.Limits(max_connections=self.limit)
         if self.flavour == "async":
             return httpx.AsyncClient(event_hooks={"request": [self._async_hook]}, verify=verify, **marks)
         return httpx.Client(event_hooks={"request": [self._hook]}, verify=verify, **marks)
@@ -273,12 +283,12 @@ class Callers:
         self.seen.append(request.url.path)
 
     @contextlib.contextmanager
-    def client(self, base_url: str) -> Iterator[Any]:
+    def client(self, base_url: str, **settings: Any) -> Iterator[Any]:
         """A client of ours over the caller's pool, which its owner closes afterwards."""
         argument = "session" if self.is_aiohttp else "http_client"
         if self.flavour == "blocking":
             with self._make() as self.pool:
-                with client("blocking", "key", base_url=base_url, http_client=self.pool) as api:
+                with client("blocking", "key", base_url=base_url, http_client=self.pool, **settings) as api:
                     yield api
                 assert not self.pool.is_closed
             return
@@ -290,7 +300,7 @@ class Callers:
             self.pool = loop.run(make())
             close = self.pool.close if argument == "session" else self.pool.aclose
             stack.callback(lambda: loop.run(close()))
-            api = client("async", "key", base_url=base_url, **{argument: self.pool})
+            api = client("async", "key", base_url=base_url, **{argument: self.pool}, **settings)
             api.runner.close()
             api.runner = loop
             loop.run(api.api.__aenter__())
@@ -378,6 +388,38 @@ def test_what_a_callers_pool_adds_to_requests_stays_out_of_ours(flavour: str, ki
     for request in wire.received:
         assert request.header("cookie") == request.header("x-mine") == []
         assert request.credential  # one, and only one
+
+
+@pytest.mark.parametrize(("flavour", "kind"), CALLERS)
+def test_a_start_for_which_a_callers_pool_had_no_connection_was_not_sent(flavour: str, kind: str) -> None:
+    callers = Callers(flavour, kind, limit=1)
+    with (
+        Gate(2) as gate,
+        client("blocking", "key", base_url=gate.url) as other,
+        callers.client(gate.url, timeout=0.4) as api,
+        ThreadPoolExecutor(1) as thread,
+    ):
+
+        async def hold() -> Any:
+            held = asyncio.ensure_future(callers.pool.post(gate.url))
+            while not gate.requests:
+                await asyncio.sleep(0.01)
+            return held
+
+        # Somebody else uses the only connection, and waits.
+        held = api.runner.run(hold()) if flavour == "async" else thread.submit(callers.pool.post, gate.url)
+        eventually(lambda: gate.requests == 1)
+        with pytest.raises(LiveAvatarTimeoutError) as caught:
+            api.start_session("session-token")
+        other.create_session_token(LITE)  # lets them have their answer
+        if flavour == "async":
+            answer = api.runner.run(asyncio.wait_for(held, 10))
+            if callers.is_aiohttp:
+                answer.close()
+        else:
+            held.result()
+    assert (caught.value.request_sent, caught.value.session_may_be_running) == (False, False)
+    assert gate.requests == 2
 
 
 # ---- Those who watch aiohttp ---------------------------------------------------------------------------------
@@ -607,6 +649,22 @@ def test_a_service_on_this_machine_is_not_asked_for_through_a_proxy(
     with client(flavour, "key", base_url=wire.url) as api, api.session(LITE):
         pass
     assert proxy.asked == []
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h", "SOCKS4"])
+def test_a_proxy_that_is_not_spoken_here_is_an_error_at_once_that_shows_no_password(
+    flavour: str, scheme: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = {"blocking": LiveAvatarApi, "async": AsyncLiveAvatarApi}[flavour]
+    monkeypatch.setenv("ALL_PROXY", f"{scheme}://user:the-password@127.0.0.1:1080")
+    with pytest.raises(LiveAvatarError, match=f"of the kind {scheme}, .*http_client=") as caught:
+        make("key", base_url="https://api.liveavatar.test")
+    assert "the-password" not in str(caught.value)
+    with httpx.Client(trust_env=False) as http:
+        theirs = http if flavour == "blocking" else httpx.AsyncClient(trust_env=False)
+        assert make("key", base_url="https://api.liveavatar.test", http_client=theirs).open_sessions == ()
+    monkeypatch.setenv("NO_PROXY", "api.liveavatar.test")
+    assert make("key", base_url="https://api.liveavatar.test").open_sessions == ()
 
 
 def test_a_host_that_the_environment_excepts_is_reached_without_the_proxy(

@@ -819,6 +819,21 @@ def test_an_interruption_between_two_starts_is_undone_as_well(stage: Stage) -> N
     play.error(KeyboardInterrupt)
 
 
+def test_a_session_that_was_closed_before_its_start_was_answered_is_stopped_again_and_not_handed_out(
+    stage: Stage,
+) -> None:
+    play = stage.starting()
+    close = stage.close()
+    close("stop", NotFoundError("404 No such session.", 404, ""))
+    assert close.result().message
+    play("start", STARTED)
+    play("stop", STOPPED)
+    error = play.error(LiveAvatarError)
+    assert "was closed while it was being opened" in str(error)
+    assert (error.session_id, error.session_may_be_running) == (SESSION, False)
+    assert stage.open == []
+
+
 def test_an_answer_that_cannot_be_handed_out_is_undone(stage: Stage) -> None:
     play = stage.starting()
     play("start", "no answer at all")

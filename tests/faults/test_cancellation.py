@@ -476,3 +476,28 @@ def test_async_start_that_is_abandoned_with_its_loop_says_that_a_session_may_run
     for own in vars(api._transport).values():  # nothing can close it any more, and it would complain
         if isinstance(own, aiohttp.ClientSession):
             own.detach()
+
+
+@pytest.mark.parametrize("leave", ["aclose", "async with"])
+def test_async_client_that_is_closed_while_a_start_is_under_way_leaves_nothing_running(
+    leave: str, server: FaultServer, hurry: Hurry
+) -> None:
+    server.on("start", fault.delays(0.3))
+
+    async def main() -> None:
+        api = AsyncLiveAvatarApi(KEY, base_url=server.url, timeout=10.0)
+        opening = asyncio.ensure_future(api.new_session(session_request()))
+        await asyncio.to_thread(server.arrived, "start")
+        if leave == "aclose":
+            with pytest.warns(ResourceWarning, match="sessions are open"):
+                await api.aclose()
+        else:
+            async with api:
+                pass
+        with pytest.raises(LiveAvatarError) as caught:
+            await opening
+        assert caught.value.session_may_be_running is False
+
+    asyncio.run(main())
+    server.settle()
+    assert server.running == set()

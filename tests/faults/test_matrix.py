@@ -182,6 +182,21 @@ def test_an_answer_nobody_asked_for_is_not_taken_for_the_next_requests_answer(
         assert server.running == set()
 
 
+@pytest.mark.row("B8")
+def test_after_an_answer_nobody_asked_for_its_connection_is_not_used_again(
+    flavour: str, server: FaultServer, hurry: Hurry
+) -> None:
+    stray = fault.message(200, {"code": 1000, "data": None, "message": "stopped"})
+    with opened(flavour, server) as api:
+        server.on("token", fault.says_too_much(stray), 1)
+        with contextlib.suppress(LiveAvatarError):
+            api.create_session_token(session_request())
+        for _ in range(3):
+            api.close_session(api.new_session(session_request()).session_id)
+    assert server.counts == (4, 3, 3)
+    assert server.running == set()
+
+
 @pytest.mark.row("B4")
 def test_a_connection_that_the_service_closed_while_idle_costs_nobody_an_error(
     flavour: str, server: FaultServer, hurry: Hurry

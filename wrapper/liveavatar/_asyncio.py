@@ -34,6 +34,8 @@ class AsyncTransport(ABC):
 
     borrowed = False
     """Whether the pool is the caller's, which may have no connection to give."""
+    closed = False
+    """Whether our own pool is closed."""
 
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
@@ -47,9 +49,9 @@ class AsyncTransport(ABC):
         try:
             return await self._exchange(request)
         except LiveAvatarConnectionError as error:
-            if not (self.borrowed and request.urgent) or error.request_sent:
+            if not (request.urgent and (self.borrowed or self.closed)) or error.request_sent:
                 raise
-        # The caller's pool has no connection to give, and a session may be running: open one beside it.
+        # The pool has no connection to give, or is closed, and a session may be running: open one beside it.
         spare = AiohttpTransport(self._base_url, None)
         try:
             return await spare.send(request)
@@ -126,15 +128,15 @@ class AiohttpTransport(AsyncTransport):
         return session
 
     async def _receive(self, request: WireRequest, come: list[Answer]) -> None:
-        if self._caller is not None and self._caller.closed:
+        if self.closed or (self._caller is not None and self._caller.closed):
             raise lost(request, "the aiohttp session is closed", sent=False)
         if self._session is None:
             self._session = self._open()
         limits = _USUAL_LIMITS
-        if request.urgent or request.remaining() <= CONNECT_LIMIT:
+        if self.borrowed or request.remaining() <= CONNECT_LIMIT:
             limits = aiohttp.ClientTimeout(
                 total=None,
-                connect=request.pool_limit() if request.urgent and self.borrowed else None,
+                connect=request.pool_limit() if self.borrowed else None,
                 sock_connect=request.connect_limit(),
             )
         direct = not self._proxy and not self._session.trace_configs and _is_as_known()
@@ -170,7 +172,10 @@ class AiohttpTransport(AsyncTransport):
             target = aiohttp.ClientRequest("POST", yarl.URL(request.url), loop=asyncio.get_running_loop())
             self._targets[request.url] = target
         assert session.connector is not None
-        connection = await session.connector.connect(target, [], limits)
+        try:
+            connection = await session.connector.connect(target, [], limits)
+        except TimeoutError:
+            raise aiohttp.ConnectionTimeoutError("no connection in time") from None
         try:
             assert connection.transport is not None
             assert connection.protocol is not None
@@ -189,6 +194,7 @@ class AiohttpTransport(AsyncTransport):
 
     async def close(self) -> None:
         """Close our own pool; a caller's session is the caller's."""
+        self.closed = True
         if self._session is not None:
             await self._session.close()
 

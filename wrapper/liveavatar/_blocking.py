@@ -26,7 +26,7 @@ class BlockingTransport:
 
     def __init__(self, base_url: str, client: httpx.Client | None) -> None:
         self._client = client
-        self._proxy = environment_proxy(base_url)
+        self._proxy = environment_proxy(base_url, needed=client is None)
         self._speaks_tls = bool(self._proxy) or base_url.startswith("https:")
         self._pool = self._new_pool() if client is None else None
 
@@ -131,7 +131,7 @@ class _Connections:
         return None
 
     def _give_back(self, connection: httpcore.ConnectionInterface) -> None:
-        if not connection.is_idle():  # its answer was not read to the end
+        if not connection.is_idle() or _has_more(connection):
             connection.close()
             return
         self._idle.append(connection)
@@ -148,6 +148,12 @@ class _Connections:
         with contextlib.suppress(IndexError):
             while True:
                 self._idle.pop().close()
+
+
+def _has_more(connection: httpcore.ConnectionInterface) -> bool:
+    """Whether more came than the answer, which would be taken for the next one; it does not say so itself."""
+    parser = getattr(getattr(connection, "_connection", None), "_h11_state", None)
+    return parser is not None and parser.trailing_data[0] != b""
 
 
 class _Body:

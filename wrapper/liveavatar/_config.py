@@ -114,11 +114,25 @@ def is_loopback(host: str | None) -> bool:
         return host == "localhost"
 
 
-def environment_proxy(url: str) -> str | None:
-    """The proxy that the environment names for `url`, as HTTPS_PROXY, ALL_PROXY and NO_PROXY say."""
+def environment_proxy(url: str, *, needed: bool = False) -> str | None:
+    """The HTTP proxy that the environment names for `url`, as HTTPS_PROXY, ALL_PROXY and NO_PROXY say.
+
+    Raises:
+        LiveAvatarError: it names one of another kind, and `needed` says that there is no way around it.
+    """
     parts = urlsplit(url)
     if is_loopback(parts.hostname) or urllib.request.proxy_bypass(parts.hostname or ""):
         return None
     proxies = urllib.request.getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    return proxy if not proxy or "://" in proxy else f"http://{proxy}"
+    kind, sign, _ = (proxy or "").partition("://")
+    if not sign:
+        return proxy and f"http://{proxy}"
+    if kind.lower() in ("http", "https"):
+        return proxy
+    if needed:
+        raise LiveAvatarError(
+            f"The environment's proxy for {parts.scheme}:// is of the kind {kind}, which is not spoken here. "
+            "Give http_client= with a client that does (httpx[socks]), or except the host in NO_PROXY."
+        )
+    return None

@@ -57,6 +57,8 @@ class Flows:
         session = self.sessions.remember(minted.session_id, Secret(minted.session_token))
         try:
             answer = yield from call(self._config, START, session.token, deadline, session_id=session.id)
+            if session.ended:  # and the stop may have been there before the start
+                raise LiveAvatarError(f"Session {session.id} was closed while it was being opened.")
             self.sessions.started(session, answer.data.session_id)
             return StandardSessionResponse.of(session.id, answer)
         except BaseException as error:

@@ -21,6 +21,8 @@ class Session:
     token: Secret
     opened: bool = False
     """True once new_session has handed it to the caller."""
+    ended: bool = False
+    """True once it is known not to run."""
 
 
 class Sessions:
@@ -53,6 +55,7 @@ class Sessions:
 
     def forget(self, session: Session) -> None:
         """The session is known not to run."""
+        session.ended = True
         with self._lock:
             if self._open.get(session.id) is session:
                 del self._open[session.id]

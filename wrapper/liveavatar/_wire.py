@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -55,8 +56,8 @@ class WireRequest:
         return min(CONNECT_LIMIT, 0.9 * self.remaining())
 
     def pool_limit(self) -> float:
-        """Seconds to wait for a free connection of a caller's pool."""
-        return min(0.5, self.remaining()) if self.urgent else self.remaining()
+        """Seconds to wait for a free connection of a caller's pool, for the same reason a little less."""
+        return min(0.5 if self.urgent else math.inf, 0.9 * self.remaining())
 
 
 @attrs.define

@@ -23,7 +23,7 @@ from liveavatar_client.models import (
 
 from ._base import BaseApi, note, raise_first
 from ._calls import Call, Flow, Step, Wait
-from ._config import credential
+from ._config import credential, environment_proxy
 from ._flows import RESCUE_TIME
 from ._secrets import without_locals, without_locals_async
 from .errors import LiveAvatarError, SessionTokenNotFoundError
@@ -42,7 +42,8 @@ class AsyncLiveAvatarApi(BaseApi):
 
     Args:
         api_key: the account's API key; without it the environment variable LIVEAVATAR_API_KEY.
-        session: your own aiohttp.ClientSession, whose connections are then used; it is never closed here.
+        session: your own aiohttp.ClientSession, whose connections and trace configs are then used, and nothing else
+            of it (no headers, cookies, middlewares or proxy); it is never closed here.
         base_url: where the service is; without it LIVEAVATAR_BASE_URL, then `BASE_URL`.
         timeout: seconds one method call may take, retries and waits included.
         max_retries: how many more times a request that is safe to repeat is tried; 0 turns retries off.
@@ -82,6 +83,7 @@ class AsyncLiveAvatarApi(BaseApi):
         if self._http_client is not None:
             self._transport = HttpxTransport(self._config.base_url, self._http_client)
         else:
+            environment_proxy(self._config.base_url, needed=self._session is None)
             self._transport = AiohttpTransport(self._config.base_url, self._session)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unfinished: set[asyncio.Task[Any]] = set()

@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="It measures CPU and wall milliseconds per session opened and closed, at 1 to 1,000 at once, over "
-        "HTTP and TLS; connections; start-up (in the JSON: seconds of CPU); memory. The defaults take about 15 minutes.",
+        "HTTP and TLS; connections; start-up (in the JSON: seconds of CPU); memory. The defaults take 15 minutes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=5, help="how often each figure is taken")

@@ -15,7 +15,7 @@ install: ## make the environment for all that follows, or leave it alone if it s
 	@$(PYTHON) scripts/environment.py "$(VENV)" dev
 
 demo-environment:
-	@$(PYTHON) scripts/environment.py "$(VENV)" sandbox
+	@$(PYTHON) scripts/environment.py "$(VENV)" mock
 
 demo: demo-environment ## open and close sessions before your eyes; no account needed
 	@$(RUN) liveavatar.demo
@@ -54,12 +54,12 @@ audit: install ## whether a runtime dependency is known to be vulnerable; the SB
 coverage: install ## all tests, and that they reach 95 % of the hand-written lines
 	$(RUN) pytest $(PARALLEL) --cov --cov-report=term --cov-fail-under=95
 
-record: install ## record the cassettes anew: from the live service if LIVEAVATAR_API_KEY is set, else from the sandbox
+record: install ## record the cassettes anew: from the live service if LIVEAVATAR_API_KEY is set, else from the mock server
 	$(BIN)/python scripts/record.py
 
 MUTANTS = .venv-mutants/bin/python
 mutants: ## put faults into the code that retries and undoes, and see which the tests miss
-	@$(PYTHON) scripts/environment.py .venv-mutants sandbox
+	@$(PYTHON) scripts/environment.py .venv-mutants mock
 	@$(MUTANTS) -m pip install --quiet --disable-pip-version-check mutmut==3.8.1 pytest
 	@$(MUTANTS) scripts/mutants.py
 
@@ -75,7 +75,7 @@ CYCLES = 2000
 BENCH = .venv-bench/bin/python -m
 
 bench-environment:
-	@$(PYTHON) scripts/environment.py .venv-bench sandbox
+	@$(PYTHON) scripts/environment.py .venv-bench mock
 	@$(BENCH) pip install --quiet --disable-pip-version-check trustme matplotlib
 	@$(BENCH) pip install --quiet --disable-pip-version-check pipecat-ai || echo "Pipecat does not install here."
 

@@ -108,7 +108,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: nodes
     target = str(node["reftarget"]).removesuffix("()")
     name = target.rpartition(".")[2]
     if target.split(".")[0] in ("liveavatar", "liveavatar_client", "generated") or name == target:
-        for home in ("liveavatar", "liveavatar.sandbox", "liveavatar.testing"):
+        for home in ("liveavatar", "liveavatar.mock", "liveavatar.testing"):
             found = env.domains["py"].objects.get(f"{home}.{name}")
             if found:
                 return env.domains["py"].resolve_xref(

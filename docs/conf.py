@@ -15,7 +15,7 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser", "sphin
 nitpicky = True  # a class that is named and cannot be linked is a warning, but for those that _pages knows
 nitpick_ignore = [  # what annotations name, and nobody has to know
     ("py:class", "liveavatar_client.types.Unset"),
-    ("py:class", "liveavatar.sandbox._settings.SettingsKeywords"),
+    ("py:class", "liveavatar.mock._settings.SettingsKeywords"),
 ]
 default_role = "py:name"  # docstrings say `stop_session` as everybody does: it becomes a link where it can
 suppress_warnings = ["misc.highlighting_failure"]  # a console block may run over several lines; it shows well

@@ -7,7 +7,7 @@ SIGTERM (from a supervisor or a container that stops) end it early, and the sess
     export LIVEAVATAR_API_KEY=...
     python blocking_script.py 30
 
-Without an account, run `python -m liveavatar.sandbox` in another terminal first, and export what it prints.
+Without an account, run `python -m liveavatar.mock` in another terminal first, and export what it prints.
 """
 
 import signal

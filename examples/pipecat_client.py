@@ -7,7 +7,7 @@ around it. It runs for 20 seconds, or as many as you say, or until Ctrl-C or SIG
     export LIVEAVATAR_API_KEY=...
     python pipecat_client.py 60
 
-Against `python -m liveavatar.sandbox` all of it works but the room, which the sandbox does not have: Pipecat says so,
+Against `python -m liveavatar.mock` all of it works but the room, which the mock server does not have: Pipecat says so,
 and goes on without.
 """
 

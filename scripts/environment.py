@@ -1,8 +1,8 @@
 """Make the Python environment that the Makefile's recipes run in, or leave it alone when it still fits.
 
-    python3 scripts/environment.py FOLDER sandbox|dev
+    python3 scripts/environment.py FOLDER mock|dev
 
-"sandbox" is what the demo needs; "dev" adds what all the rest needs. An environment fits as long as pyproject.toml is
+"mock" is what the demo needs; "dev" adds what all the rest needs. An environment fits as long as pyproject.toml is
 the same, its folder has not moved and its Python runs. Which Python made it matters only when somebody names one:
 `make PYTHON=python3.13 ...`.
 
@@ -20,10 +20,10 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROJECT = os.path.join(ROOT, "pyproject.toml")
-STEPS = ("sandbox", "dev")
+STEPS = ("mock", "dev")
 # By path, never by name: what an index has under our name is not ours.
-INSTALLS = {"sandbox": ["--editable", ".[sandbox]"], "dev": ["--editable", ".[dev]"]}
-PURPOSES = {"sandbox": "the demo needs (about 10 seconds", "dev": "tests and checks need (about 20 seconds"}
+INSTALLS = {"mock": ["--editable", ".[mock]"], "dev": ["--editable", ".[dev]"]}
+PURPOSES = {"mock": "the demo needs (about 10 seconds", "dev": "tests and checks need (about 20 seconds"}
 
 
 def main(folder: str, wanted: str) -> str:
@@ -89,7 +89,7 @@ def explain(failed: subprocess.CalledProcessError) -> str:
     with open(PROJECT, "rb") as file:
         pyproject = tomllib.load(file)
     extras = pyproject["project"]["optional-dependencies"]
-    needed = pyproject["build-system"]["requires"] + pyproject["project"]["dependencies"] + extras["sandbox"]
+    needed = pyproject["build-system"]["requires"] + pyproject["project"]["dependencies"] + extras["mock"]
     if failed.cmd[-1] == INSTALLS["dev"][-1]:
         needed = extras["testing"] + extras["dev"]
     names = [re.split("[^A-Za-z0-9_-]", line)[0] for line in needed]

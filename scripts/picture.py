@@ -1,4 +1,4 @@
-"""Render docs/cli.svg: real runs of the command line on a terminal, against the sandbox.
+"""Render docs/cli.svg: real runs of the command line on a terminal, against the mock server.
 
     python scripts/picture.py [FILE]
 
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from liveavatar.sandbox import running
+from liveavatar.mock import mock_server
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.text import Text
@@ -28,7 +28,7 @@ SESSION = "5e551014-0c1d-4f7a-9b6e-2d3c4b5a6978"
 def main(file: Path) -> None:
     """Write the picture."""
     paper = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    with running() as service, tempfile.TemporaryDirectory() as folder:
+    with mock_server() as service, tempfile.TemporaryDirectory() as folder:
         env = {
             "PATH": os.environ["PATH"],
             "TERM": "xterm-256color",
@@ -47,7 +47,7 @@ def main(file: Path) -> None:
             paper.print(Text.assemble(("$ ", "bold green"), (f"liveavatar {arguments}", "bold")))
             for line in settled(said):
                 paper.print(Text.from_ansi(line), soft_wrap=True)
-        assert not service.running
+        assert not service.running_sessions
     # Without the fonts that the format fetches from elsewhere.
     plain = re.sub(r"\s*@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     plain = plain.replace("Fira Code, monospace", FONTS)

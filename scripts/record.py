@@ -1,7 +1,7 @@
 """Record the cassettes of the tests anew: `make record`.
 
 Against the live service when LIVEAVATAR_API_KEY is set, as far as that costs nothing: with the sandbox avatar, and
-errors that cost nothing either. All else, and everything without a key, against the sandbox service on this machine.
+errors that cost nothing either. All else, and everything without a key, against the mock server on this machine.
 What replays is what was recorded: a scenario that fails leaves its cassette as it was.
 """
 
@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from liveavatar import LiveAvatarApi
-from liveavatar.sandbox import running
+from liveavatar.mock import mock_server
 from liveavatar.testing import vcr_config
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -28,7 +28,7 @@ from tests.test_cassettes import CASSETTES, SCENARIOS, Scenario
 
 
 class Gateway:
-    """Answers in the sandbox's place, where a scenario says so."""
+    """Answers in the mock server's place, where a scenario says so."""
 
     def __init__(self, app: ASGIApp, scenario: Scenario) -> None:
         self.app = app
@@ -49,9 +49,9 @@ def service(scenario: Scenario, live_key: str | None) -> Iterator[tuple[str, str
         yield live_key, LiveAvatarApi.BASE_URL, "the live service"
         return
     key = f"key-{uuid.uuid4()}"
-    with running(api_keys=[key], **scenario.settings) as sandbox:
-        sandbox._sandbox.app.add_middleware(Gateway, scenario=scenario)
-        yield key, sandbox.base_url, "the sandbox service"
+    with mock_server(api_keys=[key], **scenario.settings) as mock:
+        mock._service.app.add_middleware(Gateway, scenario=scenario)
+        yield key, mock.base_url, "the mock server"
 
 
 def record(scenario: Scenario, live_key: str | None, folder: Path) -> str:

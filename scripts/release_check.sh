@@ -19,7 +19,7 @@ names = zipfile.ZipFile(wheel).namelist()
 tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
 assert tops == {"liveavatar", "liveavatar_client"}, tops
 for wanted in ("liveavatar/py.typed", "liveavatar_client/py.typed", "liveavatar_client/openapi.yaml",
-               "liveavatar/sandbox/_page.html", "liveavatar/cli/__init__.py"):
+               "liveavatar/mock/_page.html", "liveavatar/cli/__init__.py"):
     assert wanted in names, f"{wanted} is not in the wheel"
 sources = {name.split("/", 1)[1] for name in tarfile.open(sdist).getnames() if "/" in name}
 for wanted in ("openapi/liveavatar.yaml", "Makefile", "README.md", "LICENSE", "tests/conftest.py"):
@@ -49,7 +49,7 @@ refused -m liveavatar.demo
 refused -m liveavatar --help
 
 echo "the wheel with its extras:"
-try -m pip install --quiet --disable-pip-version-check "$(echo "$dist"/*.whl)[cli,sandbox]"
+try -m pip install --quiet --disable-pip-version-check "$(echo "$dist"/*.whl)[cli,mock]"
 try -W error -m liveavatar.demo
 wheel/bin/liveavatar --version
 echo "the release stands"

@@ -1,4 +1,4 @@
-"""What people open in a browser, the documentation and the sandbox's page, works in a real one.
+"""What people open in a browser, the documentation and the mock server's page, works in a real one.
 
 The browser is driven over its own protocol, through the aiohttp that is there anyway.
 """
@@ -20,7 +20,7 @@ from typing import Any, Self
 import aiohttp
 import pytest
 from liveavatar import AsyncLiveAvatarApi, LiveAvatarNewSessionRequest
-from liveavatar.sandbox import running
+from liveavatar.mock import mock_server
 
 from tests.test_docs import build
 
@@ -230,9 +230,9 @@ def test_the_search_finds_what_is_there(browser: str, address: str, words: str, 
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_the_sandbox_shows_sessions_as_they_open_and_end(browser: str, size: tuple[int, int]) -> None:
+def test_the_mock_server_shows_sessions_as_they_open_and_end(browser: str, size: tuple[int, int]) -> None:
     async def look() -> None:
-        with running() as service:
+        with mock_server() as service:
             api = AsyncLiveAvatarApi(service.api_key, base_url=service.base_url)
             async with Tab(browser, size) as tab, api:
                 running_now = "document.getElementById('running').textContent"

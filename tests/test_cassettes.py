@@ -42,7 +42,7 @@ from liveavatar import (
     testing,
 )
 from liveavatar import LiveAvatarNewSessionRequest as Request
-from liveavatar.sandbox import SandboxService, _contract, running
+from liveavatar.mock import MockServer, _contract, mock_server
 
 from liveavatar_client.models import AgoraConfig
 from tests.clients import client
@@ -70,9 +70,9 @@ class Scenario:
     """Whether `make record` may play it against the live service: it costs nothing and needs nothing set up there."""
     right_key: bool = True
     settings: dict[str, Any] = field(default_factory=dict)
-    """The sandbox's settings."""
+    """The mock server's settings."""
     gateway: dict[str, tuple[int, str, str]] = field(default_factory=dict)
-    """Status, content type and body that are answered in the sandbox's place, by endpoint."""
+    """Status, content type and body that are answered in the mock server's place, by endpoint."""
     breaks: tuple[str, str] = ("", "")
     """The endpoint, and "request" or "answer": what is not as the contract says, and is there for that."""
 
@@ -299,7 +299,7 @@ SECRETS = {
     ),
     "a socket's address with its credential": (r"wss?://[^\s\"']*[?@]", "wss://events.example.com/?t=1"),
     "a cookie": (r"(?i)cookie:", "Set-Cookie:"),
-    "the sandbox's usual key": (r"sandbox-key", "sandbox-key"),
+    "the mock server's usual key": (r"mock-key", "mock-key"),
 }
 
 
@@ -309,9 +309,9 @@ def test_every_scenario_has_its_cassette_and_every_cassette_its_scenario() -> No
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_cassette_says_what_it_was_recorded_against_and_when(name: str) -> None:
-    said = r"# Recorded \d{4}-\d\d-\d\d against (the live service|the sandbox service) by `make record`\."
+    said = r"# Recorded \d{4}-\d\d-\d\d against (the live service|the mock server) by `make record`\."
     assert re.match(said, RECORDED[name])
-    assert "http://" not in RECORDED[name], "a sandbox is recorded under the address of the live service"
+    assert "http://" not in RECORDED[name], "a mock server is recorded under the address of the live service"
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -380,7 +380,7 @@ def faults(message: dict[str, Any], media_type: str, text: str) -> list[Any]:
 
 # ---- vcr_config --------------------------------------------------------------------------------------------
 
-liveavatar_sandbox = testing.liveavatar_sandbox
+liveavatar_mock = testing.liveavatar_mock
 OWN_ROOM = Request(
     avatar_id=AVATAR,
     livekit_config=CustomSDKLiveKitConfig(
@@ -395,9 +395,9 @@ def use(path: Path, mode: str) -> Any:
 
 
 def test_what_one_client_records_the_other_replays_with_another_key_and_base_url(
-    flavour: str, liveavatar_sandbox: SandboxService, tmp_path: Path
+    flavour: str, liveavatar_mock: MockServer, tmp_path: Path
 ) -> None:
-    secrets = {liveavatar_sandbox.api_key, "room-token-of-the-avatar", "agora-"}
+    secrets = {liveavatar_mock.api_key, "room-token-of-the-avatar", "agora-"}
 
     def play(api: Any) -> None:
         session = api.new_session(LITE)
@@ -420,7 +420,7 @@ def test_what_one_client_records_the_other_replays_with_another_key_and_base_url
 
 
 def test_a_callers_own_httpx_client_records_and_replays_the_same_cassette(
-    liveavatar_sandbox: SandboxService, tmp_path: Path
+    liveavatar_mock: MockServer, tmp_path: Path
 ) -> None:
     def play(mode: str, flavour: str, **settings: Any) -> None:
         with use(tmp_path / "c.yaml", mode), client(flavour, **settings) as api, api.session(LITE):
@@ -433,7 +433,7 @@ def test_a_callers_own_httpx_client_records_and_replays_the_same_cassette(
 
 
 def test_sessions_opened_at_once_stay_apart_in_one_cassette(
-    flavour: str, liveavatar_sandbox: SandboxService, tmp_path: Path
+    flavour: str, liveavatar_mock: MockServer, tmp_path: Path
 ) -> None:
     opened: list[str] = []
     with use(tmp_path / "c.yaml", "all"), client(flavour) as api:
@@ -508,7 +508,7 @@ def test_a_body_that_is_not_text_is_kept_and_one_in_an_unknown_encoding_is_not()
     assert list(clean_request(form).body) == [b"part"]
 
 
-def test_only_a_sandbox_is_recorded_under_another_address() -> None:
+def test_only_a_mock_server_is_recorded_under_another_address() -> None:
     assert (
         clean_request(b"", "http://[::1]:8080/v1/sessions/stop").uri == "https://api.liveavatar.com/v1/sessions/stop"
     )
@@ -531,14 +531,14 @@ from liveavatar import ConcurrencyLimitError, LiveAvatarApi, LiveAvatarNewSessio
 
 REQUEST = LiveAvatarNewSessionRequest(avatar_id="dd73ea75-1218-4ef3-92ce-606d5f7fbc0a", is_sandbox=True)
 
-def test_with_the_sandbox(liveavatar_sandbox):
+def test_with_the_mock_server(liveavatar_mock):
     with LiveAvatarApi() as api:
         session = api.new_session(REQUEST)
-        assert liveavatar_sandbox.running == [session.session_id]
-    assert liveavatar_sandbox.running == []
+        assert liveavatar_mock.running_sessions == [session.session_id]
+    assert liveavatar_mock.running_sessions == []
 
-@pytest.mark.parametrize("liveavatar_sandbox", [{"max_concurrent": 1}], indirect=True)
-def test_with_a_sandbox_set_up(liveavatar_sandbox):
+@pytest.mark.parametrize("liveavatar_mock", [{"max_concurrent": 1}], indirect=True)
+def test_with_a_mock_server_set_up(liveavatar_mock):
     with LiveAvatarApi() as api, api.session(REQUEST), pytest.raises(ConcurrencyLimitError):
         api.new_session(REQUEST)
 
@@ -557,10 +557,10 @@ def users_pytest(folder: Path, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
-def test_one_line_in_a_conftest_brings_the_sandbox_and_cassettes(tmp_path: Path) -> None:
+def test_one_line_in_a_conftest_brings_the_mock_server_and_cassettes(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST, "utf-8")
     (tmp_path / "test_mine.py").write_text(USERS_TESTS, "utf-8")
-    with running(api_keys=["my-key"]) as service:
+    with mock_server(api_keys=["my-key"]) as service:
         users_pytest(tmp_path, "--record-mode=once", LIVEAVATAR_BASE_URL=service.base_url)
     cassette = tmp_path / "cassettes" / "test_mine" / "test_with_a_cassette.yaml"
     assert "my-key" not in cassette.read_text("utf-8")

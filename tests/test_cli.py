@@ -1,4 +1,4 @@
-"""The command line as its users run it: a process of its own, on a terminal or without one, against the sandbox."""
+"""The command line as its users run it: its own process, on a terminal or without one, against the mock server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ import pytest
 import trustme
 from liveavatar import LiveAvatarApi, LiveAvatarNewSessionRequest, __version__
 from liveavatar.cli import _doctor
-from liveavatar.sandbox import SandboxService, running
+from liveavatar.mock import MockServer, mock_server
 
 AVATAR = "3f9c2f6e-0000-4000-8000-1234567890ab"
 COMMAND = [sys.executable, "-W", "error", "-m", "liveavatar"]
@@ -35,13 +35,13 @@ WAIT = 20  # seconds, for what takes a fraction of one
 
 
 @pytest.fixture
-def service() -> Iterator[SandboxService]:
-    with running(max_concurrent=3) as service:
+def service() -> Iterator[MockServer]:
+    with mock_server(max_concurrent=3) as service:
         yield service
 
 
 @pytest.fixture
-def env(service: SandboxService, tmp_path: Path) -> dict[str, str]:
+def env(service: MockServer, tmp_path: Path) -> dict[str, str]:
     """What the command finds in its environment; nothing of the machine that could change its words."""
     kept = {name: os.environ[name] for name in ("PATH", "COVERAGE_PROCESS_CONFIG", "SYSTEMROOT") if name in os.environ}
     return {
@@ -141,45 +141,45 @@ def eventually(true: Callable[[], object]) -> None:
 
 
 def test_on_a_terminal_the_session_is_shown_with_its_countdown_and_stopped_at_enter(
-    run: Run, service: SandboxService
+    run: Run, service: MockServer
 ) -> None:
     terminal = Terminal(run, "new", "--sandbox")
     terminal.until("0:59")
-    (session_id,) = service.running
-    for words in (session_id, "wss://room.sandbox.invalid", "at most 1:00", "Time left", "0 credits", "Ctrl-C"):
+    (session_id,) = service.running_sessions
+    for words in (session_id, "wss://room.mock.invalid", "at most 1:00", "Time left", "0 credits", "Ctrl-C"):
         assert words in terminal.seen
     terminal.type("\n")
     assert terminal.end() == 0
     assert "Stopped after 0:0" in terminal.seen
-    assert service.running == []
+    assert service.running_sessions == []
 
 
-def test_ctrl_c_stops_the_session_and_the_code_is_130(run: Run, service: SandboxService) -> None:
+def test_ctrl_c_stops_the_session_and_the_code_is_130(run: Run, service: MockServer) -> None:
     terminal = Terminal(run, "new", "--avatar-id", AVATAR, "--mode", "full")
     terminal.until("Cost so far")
     assert "2 credits per minute" in terminal.seen
     terminal.type("\x03")
     assert terminal.end() == 130
     assert "Interrupted; no session is left running." in terminal.seen
-    assert service.running == []
+    assert service.running_sessions == []
 
 
-def test_ctrl_c_while_the_session_starts_leaves_none(run: Run, service: SandboxService) -> None:
+def test_ctrl_c_while_the_session_starts_leaves_none(run: Run, service: MockServer) -> None:
     terminal = Terminal(run, "new", "--sandbox")
     eventually(lambda: service.requests["token"])
     terminal.type("\x03")
     assert terminal.end() == 130
-    assert service.running == []
+    assert service.running_sessions == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_stops_the_session_without_a_terminal_too(
-    run: Run, service: SandboxService, number: signal.Signals, code: int
+    run: Run, service: MockServer, number: signal.Signals, code: int
 ) -> None:
     with run.start(
         "new", "--sandbox", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as command:
-        eventually(lambda: service.running)
+        eventually(lambda: service.running_sessions)
         assert command.stdout
         while b"Enter" not in command.stdout.readline():
             pass
@@ -187,46 +187,46 @@ def test_a_signal_stops_the_session_without_a_terminal_too(
         assert command.wait(WAIT) == code
         assert command.stderr
         assert command.stderr.read() == b"Interrupted; no session is left running.\n"
-    assert service.running == []
+    assert service.running_sessions == []
 
 
-def test_a_terminal_that_is_closed_stops_the_session(run: Run, service: SandboxService) -> None:
+def test_a_terminal_that_is_closed_stops_the_session(run: Run, service: MockServer) -> None:
     terminal = Terminal(run, "new", "--sandbox")
     terminal.until("Time left")
     terminal.close()
-    eventually(lambda: not service.running)
+    eventually(lambda: not service.running_sessions)
     os.waitpid(terminal.pid, 0)
 
 
-def test_the_end_of_the_input_stops_the_session(run: Run, service: SandboxService) -> None:
+def test_the_end_of_the_input_stops_the_session(run: Run, service: MockServer) -> None:
     with run.start("new", "--sandbox", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as command:
-        eventually(lambda: service.running)
+        eventually(lambda: service.running_sessions)
         assert command.stdin
         command.stdin.close()
         assert command.wait(WAIT) == 0
-    assert service.running == []
+    assert service.running_sessions == []
 
 
-def test_without_a_terminal_nothing_moves_and_nothing_is_coloured(run: Run, service: SandboxService) -> None:
+def test_without_a_terminal_nothing_moves_and_nothing_is_coloured(run: Run, service: MockServer) -> None:
     done = run("new", "--sandbox")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
     assert done.stdout.count("Time left") == 1
-    assert service.running == []
+    assert service.running_sessions == []
 
 
-def test_a_session_whose_time_is_up_ends_the_command(run: Run, service: SandboxService) -> None:
+def test_a_session_whose_time_is_up_ends_the_command(run: Run, service: MockServer) -> None:
     with run.start(
         "new", "--avatar-id", AVATAR, "--max-duration", "1", stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as command:
         assert command.wait(WAIT) == 0
         assert command.stdout
         assert b"Cost: 1 credit." in command.stdout.read()
-    assert service.running == []
+    assert service.running_sessions == []
 
 
-def test_no_color_is_respected(run: Run, service: SandboxService) -> None:
+def test_no_color_is_respected(run: Run, service: MockServer) -> None:
     run.env["NO_COLOR"] = "1"
     terminal = Terminal(run, "new", "--sandbox")
     terminal.until("Time left")
@@ -235,7 +235,7 @@ def test_no_color_is_respected(run: Run, service: SandboxService) -> None:
     assert not re.search(r"\x1b\[[\d;]*3\dm", terminal.seen)
 
 
-def test_what_was_asked_for_reaches_the_service(run: Run, service: SandboxService) -> None:
+def test_what_was_asked_for_reaches_the_service(run: Run, service: MockServer) -> None:
     full = ["--mode", "FULL", "--voice", AVATAR, "--context", AVATAR, "--language", "de"]
     done = run("new", "--avatar-id", AVATAR, *full, "--quality", "low", "--encoding", "h264", "--json")
     assert done.returncode == 0, done.stderr
@@ -246,42 +246,42 @@ def test_what_was_asked_for_reaches_the_service(run: Run, service: SandboxServic
 # --- new, detached ---------------------------------------------------------------------------------------------------
 
 
-def test_json_is_one_object_without_tokens_and_the_session_goes_on(run: Run, service: SandboxService) -> None:
+def test_json_is_one_object_without_tokens_and_the_session_goes_on(run: Run, service: MockServer) -> None:
     done = run("new", "--sandbox", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     session = json.loads(done.stdout)
-    assert service.running == [session["session_id"]]
+    assert service.running_sessions == [session["session_id"]]
     assert session["max_session_duration"] == 60
     assert session["stop"] == f"liveavatar close {session['session_id']}"
     stopped = run("close", session["session_id"])
     assert (stopped.returncode, stopped.stdout) == (0, f"{session['session_id']} stopped\n")
-    assert service.running == []
+    assert service.running_sessions == []
 
 
-def test_tokens_come_on_request_and_one_of_them_stops_the_session(run: Run, service: SandboxService) -> None:
+def test_tokens_come_on_request_and_one_of_them_stops_the_session(run: Run, service: MockServer) -> None:
     session = json.loads(run("new", "--sandbox", "--json", "--show-tokens", may_tell=True).stdout)
     assert session["meet_url"].startswith("https://meet.livekit.io/custom?")
     for name in ("access_token", "livekit_agent_token", "ws_url"):
         assert TOKEN.search(session[name])
     with LiveAvatarApi(service.api_key, base_url=service.base_url) as api:
         api.stop_session(session["session_id"], session["session_token"])
-    assert service.running == []
+    assert service.running_sessions == []
 
 
 def test_the_link_comes_on_request(run: Run) -> None:
     assert "https://meet.livekit.io/custom?" in run("new", "--sandbox", "--show-link", may_tell=True).stdout
 
 
-def test_detached_it_goes_on_and_says_how_to_stop_it(run: Run, service: SandboxService) -> None:
+def test_detached_it_goes_on_and_says_how_to_stop_it(run: Run, service: MockServer) -> None:
     done = run("new", "--sandbox", "--detach")
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(service.running) == 1
+    assert len(service.running_sessions) == 1
     command = done.stdout.splitlines()[-1].partition("Stop it: liveavatar ")[2]
     assert run(*command.split()).returncode == 0
-    assert service.running == []
+    assert service.running_sessions == []
 
 
-def test_a_session_that_nobody_could_be_told_of_is_stopped(run: Run, service: SandboxService) -> None:
+def test_a_session_that_nobody_could_be_told_of_is_stopped(run: Run, service: MockServer) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with run.start("new", "--sandbox", "--json", stdout=writer, stderr=subprocess.PIPE) as command:
@@ -290,7 +290,7 @@ def test_a_session_that_nobody_could_be_told_of_is_stopped(run: Run, service: Sa
         assert command.stderr
         assert b"Traceback" not in command.stderr.read()
     assert service.requests["start"] == 1
-    assert service.running == []
+    assert service.running_sessions == []
 
 
 def test_the_browser_gets_the_link_and_may_say_what_it_likes(run: Run, tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_the_browser_gets_the_link_and_may_say_what_it_likes(run: Run, tmp_path:
 # --- close -----------------------------------------------------------------------------------------------------------
 
 
-def test_close_stops_several_sessions_and_says_of_each_what_became_of_it(run: Run, service: SandboxService) -> None:
+def test_close_stops_several_sessions_and_says_of_each_what_became_of_it(run: Run, service: MockServer) -> None:
     with LiveAvatarApi(service.api_key, base_url=service.base_url) as api:
         ids = [api.new_session(LiveAvatarNewSessionRequest(avatar_id=AVATAR)).session_id for _ in range(2)]
         unknown = "00000000-0000-4000-8000-000000000000"
@@ -315,7 +315,7 @@ def test_close_stops_several_sessions_and_says_of_each_what_became_of_it(run: Ru
         assert done.returncode == 1
         assert done.stdout == f"{ids[0]} stopped\n{ids[1]} stopped\n"
         assert done.stderr == f"Error: {unknown}: 404 (code 4040) Session {unknown} is not known. Check the id.\n"
-        assert service.running == []
+        assert service.running_sessions == []
         again = run("close", ids[0])
         assert (again.returncode, again.stdout) == (0, f"{ids[0]} had ended already\n")
 
@@ -329,13 +329,13 @@ def test_close_that_cannot_reach_the_service_says_that_the_session_may_run(run: 
 
 
 def test_a_session_that_cannot_be_stopped_is_code_3_with_its_id(run: Run, env: dict[str, str]) -> None:
-    with running() as service:
+    with mock_server() as service:
         run.env["LIVEAVATAR_BASE_URL"] = service.base_url
         command = run.start("new", "--sandbox", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert command.stdout
         while b"Enter" not in command.stdout.readline():
             pass
-        (session_id,) = service.running
+        (session_id,) = service.running_sessions
     command.send_signal(signal.SIGTERM)
     _, said = command.communicate(timeout=WAIT * 3)
     assert command.returncode == 3
@@ -361,7 +361,7 @@ def test_an_interrupted_close_says_that_the_session_may_run(run: Run) -> None:
 # --- what goes wrong -------------------------------------------------------------------------------------------------
 
 
-def test_a_refusal_is_one_line_of_the_services_words(run: Run, service: SandboxService) -> None:
+def test_a_refusal_is_one_line_of_the_services_words(run: Run, service: MockServer) -> None:
     run.env["LIVEAVATAR_API_KEY"] = "another-key"
     done = run("new", "--sandbox")
     assert (done.returncode, done.stdout) == (1, "")
@@ -396,13 +396,11 @@ def test_a_service_that_is_not_there_is_code_1_and_names_the_doctor(run: Run) ->
         ["new", "--avatar-id", ""],
         ["new", "--api-key", "secret"],
         ["close"],
-        ["sandbox", "--host", "0.0.0.0"],
+        ["mock", "--host", "0.0.0.0"],
     ],
     ids=" ".join,
 )
-def test_what_is_wrong_with_the_command_line_is_code_2(
-    run: Run, service: SandboxService, arguments: list[str]
-) -> None:
+def test_what_is_wrong_with_the_command_line_is_code_2(run: Run, service: MockServer, arguments: list[str]) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
@@ -425,14 +423,14 @@ def dotenv(folder: Path, **values: str) -> None:
     (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in values.items()))
 
 
-def test_env_file_of_the_working_folder_is_read(run: Run, service: SandboxService) -> None:
+def test_env_file_of_the_working_folder_is_read(run: Run, service: MockServer) -> None:
     del run.env["LIVEAVATAR_API_KEY"], run.env["LIVEAVATAR_BASE_URL"]
     dotenv(run.folder, LIVEAVATAR_API_KEY=f'"{service.api_key}"', LIVEAVATAR_BASE_URL=service.base_url)
     assert run("new", "--sandbox").returncode == 0
     assert service.requests["start"] == 1
 
 
-def test_the_environment_goes_before_the_file(run: Run, service: SandboxService) -> None:
+def test_the_environment_goes_before_the_file(run: Run, service: MockServer) -> None:
     dotenv(run.folder, LIVEAVATAR_API_KEY="another-key", LIVEAVATAR_BASE_URL="http://127.0.0.1:9")
     assert run("new", "--sandbox").returncode == 0
     assert service.requests["start"] == 1
@@ -456,16 +454,16 @@ def test_a_file_that_cannot_be_read_is_code_2(run: Run) -> None:
 # --- the rest --------------------------------------------------------------------------------------------------------
 
 
-def test_doctor_finds_nothing_wrong_with_the_sandbox(run: Run, service: SandboxService) -> None:
+def test_doctor_finds_nothing_wrong_with_the_mock_server(run: Run, service: MockServer) -> None:
     done = run("doctor", "--session")
     assert done.returncode == 0, done.stdout
     assert {line.split()[0] for line in done.stdout.splitlines()} == {"ok"}
     assert "and closed" in done.stdout
     assert service.requests == {"token": 1, "start": 1, "stop": 1}
-    assert service.running == []
+    assert service.running_sessions == []
 
 
-def test_doctor_starts_nothing_unless_told(run: Run, service: SandboxService) -> None:
+def test_doctor_starts_nothing_unless_told(run: Run, service: MockServer) -> None:
     assert run("doctor").returncode == 0
     assert service.requests == {"token": 1, "start": 0, "stop": 0}
 
@@ -557,19 +555,19 @@ def test_doctor_tells_the_services_faults_from_ours(run: Run, gateway: str) -> N
         assert line in done.stdout
 
 
-def test_the_sandbox_runs_until_it_is_told_to_end(run: Run) -> None:
-    with run.start("sandbox", "--port", "0", "--credits", "5", stdout=subprocess.PIPE) as command:
+def test_the_mock_server_runs_until_it_is_told_to_end(run: Run) -> None:
+    with run.start("mock", "--port", "0", "--credits", "5", stdout=subprocess.PIPE) as command:
         assert command.stdout
         assert command.stdout.readline().startswith(b"export LIVEAVATAR_BASE_URL=http://127.0.0.1:")
         command.send_signal(signal.SIGINT)
         assert command.wait(WAIT) == 0
 
 
-def test_the_demo_runs(run: Run, service: SandboxService) -> None:
+def test_the_demo_runs(run: Run, service: MockServer) -> None:
     done = run("demo")
     assert done.returncode == 0, done.stderr
     assert service.requests["start"] >= 1
-    assert service.running == []
+    assert service.running_sessions == []
 
 
 def test_version_and_help_and_completion(run: Run) -> None:
@@ -591,11 +589,11 @@ def test_without_its_extra_it_says_what_to_install(missing: str) -> None:
     )
 
 
-def test_without_the_sandboxs_extra_the_sandbox_says_what_to_install() -> None:
+def test_without_the_mock_server_extra_the_mock_server_says_what_to_install() -> None:
     code = (
-        "import sys; sys.modules['starlette'] = None; sys.argv[1:] = ['sandbox', '--port', '0'];"
+        "import sys; sys.modules['starlette'] = None; sys.argv[1:] = ['mock', '--port', '0'];"
         "from liveavatar.cli import main; sys.exit(main())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=WAIT, check=False)
     assert done.returncode == 2
-    assert "pip install 'liveavatar[sandbox]'" in done.stderr
+    assert "pip install 'liveavatar[mock]'" in done.stderr

@@ -32,7 +32,7 @@ from liveavatar import (
     LiveAvatarTimeoutError,
 )
 from liveavatar import LiveAvatarNewSessionRequest as Request
-from liveavatar.sandbox import SandboxService, running
+from liveavatar.mock import MockServer, mock_server
 
 from tests.clients import client, watch_aiohttp
 from tests.test_surface import Wire, session_id
@@ -71,42 +71,42 @@ def tokens_at_once(api: Any, number: int) -> list[Any]:
 
 
 @pytest.fixture
-def sandbox() -> Iterator[SandboxService]:
-    with running() as sandbox:
-        yield sandbox
+def mock() -> Iterator[MockServer]:
+    with mock_server() as mock:
+        yield mock
 
 
-def test_a_hundred_sessions_one_after_another_use_one_connection(flavour: str, sandbox: SandboxService) -> None:
-    with client(flavour, sandbox.api_key, base_url=sandbox.base_url) as api:
+def test_a_hundred_sessions_one_after_another_use_one_connection(flavour: str, mock: MockServer) -> None:
+    with client(flavour, mock.api_key, base_url=mock.base_url) as api:
         for _ in range(100):
             with api.session(LITE):
                 pass
-    assert sandbox.requests == {"token": 100, "start": 100, "stop": 100}
-    assert sandbox.connections == 1
+    assert mock.requests == {"token": 100, "start": 100, "stop": 100}
+    assert mock.connections == 1
 
 
 def test_sessions_at_once_use_no_more_connections_than_they_are_and_use_them_again(
-    flavour: str, sandbox: SandboxService
+    flavour: str, mock: MockServer
 ) -> None:
-    with client(flavour, sandbox.api_key, base_url=sandbox.base_url) as api:
+    with client(flavour, mock.api_key, base_url=mock.base_url) as api:
         sessions_at_once(api, 8)
-        assert 1 <= sandbox.connections <= 8
-        before = sandbox.connections
+        assert 1 <= mock.connections <= 8
+        before = mock.connections
         for _ in range(10):
             with api.session(LITE):
                 pass
-        assert sandbox.connections == before
+        assert mock.connections == before
         for _ in range(5):
             sessions_at_once(api, 8)
-        assert sandbox.connections <= 8
+        assert mock.connections <= 8
 
 
-def test_refused_requests_give_their_connection_back(flavour: str, sandbox: SandboxService) -> None:
-    with client(flavour, sandbox.api_key, base_url=sandbox.base_url) as api:
+def test_refused_requests_give_their_connection_back(flavour: str, mock: MockServer) -> None:
+    with client(flavour, mock.api_key, base_url=mock.base_url) as api:
         for _ in range(20):
             with pytest.raises(LiveAvatarApiError):
                 api.stop_session("0c5d8a3e-72b4-4196-ae0f-95d3c1b8e274")
-    assert sandbox.connections == 1
+    assert mock.connections == 1
 
 
 class Gate:
@@ -552,21 +552,23 @@ def nobody() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_where_nobody_listens_on_this_machine_the_sandbox_is_thought_of(flavour: str, host: str, nobody: int) -> None:
+def test_where_nobody_listens_on_this_machine_the_mock_server_is_thought_of(
+    flavour: str, host: str, nobody: int
+) -> None:
     with (
         client(flavour, "key", base_url=f"http://{host}:{nobody}", max_retries=0) as api,
-        pytest.raises(LiveAvatarConnectionError, match=r"; is the sandbox running\? `python -m liveavatar\.sandbox`"),
+        pytest.raises(LiveAvatarConnectionError, match=r"; is the mock server running\? `python -m liveavatar\.mock`"),
     ):
         api.new_session(LITE)
 
 
-def test_where_a_service_elsewhere_is_not_reached_no_sandbox_is_thought_of(flavour: str) -> None:
+def test_where_a_service_elsewhere_is_not_reached_no_mock_server_is_thought_of(flavour: str) -> None:
     with (
         client(flavour, "key", base_url="https://api.liveavatar.invalid", max_retries=0) as api,
         pytest.raises(LiveAvatarConnectionError) as caught,
     ):
         api.new_session(LITE)
-    assert "sandbox" not in str(caught.value)
+    assert "mock" not in str(caught.value)
 
 
 # ---- Proxies -----------------------------------------------------------------------------------------------
@@ -706,7 +708,7 @@ def test_an_untrusted_certificate_is_refused_at_once(flavour: str, secure_wire: 
         with pytest.raises(LiveAvatarConnectionError, match="certificate") as caught:
             api.new_session(LITE)
         assert caught.value.attempts == 1
-        assert "sandbox" not in str(caught.value)
+        assert "mock" not in str(caught.value)
     assert secure_wire.received == []
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import liveavatar
-import liveavatar.sandbox
+import liveavatar.mock
 import pytest
 import yaml
-from liveavatar.sandbox import running
+from liveavatar.mock import mock_server
 
 from tests.test_readme import run
 
@@ -80,18 +80,18 @@ def test_an_example_runs_as_it_is_and_leaves_no_session(
     monkeypatch.setenv("ROOM_TOKEN_FOR_THE_AVATAR", "a-room-token")  # the one thing that a reader has to bring
     example = tmp_path / "example.py"
     example.write_text(EXAMPLES[where], "utf-8")
-    with running() as service:
+    with mock_server() as service:
         run(example, at=service, folder=tmp_path)
-        assert service.running == []
+        assert service.running_sessions == []
 
 
 @pytest.mark.parametrize("where", TESTS)
 def test_an_example_of_a_test_passes_and_cassettes_replay(where: str, tmp_path: Path) -> None:
     (tmp_path / "test_example.py").write_text(TESTS[where], "utf-8")
     passed = f"{TESTS[where].count('def test_')} passed"
-    with running() as service:
+    with mock_server() as service:
         assert passed in run("-m", "pytest", "--record-mode=once", at=service, folder=tmp_path)
-        assert service.running == []
+        assert service.running_sessions == []
     assert passed in run("-m", "pytest", "--record-mode=none", at=None, folder=tmp_path)
 
 
@@ -173,7 +173,7 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
 def test_the_reference_has_every_public_name(site: Path) -> None:
     ids = set.union(*(Page(page).ids for page in (site / "reference").glob("*.html")))
     public = {f"liveavatar.{name}" for name in liveavatar.__all__ if name != "__version__"}
-    public |= {f"liveavatar.sandbox.{name}" for name in liveavatar.sandbox.__all__}
+    public |= {f"liveavatar.mock.{name}" for name in liveavatar.mock.__all__}
     assert public - ids == set()
     for client in ("LiveAvatarApi", "AsyncLiveAvatarApi"):
         names = {name for name in dir(getattr(liveavatar, client)) if not name.startswith("_")}

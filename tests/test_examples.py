@@ -1,4 +1,4 @@
-"""Each example runs as its docstring says, against the sandbox service, and leaves no session behind."""
+"""Each example runs as its docstring says, against the mock server, and leaves no session behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from liveavatar.sandbox import SandboxService, SessionState, running
+from liveavatar.mock import MockServer, SessionState, mock_server
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WAYNE = "dd73ea75-1218-4ef3-92ce-606d5f7fbc0a"
@@ -26,12 +26,12 @@ UNKNOWN = "00000000-0000-0000-0000-000000000000"
 
 
 @pytest.fixture
-def service(request: pytest.FixtureRequest) -> Iterator[SandboxService]:
-    with running(**getattr(request, "param", {})) as service:
+def service(request: pytest.FixtureRequest) -> Iterator[MockServer]:
+    with mock_server(**getattr(request, "param", {})) as service:
         yield service
 
 
-def command(*arguments: str | Path, at: SandboxService | None, folder: Path) -> dict[str, object]:
+def command(*arguments: str | Path, at: MockServer | None, folder: Path) -> dict[str, object]:
     """What subprocess takes to run Python on an example as a user does who has an account at `at`."""
     account = {"LIVEAVATAR_BASE_URL": at.base_url, "LIVEAVATAR_API_KEY": at.api_key} if at else {}
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "PYTEST_"))}
@@ -45,7 +45,7 @@ def command(*arguments: str | Path, at: SandboxService | None, folder: Path) -> 
     }
 
 
-def outcome(*arguments: str | Path, at: SandboxService | None, folder: Path = EXAMPLES) -> tuple[int, str]:
+def outcome(*arguments: str | Path, at: MockServer | None, folder: Path = EXAMPLES) -> tuple[int, str]:
     run = subprocess.run(**command(*arguments, at=at, folder=folder), timeout=60)  # type: ignore[call-overload]
     return run.returncode, run.stdout
 
@@ -57,7 +57,7 @@ def until(condition: Callable[[], object], seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def started(service: SandboxService) -> list[str]:
+def started(service: MockServer) -> list[str]:
     return [session.id for session in service.sessions if session.seconds]
 
 
@@ -71,27 +71,25 @@ def test_every_example_says_what_it_shows_and_how_to_run_it() -> None:
 
 
 class TestBlockingScript:
-    def test_it_holds_a_session_and_closes_it(self, service: SandboxService) -> None:
+    def test_it_holds_a_session_and_closes_it(self, service: MockServer) -> None:
         status, text = outcome("blocking_script.py", "0.3", at=service)
-        assert (status, service.running) == (0, []), text
+        assert (status, service.running_sessions) == (0, []), text
         assert started(service)[0] in text
         assert "closed" in text
 
     @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-    def test_a_signal_ends_the_session_with_it(
-        self, number: signal.Signals, status: int, service: SandboxService
-    ) -> None:
+    def test_a_signal_ends_the_session_with_it(self, number: signal.Signals, status: int, service: MockServer) -> None:
         with process("blocking_script.py", "60", at=service) as script:
-            until(lambda: service.running)
+            until(lambda: service.running_sessions)
             assert script.stdout
-            assert service.running[0] in script.stdout.readline()  # it is in the `with` block
+            assert service.running_sessions[0] in script.stdout.readline()  # it is in the `with` block
             script.send_signal(number)
             assert script.wait(20) == status
-        assert service.running == []
+        assert service.running_sessions == []
 
     @pytest.mark.parametrize("service", [{"api_keys": ["another-key"]}], indirect=True)
-    def test_a_refusal_is_one_line(self, service: SandboxService, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(SandboxService, "api_key", "wrong-key")
+    def test_a_refusal_is_one_line(self, service: MockServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(MockServer, "api_key", "wrong-key")
         status, text = outcome("blocking_script.py", at=service)
         assert status == 1
         assert text.startswith("AuthenticationError: ")
@@ -99,9 +97,9 @@ class TestBlockingScript:
 
 
 class TestHandoff:
-    def test_one_process_opens_and_another_stops(self, service: SandboxService) -> None:
+    def test_one_process_opens_and_another_stops(self, service: MockServer) -> None:
         status, text = outcome("handoff.py", at=service)
-        assert (status, service.running) == (0, []), text
+        assert (status, service.running_sessions) == (0, []), text
         (session,) = service.sessions
         assert session.end_reason == "USER_CLOSED"
         opener, closer = re.findall(rf"process (\d+) (?:opened|stopped) {session.id}", text)
@@ -109,14 +107,14 @@ class TestHandoff:
         assert "eyJ" not in text  # what a token begins with
         assert service.requests == {"token": 1, "start": 1, "stop": 1}
 
-    def test_a_session_that_is_not_taken_over_is_stopped(self, service: SandboxService, tmp_path: Path) -> None:
+    def test_a_session_that_is_not_taken_over_is_stopped(self, service: MockServer, tmp_path: Path) -> None:
         broken = tmp_path / "handoff.py"
         text = (EXAMPLES / "handoff.py").read_text("utf-8")
         broken.write_text(text.replace("json.load(sys.stdin)", "sys.exit(1)"), "utf-8")
         status, text = outcome(broken, at=service)
         assert status == 1
         assert "not taken over" in text
-        assert (len(started(service)), service.running) == (1, [])
+        assert (len(started(service)), service.running_sessions) == (1, [])
 
 
 class TestSuites:
@@ -128,7 +126,7 @@ class TestSuites:
         assert status == 0, text
         assert "2 passed" in text
 
-    def test_with_cassettes_is_recorded_anew(self, service: SandboxService, tmp_path: Path) -> None:
+    def test_with_cassettes_is_recorded_anew(self, service: MockServer, tmp_path: Path) -> None:
         suite = shutil.copytree(EXAMPLES / "test_with_cassettes", tmp_path / "suite")
         kept = {path.relative_to(suite): path.read_text("utf-8") for path in suite.rglob("*.yaml")}
         assert len(kept) == 2
@@ -141,15 +139,15 @@ class TestSuites:
             assert service.api_key not in text
             assert "eyJ" not in text  # what a token begins with
 
-    def test_with_sandbox_needs_no_network_and_no_account(self, tmp_path: Path) -> None:
-        suite = shutil.copytree(EXAMPLES / "test_with_sandbox", tmp_path / "suite")
+    def test_with_mock_server_needs_no_network_and_no_account(self, tmp_path: Path) -> None:
+        suite = shutil.copytree(EXAMPLES / "test_with_mock_server", tmp_path / "suite")
         status, text = outcome("-m", "pytest", "--block-network", at=None, folder=suite)
         assert status == 0, text
         assert "4 passed" in text
 
 
 @contextlib.contextmanager
-def process(*arguments: str | Path, at: SandboxService) -> Iterator[subprocess.Popen[str]]:
+def process(*arguments: str | Path, at: MockServer) -> Iterator[subprocess.Popen[str]]:
     # Where a shell has started us in the background, Ctrl-C is ignored, and would be by the child.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(**command(*arguments, at=at, folder=EXAMPLES)) as child:  # type: ignore[call-overload]
@@ -194,60 +192,60 @@ class Web:
 
 
 @contextlib.contextmanager
-def web(service: SandboxService, workers: int = 1) -> Iterator[Web]:
+def web(service: MockServer, workers: int = 1) -> Iterator[Web]:
     options = ["--port", "0", "--workers", str(workers)]
     with process("-m", "uvicorn", "async_service:app", *options, at=service) as child:
         yield Web(child, workers)
 
 
 class TestAsyncService:
-    def test_avatars_are_opened_and_closed(self, service: SandboxService) -> None:
+    def test_avatars_are_opened_and_closed(self, service: MockServer) -> None:
         with web(service) as site:
             answer = site.post({"avatar_id": WAYNE, "is_sandbox": True})
             assert set(answer.json()) == {"id", "livekit_url", "access_token", "seconds"}
             session_id = answer.json()["id"]
-            assert service.running == [session_id]
+            assert service.running_sessions == [session_id]
             assert site.delete(session_id) == 204
-            assert service.running == []
+            assert service.running_sessions == []
             assert site.delete(session_id) == 204
             assert site.delete(UNKNOWN) == 204  # nothing of that name runs
             assert site.delete("no-uuid") == 404
 
-    def test_one_process_closes_what_another_has_opened(self, service: SandboxService) -> None:
+    def test_one_process_closes_what_another_has_opened(self, service: MockServer) -> None:
         with web(service) as one, web(service) as other:
             session_id, left = one.open(), one.open()
             assert other.delete(session_id) == 204
-            assert service.running == [left]
+            assert service.running_sessions == [left]
             one.stop()
-            assert service.running == []
+            assert service.running_sessions == []
 
     @pytest.mark.parametrize("workers", [1, 2])
-    def test_a_sigterm_closes_all_that_is_open(self, workers: int, service: SandboxService) -> None:
+    def test_a_sigterm_closes_all_that_is_open(self, workers: int, service: MockServer) -> None:
         with web(service, workers) as site:
             ids = [site.open() for _ in range(6)]
-            assert sorted(service.running) == sorted(ids)
+            assert sorted(service.running_sessions) == sorted(ids)
             assert site.delete(ids.pop()) == 204
             text = site.stop()
-        assert service.running == []
+        assert service.running_sessions == []
         assert "Traceback" not in text
 
-    def test_a_sigterm_while_a_session_is_being_opened(self, service: SandboxService) -> None:
+    def test_a_sigterm_while_a_session_is_being_opened(self, service: MockServer) -> None:
         with web(service) as site:
             users = [post_by_hand(site.port) for _ in range(20)]
             until(lambda: service.requests["token"])
             site.stop()
             for user in users:
                 user.close()
-        assert service.running == []
+        assert service.running_sessions == []
 
-    def test_a_user_who_hangs_up_leaves_no_session(self, service: SandboxService) -> None:
+    def test_a_user_who_hangs_up_leaves_no_session(self, service: MockServer) -> None:
         with web(service) as site:
             post_by_hand(site.port).close()
             until(lambda: service.sessions and service.sessions[0].state is SessionState.ENDED)
             assert len(started(service)) == 1
-            assert service.running == []
+            assert service.running_sessions == []
 
-    def test_what_the_user_asks_for_may_not_exist(self, service: SandboxService) -> None:
+    def test_what_the_user_asks_for_may_not_exist(self, service: MockServer) -> None:
         with web(service) as site:
             bodies: list[object] = [{"avatar_id": ""}, {"avatar_id": 1}, {}, [], None, {"avatar_id": UNKNOWN}]
             for body in bodies:
@@ -266,9 +264,7 @@ class TestAsyncService:
         indirect=["service"],
         ids=["concurrency", "credits", "rate"],
     )
-    def test_what_the_account_cannot_give_is_said_as_such(
-        self, service: SandboxService, status: int, wait: str
-    ) -> None:
+    def test_what_the_account_cannot_give_is_said_as_such(self, service: MockServer, status: int, wait: str) -> None:
         with web(service) as site, ThreadPoolExecutor() as users:
             answers = list(users.map(site.post, [{"avatar_id": WAYNE}] * 8))
             refused = [answer for answer in answers if answer.status_code != 201]
@@ -276,9 +272,9 @@ class TestAsyncService:
             assert {answer.headers["retry-after"] for answer in refused} == {wait}
             assert len(started(service)) == len(answers) - len(refused)
             site.stop()
-        assert service.running == []
+        assert service.running_sessions == []
 
-    def test_a_failing_service_is_not_the_users_fault(self, service: SandboxService) -> None:
+    def test_a_failing_service_is_not_the_users_fault(self, service: MockServer) -> None:
         service.__exit__(None, None, None)
         with web(service) as site:
             assert site.post({"avatar_id": WAYNE}).status_code == 502

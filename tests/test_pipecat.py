@@ -28,7 +28,7 @@ import liveavatar
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from liveavatar.sandbox import SandboxService, running
+from liveavatar.mock import MockServer, mock_server
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "pipecat_client.py"
@@ -97,8 +97,8 @@ async def converse(session, key):
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxService]:
-    with running() as service:
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[MockServer]:
+    with mock_server() as service:
         monkeypatch.setenv("LIVEAVATAR_BASE_URL", service.base_url)
         monkeypatch.setenv("LIVEAVATAR_API_KEY", service.api_key)
         yield service
@@ -130,7 +130,7 @@ def needed(name: str) -> ModuleType:
 
 @pytest.mark.parametrize("whose", ["Pipecat's", "ours"])
 def test_old_code_runs_with_another_import(
-    whose: str, service: SandboxService, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    whose: str, service: MockServer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = OLD_CODE
     if whose == "ours":
@@ -145,19 +145,19 @@ def test_old_code_runs_with_another_import(
             return await names["converse"](session, service.api_key)
 
     assert asyncio.run(run()) == "highvery_highH264"
-    assert service.running == []
+    assert service.running_sessions == []
 
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", DOCUMENT.read_text("utf-8"), re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=["the API itself", "Pipecat's services"])
-def test_what_the_documentation_shows_runs(block: str, service: SandboxService) -> None:
+def test_what_the_documentation_shows_runs(block: str, service: MockServer) -> None:
     if "pipecat" in block:
         needed("pipecat.services.heygen.client")
     shown = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
-    assert service.running == []
+    assert service.running_sessions == []
 
 
 def test_a_pydantic_habit_works_in_another_way_and_is_told_so() -> None:
@@ -182,7 +182,7 @@ def test_a_pydantic_habit_works_in_another_way_and_is_told_so() -> None:
             assert not hasattr(thing, habit)
 
 
-def test_the_callers_aiohttp_session_is_used_and_stays_theirs(service: SandboxService) -> None:
+def test_the_callers_aiohttp_session_is_used_and_stays_theirs(service: MockServer) -> None:
     async def run() -> None:
         async with aiohttp.ClientSession() as session:
             for _ in range(3):
@@ -195,7 +195,7 @@ def test_the_callers_aiohttp_session_is_used_and_stays_theirs(service: SandboxSe
     assert service.connections == 1
 
 
-def test_a_client_over_a_callers_session_need_not_be_closed(service: SandboxService) -> None:
+def test_a_client_over_a_callers_session_need_not_be_closed(service: MockServer) -> None:
     """Pipecat's has no close(), so nobody who comes from there calls ours: that is to leave no complaint."""
     complaints: list[dict[str, Any]] = []
 
@@ -395,7 +395,7 @@ def test_where_they_differ_is_what_the_documentation_says(pipecat: ModuleType) -
 
 
 class TestHeyGenClient:
-    """Pipecat's HeyGenClient and HeyGenVideoService, up to the room, which the sandbox does not have."""
+    """Pipecat's HeyGenClient and HeyGenVideoService, up to the room, which the mock server does not have."""
 
     @contextlib.asynccontextmanager
     async def client(self, heygen: ModuleType, key: str, **options: Any) -> AsyncIterator[Any]:
@@ -421,38 +421,38 @@ class TestHeyGenClient:
             finally:
                 await client.cleanup()
 
-    def test_it_opens_and_closes_through_us(self, heygen: ModuleType, service: SandboxService) -> None:
+    def test_it_opens_and_closes_through_us(self, heygen: ModuleType, service: MockServer) -> None:
         request = liveavatar.LiveAvatarNewSessionRequest(avatar_id=WAYNE, is_sandbox=True)
 
         async def run() -> None:
             async with self.client(heygen, service.api_key, session_request=request) as client:
                 assert isinstance(client._api, liveavatar.AsyncLiveAvatarApi)
                 assert [session.avatar_id for session in service.sessions] == [WAYNE]
-                assert service.running == list(client._api.open_sessions)
-                assert len(service.running) == 1
+                assert service.running_sessions == list(client._api.open_sessions)
+                assert len(service.running_sessions) == 1
 
         asyncio.run(run())
-        assert service.running == []
+        assert service.running_sessions == []
         assert service.requests == {"token": 1, "start": 1, "stop": 1}
 
-    def test_without_a_request_it_makes_one_of_ours(self, heygen: ModuleType, service: SandboxService) -> None:
+    def test_without_a_request_it_makes_one_of_ours(self, heygen: ModuleType, service: MockServer) -> None:
         async def run() -> None:
             async with self.client(heygen, service.api_key):
-                assert len(service.running) == 1
+                assert len(service.running_sessions) == 1
 
         asyncio.run(run())
-        assert service.running == []
+        assert service.running_sessions == []
 
 
 @pytest.mark.parametrize("ended_by", ["itself", signal.SIGINT, signal.SIGTERM])
-def test_the_example_leaves_no_session(ended_by: str | signal.Signals, service: SandboxService) -> None:
+def test_the_example_leaves_no_session(ended_by: str | signal.Signals, service: MockServer) -> None:
     needed("pipecat.services.heygen.client")
     seconds = "0.5" if ended_by == "itself" else "60"
     with subprocess.Popen(
         [sys.executable, EXAMPLE, seconds], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as example:
         if isinstance(ended_by, signal.Signals):
-            while not service.running:
+            while not service.running_sessions:
                 assert example.poll() is None
                 time.sleep(0.02)
             example.send_signal(ended_by)
@@ -460,4 +460,4 @@ def test_the_example_leaves_no_session(ended_by: str | signal.Signals, service: 
     assert (example.returncode, text) == (0, "closed\n"), log
     assert not re.search("eyJ|token=", log)
     assert service.requests == {"token": 1, "start": 1, "stop": 1}
-    assert service.running == []
+    assert service.running_sessions == []

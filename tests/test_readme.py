@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from liveavatar.sandbox import SandboxService, running
+from liveavatar.mock import MockServer, mock_server
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -26,7 +26,7 @@ EXAMPLES = {f"line {line}": example for line, example in blocks("python") if "de
 TESTS = {f"line {line}": example for line, example in blocks("python") if "def test_" in example}
 
 
-def run(*arguments: str | Path, at: SandboxService | None, folder: Path) -> str:
+def run(*arguments: str | Path, at: MockServer | None, folder: Path) -> str:
     account = {"LIVEAVATAR_BASE_URL": at.base_url, "LIVEAVATAR_API_KEY": at.api_key} if at else {}
     command = [sys.executable, "-W", "error", *arguments]
     outcome = subprocess.run(
@@ -40,16 +40,16 @@ def run(*arguments: str | Path, at: SandboxService | None, folder: Path) -> str:
 def test_an_example_runs_as_it_is_and_leaves_no_session(name: str, tmp_path: Path) -> None:
     example = tmp_path / "example.py"
     example.write_text(EXAMPLES[name], "utf-8")
-    with running() as service:
+    with mock_server() as service:
         assert run(example, at=service, folder=tmp_path)
         assert service.requests["token"]
-        assert service.running == []
+        assert service.running_sessions == []
 
 
 @pytest.mark.parametrize("name", TESTS)
 def test_an_example_of_a_test_records_and_then_replays_without_a_service(name: str, tmp_path: Path) -> None:
     (tmp_path / "test_example.py").write_text(TESTS[name], "utf-8")
-    with running() as service:
+    with mock_server() as service:
         assert "2 passed" in run("-m", "pytest", "--record-mode=once", at=service, folder=tmp_path)
         assert service.requests == {"token": 1, "start": 1, "stop": 1}
     assert list(tmp_path.rglob("*.yaml"))

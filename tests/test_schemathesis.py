@@ -1,4 +1,4 @@
-"""The sandbox held against the contract by schemathesis: what the contract allows, what it forbids, and each refusal.
+"""Test the mock server against the contract with schemathesis: what is allowed, what is forbidden, and each refusal.
 
 The cases follow from the contract alone, and are the same in every run.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-from liveavatar.sandbox import SandboxService, running
+from liveavatar.mock import MockServer, mock_server
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core import NOT_SET
 from schemathesis.generation import GenerationMode
@@ -40,8 +40,8 @@ schema = schemathesis.openapi.from_path(
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[SandboxService]:
-    with running() as service:
+def service() -> Iterator[MockServer]:
+    with mock_server() as service:
         yield service
 
 
@@ -52,8 +52,8 @@ def http() -> Iterator[httpx.Client]:
 
 
 @schema.parametrize()
-def test_the_sandbox_keeps_the_contract(
-    case: schemathesis.Case[Any], service: SandboxService, http: httpx.Client
+def test_the_mock_server_keeps_the_contract(
+    case: schemathesis.Case[Any], service: MockServer, http: httpx.Client
 ) -> None:
     valid = case.meta is None or case.meta.generation.mode is GenerationMode.POSITIVE
     headers = {"X-API-KEY": service.api_key}
@@ -67,7 +67,7 @@ def test_the_sandbox_keeps_the_contract(
     case.validate_response(response, headers=headers)
 
 
-def session(service: SandboxService, http: httpx.Client, *, start: bool = False) -> tuple[str, dict[str, str]]:
+def session(service: MockServer, http: httpx.Client, *, start: bool = False) -> tuple[str, dict[str, str]]:
     """The id of a new session, and the credential that is its own."""
     url = f"{service.base_url}/sessions"
     data = http.post(f"{url}/token", headers={"X-API-KEY": service.api_key}, json=LITE).json()["data"]
@@ -93,7 +93,7 @@ def session(service: SandboxService, http: httpx.Client, *, start: bool = False)
 def test_a_refusal_keeps_the_contract(
     http: httpx.Client, status: int, endpoint: str, body: dict[str, Any] | None, settings: Any
 ) -> None:
-    with running(**settings) as service:
+    with mock_server(**settings) as service:
         _, token = session(service, http, start=endpoint == "start")
         if "max_concurrent" in settings:
             _, token = session(service, http)
@@ -108,7 +108,7 @@ def test_a_refusal_keeps_the_contract(
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data", "application/jsonp", "json", ""])
-def test_a_body_that_is_not_said_to_be_json_is_refused(service: SandboxService, http: httpx.Client, kind: str) -> None:
+def test_a_body_that_is_not_said_to_be_json_is_refused(service: MockServer, http: httpx.Client, kind: str) -> None:
     headers = {"X-API-KEY": service.api_key, "Content-Type": kind}
     answer = http.post(f"{service.base_url}/sessions/token", headers=headers, content=b'{"mode": "LITE"}')
     assert answer.status_code == 422
@@ -116,14 +116,14 @@ def test_a_body_that_is_not_said_to_be_json_is_refused(service: SandboxService, 
 
 
 @pytest.mark.parametrize("kind", ["application/json", "Application/JSON; charset=utf-8", "application/vnd.x+json"])
-def test_a_body_may_be_said_to_be_any_json(service: SandboxService, http: httpx.Client, kind: str) -> None:
+def test_a_body_may_be_said_to_be_any_json(service: MockServer, http: httpx.Client, kind: str) -> None:
     headers = {"X-API-KEY": service.api_key, "Content-Type": kind}
     answer = http.post(f"{service.base_url}/sessions/token", headers=headers, json=LITE)
     assert answer.status_code == 200
 
 
 @pytest.mark.parametrize("url", ["", "rooms.example.com", "wss:", "wss://a b", "wss://x/%4", "wss://ü"])
-def test_the_address_of_a_room_is_a_uri(service: SandboxService, http: httpx.Client, url: str) -> None:
+def test_the_address_of_a_room_is_a_uri(service: MockServer, http: httpx.Client, url: str) -> None:
     room = {"livekit_url": url, "livekit_room": "r", "livekit_client_token": "t"}
     headers = {"X-API-KEY": service.api_key}
     answer = http.post(f"{service.base_url}/sessions/token", headers=headers, json=LITE | {"livekit_config": room})

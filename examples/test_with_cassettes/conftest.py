@@ -4,7 +4,7 @@
     pytest --block-network
 
 To record anew, delete `cassettes/` and run `pytest --record-mode=once` with LIVEAVATAR_API_KEY set; or without an
-account, with LIVEAVATAR_BASE_URL and LIVEAVATAR_API_KEY as `python -m liveavatar.sandbox` prints them. No key and no
+account, with LIVEAVATAR_BASE_URL and LIVEAVATAR_API_KEY as `python -m liveavatar.mock` prints them. No key and no
 token gets into a cassette, so they can be committed.
 """
 

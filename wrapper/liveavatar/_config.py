@@ -78,7 +78,7 @@ def _api_key(given: str | None) -> Secret:
     if not value.strip():
         raise LiveAvatarError(
             f"There is no API key: pass api_key=, or set the environment variable {KEY_VARIABLE}. "
-            f"Without an account, `python -m liveavatar.sandbox` gives one."
+            f"Without an account, `python -m liveavatar.mock` gives one."
         )
     return credential(value, "api_key")
 

@@ -102,7 +102,7 @@ def lost(
     if untrusted:
         why = f"the service's certificate is not trusted: {why}"
     elif isinstance(cause, BaseException) and not (sent or late) and is_loopback(urlsplit(request.url).hostname):
-        why += "; is the sandbox running? `python -m liveavatar.sandbox` starts it"
+        why += "; is the mock server running? `python -m liveavatar.mock` starts it"
     error = (LiveAvatarTimeoutError if late else LiveAvatarConnectionError)(f"No answer from {request.url}: {why}")
     error.request_sent = sent
     error.certificate_rejected = untrusted

@@ -1,6 +1,6 @@
 """``python -m liveavatar.demo``: open and close sessions, and show each step as it happens.
 
-Without an account it starts the sandbox for itself, and opens one session with the blocking client, then three at
+Without an account it starts the mock server for itself, and opens one session with the blocking client, then three at
 once with the async one. With LIVEAVATAR_API_KEY set it opens one session of the free sandbox avatar at the live
 service, or wherever LIVEAVATAR_BASE_URL points.
 """
@@ -21,7 +21,7 @@ from .errors import LiveAvatarError
 from .models import LiveAvatarNewSessionRequest, StandardSessionResponse
 
 if TYPE_CHECKING:
-    from .sandbox import SandboxService
+    from .mock import MockServer
 
 WAYNE = "dd73ea75-1218-4ef3-92ce-606d5f7fbc0a"
 """The one avatar that the live service, too, gives away: its sessions end after a minute and cost nothing."""
@@ -33,14 +33,14 @@ def main() -> int:
     """Run the demo.
 
     Returns:
-        The exit code: 0; 1 when a step failed; 2 when the sandbox is not installed; 130 after Ctrl-C.
+        The exit code: 0; 1 when a step failed; 2 when the mock server is not installed; 130 after Ctrl-C.
     """
     logger, handler = logging.getLogger("liveavatar"), _CallsShown()
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     try:
-        return _at_the_live_service() if os.environ.get(KEY_VARIABLE, "").strip() else _at_a_sandbox()
+        return _at_the_live_service() if os.environ.get(KEY_VARIABLE, "").strip() else _at_a_mock_server()
     except ModuleNotFoundError as missing:
         _say(str(missing), _BAD, to=sys.stderr)
         return 2
@@ -62,11 +62,11 @@ def _at_the_live_service() -> int:
         return _verdict("\nThe client says:", len(api.open_sessions))
 
 
-def _at_a_sandbox() -> int:
-    from .sandbox import running  # an extra, which the live service does without
+def _at_a_mock_server() -> int:
+    from .mock import mock_server  # an extra, which the live service does without
 
-    with running() as service:
-        _say(f"The sandbox, a LiveAvatar service on this machine, listens at {service.base_url}", _HEADING)
+    with mock_server() as service:
+        _say(f"The mock server, a LiveAvatar service on this machine, listens at {service.base_url}", _HEADING)
 
         _say("\nOne session, with the blocking client", _HEADING)
         with LiveAvatarApi(service.api_key, base_url=service.base_url) as api, api.session(_request()) as session:
@@ -75,10 +75,10 @@ def _at_a_sandbox() -> int:
         _say("\nThree sessions at once, with the async client", _HEADING)
         asyncio.run(_three_at_once(service))
 
-        return _verdict(f"\nThe service says: sessions opened {len(service.sessions)},", len(service.running))
+        return _verdict(f"\nThe service says: sessions opened {len(service.sessions)},", len(service.running_sessions))
 
 
-async def _three_at_once(service: SandboxService) -> None:
+async def _three_at_once(service: MockServer) -> None:
     async with AsyncLiveAvatarApi(service.api_key, base_url=service.base_url) as api:
 
         async def open_one() -> None:
@@ -90,7 +90,10 @@ async def _three_at_once(service: SandboxService) -> None:
                     group.create_task(open_one())
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        _say(f"  the service says: sessions running {len(service.running)}; leaving the block closes them", _GOOD)
+        _say(
+            f"  the service says: sessions running {len(service.running_sessions)}; leaving the block closes them",
+            _GOOD,
+        )
 
 
 def _request() -> LiveAvatarNewSessionRequest:

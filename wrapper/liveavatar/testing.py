@@ -5,7 +5,7 @@ One line in the `conftest.py` at the root of your tests is enough::
     pytest_plugins = ["liveavatar.testing"]
 
 A test marked with `pytest.mark.vcr` then records its cassette once (`pytest --record-mode=once`) and replays it from
-there, and a test that takes `liveavatar_sandbox` talks to a service of its own. With a `vcr_config` fixture of your
+there, and a test that takes `liveavatar_mock` talks to a service of its own. With a `vcr_config` fixture of your
 own, or without pytest, take the dict: `vcr.VCR(**vcr_config)`.
 
 It needs the extra: `pip install 'liveavatar[testing]'`.
@@ -31,9 +31,9 @@ from ._config import BASE_URL, KEY_VARIABLE, URL_VARIABLE, is_loopback
 from ._secrets import MASK, masked, secrets_in
 
 if TYPE_CHECKING:
-    from .sandbox import SandboxService
+    from .mock import MockServer
 
-__all__ = ["liveavatar_sandbox", "vcr_config"]
+__all__ = ["liveavatar_mock", "vcr_config"]
 
 # All else is left out: it differs between the two clients, or is nobody's business.
 _REQUEST_HEADERS = ("content-type", "x-api-key", "authorization")
@@ -111,7 +111,7 @@ def _with_stand_in(body: Any, text: str) -> str:
 
 
 def _service_uri(uri: str) -> str:
-    """The address at the live service that a sandbox on loopback stands for."""
+    """The address at the live service that a mock server on loopback stands for."""
     parts, service = urlsplit(uri), urlsplit(BASE_URL)
     if is_loopback(parts.hostname or "") and parts.path.endswith(
         ("/sessions/token", "/sessions/start", "/sessions/stop")
@@ -140,7 +140,7 @@ vcr_config: dict[str, Any] = {
 """Settings for vcrpy: no secret gets into a cassette, and one cassette replays in both clients.
 
 Session ids stay. Credentials, room tokens and `ws_url` become `***`; a session token becomes `***` and the id of its
-session. A sandbox on loopback is recorded under the address of the live service. Only the headers that mean something
+session. A mock server on loopback is recorded under the address of the live service. Only meaningful headers
 are kept: whoever replays may have another key, another base URL or the other client.
 """
 
@@ -152,15 +152,15 @@ def _vcr_config() -> dict[str, Any]:
 
 
 @pytest.fixture
-def liveavatar_sandbox(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxService]:
+def liveavatar_mock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[MockServer]:
     """A LiveAvatar service on this machine for one test; clients made without arguments talk to it.
 
     To set it up, for example with room for one session:
-    `@pytest.mark.parametrize("liveavatar_sandbox", [{"max_concurrent": 1}], indirect=True)`.
+    `@pytest.mark.parametrize("liveavatar_mock", [{"max_concurrent": 1}], indirect=True)`.
     """
-    from .sandbox import running
+    from .mock import mock_server
 
-    with running(**getattr(request, "param", {})) as service:
+    with mock_server(**getattr(request, "param", {})) as service:
         monkeypatch.setenv(URL_VARIABLE, service.base_url)
         monkeypatch.setenv(KEY_VARIABLE, service.api_key)
         yield service

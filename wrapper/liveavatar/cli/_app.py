@@ -16,8 +16,8 @@ from liveavatar_client.models import VideoEncoding, VideoQuality, VideoSettings
 from .._calls import has_ended
 from .._version import __version__
 from ..errors import BadRequestError, ConflictError, InvalidRequestError, LiveAvatarError, NotFoundError
+from ..mock._sessions import SANDBOX_AVATAR
 from ..models import AvatarPersona, LiveAvatarNewSessionRequest
-from ..sandbox._sessions import SANDBOX_AVATAR
 from ._doctor import FAIL, examine
 from ._failures import ExitCode, Misconfigured, StillRunning, advised, raise_signals, report
 from ._opened import Opened, clock
@@ -213,15 +213,15 @@ def close(
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def sandbox(
+def mock(
     context: typer.Context,
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port, 0 for a free one.")] = 8080,
 ) -> None:
     """Run a LiveAvatar service on this machine: no account, no cost.
 
-    Needs the extra "sandbox". `python -m liveavatar.sandbox --help` lists more flags, which this takes too.
+    Needs the extra "mock". `python -m liveavatar.mock --help` lists more flags, which this takes too.
     """
-    from ..sandbox.__main__ import main
+    from ..mock.__main__ import main
 
     wrong = main(["--port", str(port), *context.args])
     if wrong:
@@ -230,7 +230,7 @@ def sandbox(
 
 @app.command()
 def demo() -> None:
-    """Open and close sessions before your eyes: in the sandbox, or with a key at the service, for free."""
+    """Open and close sessions before your eyes: in the mock server, or with a key at the service, for free."""
     load()
     from ..demo import main
 

@@ -75,7 +75,7 @@ class SessionSnapshot:
 
 @dataclass(kw_only=True, slots=True)
 class Session:
-    """What the sandbox keeps of a session."""
+    """What the mock server keeps of a session."""
 
     id: str
     mode: str
@@ -119,7 +119,7 @@ class Session:
 
 
 class Sessions:
-    """All sessions of one sandbox, by id, oldest first."""
+    """All sessions of one mock server, by id, oldest first."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

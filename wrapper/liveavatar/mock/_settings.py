@@ -1,4 +1,4 @@
-"""What can be set on a sandbox."""
+"""What can be set on a mock server."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TypedDict
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """The settings of one sandbox, each a keyword of ``running``, ``SandboxService`` and ``create_app``.
+    """The settings of one mock server, each a keyword of ``mock_server``, ``MockServer`` and ``create_app``.
 
     Attributes:
-        api_keys: keys that are let in, all of one account. The first is the one the sandbox tells its users.
+        api_keys: keys that are let in, all of one account. The first is the one the mock server tells its users.
         max_session_duration: seconds, the longest a session may run and what one gets that asks for nothing.
         idle_timeout: seconds from its start after which a session ends as idle; None for never.
         token_lifetime: seconds that a session token is good for.
@@ -23,7 +23,7 @@ class Settings:
         clock: the time in seconds. Tests hand in their own, to let a session grow old without waiting.
     """
 
-    api_keys: Sequence[str] = ("sandbox-key",)
+    api_keys: Sequence[str] = ("mock-key",)
     max_session_duration: int = 1200
     idle_timeout: float | None = 300
     token_lifetime: float = 3600

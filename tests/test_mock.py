@@ -1,4 +1,4 @@
-"""What the sandbox promises, asked of it over a real socket."""
+"""What the mock server promises, asked of it over a real socket."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from typing import Any
 
 import httpx
 import pytest
-from liveavatar import sandbox
-from liveavatar.sandbox import (
+from liveavatar import mock
+from liveavatar.mock import (
     ContractError,
-    SandboxService,
+    MockServer,
     Settings,
     _app,
     _contract,
     _sessions,
     create_app,
-    running,
+    mock_server,
 )
-from liveavatar.sandbox.__main__ import main
-from liveavatar.sandbox._settings import SettingsKeywords
+from liveavatar.mock.__main__ import main
+from liveavatar.mock._settings import SettingsKeywords
 
 AVATAR = "7d3f2a10-4c58-4b6e-9f21-0a8be5c1d742"
 WAYNE = "dd73ea75-1218-4ef3-92ce-606d5f7fbc0a"
@@ -57,7 +57,7 @@ class Clock:
 class Caller:
     """A client without manners: sends what a test says and hands back what came."""
 
-    def __init__(self, service: SandboxService) -> None:
+    def __init__(self, service: MockServer) -> None:
         self.service = service
         self.http = httpx.Client(base_url=service.base_url, trust_env=False, verify=False)
 
@@ -95,7 +95,7 @@ def make(clock: Clock) -> Iterator[Any]:
     opened: list[Caller] = []
 
     def caller(**settings: Any) -> Caller:
-        opened.append(Caller(SandboxService(**({"clock": clock} | settings)).__enter__()))
+        opened.append(Caller(MockServer(**({"clock": clock} | settings)).__enter__()))
         return opened[-1]
 
     yield caller
@@ -114,7 +114,7 @@ def caller(make: Any) -> Caller:
 @pytest.fixture(scope="module")
 def refused() -> Iterator[Caller]:
     """A caller whose requests all fail, so that many tests may share it."""
-    with running() as service:
+    with mock_server() as service:
         caller = Caller(service)
         yield caller
         caller.http.close()
@@ -145,14 +145,14 @@ def test_a_session_is_created_started_and_stopped(caller: Caller) -> None:
     assert started.status_code == 201
     assert started.json()["code"] == 1000
     assert started.json()["data"]["session_id"] == session_id
-    assert caller.service.running == [session_id]
+    assert caller.service.running_sessions == [session_id]
 
     body = {"session_id": session_id, "reason": "USER_CLOSED"}
     stopped = caller.post("stop", token=token, json=body)
     assert stopped.status_code == 200
     assert stopped.json() == {"code": 1000, "data": None, "message": "Success"}
     assert state(caller, session_id) == ("ended", "USER_CLOSED")
-    assert caller.service.running == []
+    assert caller.service.running_sessions == []
     assert caller.service.requests == {"token": 1, "start": 1, "stop": 1}
 
 
@@ -193,7 +193,7 @@ def test_a_stop_with_the_api_key_needs_the_id(caller: Caller) -> None:
     key = caller.service.api_key
     assert is_error(caller.post("stop", key=key), 422, "session_id")
     assert caller.post("stop", key=key, json={"session_id": session_id.upper()}).status_code == 200
-    assert caller.service.running == []
+    assert caller.service.running_sessions == []
 
 
 # ---- Credentials -------------------------------------------------------------------------------------------
@@ -205,10 +205,10 @@ def test_a_stop_with_the_api_key_needs_the_id(caller: Caller) -> None:
     [
         ({}, 401, "missing"),
         ({"X-API-KEY": "wrong"}, 401, "API key"),
-        ({"Authorization": "Bearer sandbox-key"}, 401, "token"),
+        ({"Authorization": "Bearer mock-key"}, 401, "token"),
         ({"Authorization": "Bearer"}, 401, "token"),
         ({"Authorization": "Basic c2FuZA=="}, 401, "Bearer"),
-        ({"X-API-KEY": "sandbox-key", "Authorization": "Bearer x"}, 400, "not both"),
+        ({"X-API-KEY": "mock-key", "Authorization": "Bearer x"}, 400, "not both"),
     ],
 )
 def test_a_wrong_credential_is_refused(
@@ -230,7 +230,7 @@ def test_further_keys_can_be_let_in(make: Any) -> None:
     caller = make(api_keys=["first", "second"])
     assert caller.service.api_key == "first"
     assert caller.post("token", key="second", json=LITE).status_code == 200
-    assert is_error(caller.post("token", key="sandbox-key", json=LITE), 401, "not valid")
+    assert is_error(caller.post("token", key="mock-key", json=LITE), 401, "not valid")
 
 
 def test_a_session_token_expires(make: Any, clock: Clock) -> None:
@@ -297,7 +297,7 @@ def test_the_sandbox_avatar_ends_after_a_minute_and_costs_nothing(caller: Caller
     assert caller.service.sessions[0].credits == 0
 
 
-def test_is_sandbox_wants_the_sandbox_avatar(refused: Caller) -> None:
+def test_is_sandbox_wants_the_mock_server_avatar(refused: Caller) -> None:
     assert is_error(refused.token(LITE | {"is_sandbox": True}), 400, WAYNE)
 
 
@@ -309,7 +309,7 @@ def test_a_session_ends_at_its_maximum_duration(make: Any, clock: Clock) -> None
     assert caller.start(token).json()["data"]["max_session_duration"] == 120
     clock.now += 10
     assert state(caller, short) == ("ended", "MAX_DURATION_REACHED")
-    assert caller.service.running == [long]
+    assert caller.service.running_sessions == [long]
 
 
 def test_a_session_ends_when_idle_unless_that_is_switched_off(make: Any, clock: Clock) -> None:
@@ -437,7 +437,7 @@ def test_a_stop_reason_is_one_of_the_services(caller: Caller) -> None:
     assert is_error(caller.post("stop", token=token, json={"reason": "BORED"}), 422, "BORED")
 
 
-def test_an_answer_that_breaks_the_contract_is_the_sandboxs_own_fault(
+def test_an_answer_that_breaks_the_contract_is_the_mock_server_own_fault(
     caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ContractError, match="session_token"):
@@ -509,11 +509,11 @@ def test_old_sessions_are_forgotten_but_not_what_they_cost(make: Any, monkeypatc
 
 
 def test_a_service_comes_and_goes_quickly_and_leaves_nothing() -> None:
-    with running():
+    with mock_server():
         pass  # the first one reads the contract
     threads = threading.enumerate()
     begin = time.perf_counter()
-    with running() as service:
+    with mock_server() as service:
         assert time.perf_counter() - begin < 0.3
         assert httpx.get(service.url, trust_env=False).status_code == 200
     assert threading.enumerate() == threads
@@ -523,7 +523,7 @@ def test_a_service_comes_and_goes_quickly_and_leaves_nothing() -> None:
 
 
 def test_leaving_does_not_wait_for_a_client_that_stays() -> None:
-    with running() as service:
+    with mock_server() as service:
         client = socket.create_connection((service.host, service.port))
         client.sendall(b"POST /v1/sessions/token HTTP/1.1\r\nHost: x\r\n")
         begin = time.perf_counter()
@@ -532,7 +532,7 @@ def test_leaving_does_not_wait_for_a_client_that_stays() -> None:
 
 
 def test_a_caller_who_hangs_up_in_mid_request_makes_no_noise(caplog: pytest.LogCaptureFixture) -> None:
-    with running() as service:
+    with mock_server() as service:
         with socket.create_connection((service.host, service.port)) as client:
             head = f"POST /v1/sessions/token HTTP/1.1\r\nHost: x\r\nX-API-KEY: {service.api_key}"
             client.sendall(f"{head}\r\nContent-Length: 99\r\n\r\n{{".encode())
@@ -554,10 +554,10 @@ def test_services_do_not_share_anything(make: Any) -> None:
 def test_it_listens_on_loopback_only() -> None:
     for host in ("0.0.0.0", "192.0.2.1", "example.com"):
         with pytest.raises(ValueError, match="loopback"):
-            SandboxService(host=host)
-    with running(host="localhost") as service:
+            MockServer(host=host)
+    with mock_server(host="localhost") as service:
         assert service.base_url == f"http://127.0.0.1:{service.port}/v1"
-    assert SandboxService(8080, host="::1").base_url == "http://[::1]:8080/v1"
+    assert MockServer(8080, host="::1").base_url == "http://[::1]:8080/v1"
 
 
 @pytest.mark.parametrize(
@@ -578,17 +578,17 @@ def test_the_app_runs_under_another_server_as_well() -> None:
 
     async def call() -> httpx.Response:
         transport = httpx.ASGITransport(app=create_app(api_keys=["k"]))
-        async with httpx.AsyncClient(transport=transport, base_url="http://sandbox") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://mock") as client:
             return await client.post("/v1/sessions/token", headers={"X-API-KEY": "k"}, json=LITE)
 
     assert asyncio.run(call()).status_code == 200
 
 
 def test_every_public_name_is_there_and_no_other() -> None:
-    for name in sandbox.__all__:
-        assert getattr(sandbox, name).__name__ == name
+    for name in mock.__all__:
+        assert getattr(mock, name).__name__ == name
     with pytest.raises(AttributeError, match="nothing_of_the_kind"):
-        _ = sandbox.nothing_of_the_kind
+        _ = mock.nothing_of_the_kind
 
 
 # ---- On the command line -----------------------------------------------------------------------------------
@@ -599,7 +599,7 @@ def test_the_command_says_what_to_set_serves_and_ends_cleanly_on_ctrl_c() -> Non
     command = [
         sys.executable,
         "-m",
-        "liveavatar.sandbox",
+        "liveavatar.mock",
         "--port",
         "0",
         "--api-key",
@@ -636,21 +636,21 @@ def test_a_wrong_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_ctrl_c_is_a_good_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted(service: SandboxService) -> None:
+    def interrupted(service: MockServer) -> None:
         assert httpx.get(service.url, trust_env=False).status_code == 200
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(SandboxService, "wait", interrupted)
+    monkeypatch.setattr(MockServer, "wait", interrupted)
     assert main(["--port", "0"]) == 0
-    assert "export LIVEAVATAR_API_KEY=sandbox-key" in capsys.readouterr().out
+    assert "export LIVEAVATAR_API_KEY=mock-key" in capsys.readouterr().out
 
 
 def test_a_missing_extra_is_one_line_that_says_what_to_install() -> None:
     script = (
-        "import runpy, sys; sys.modules['uvicorn'] = None;runpy.run_module('liveavatar.sandbox', run_name='__main__')"
+        "import runpy, sys; sys.modules['uvicorn'] = None;runpy.run_module('liveavatar.mock', run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "uvicorn" in done.stderr
-    assert "pip install 'liveavatar[sandbox]'" in done.stderr
+    assert "pip install 'liveavatar[mock]'" in done.stderr

@@ -3,16 +3,16 @@
 It speaks the three session endpoints over real HTTP, with the service's credentials, states, limits and error
 envelopes, and holds every request and every answer of its own against the contract. From a shell::
 
-    python -m liveavatar.sandbox --port 8080
+    python -m liveavatar.mock --port 8080
 
 and in a test suite::
 
-    with running() as service:
+    with mock_server() as service:
         api = LiveAvatarApi(service.api_key, base_url=service.base_url)
 
-It needs the extra: ``pip install 'liveavatar[sandbox]'``.
+It needs the extra: ``pip install 'liveavatar[mock]'``.
 
-Where the service leaves it open, the sandbox has decided: the nil UUID is the one avatar it does not know;
+Where the service leaves it open, the mock server has decided: the nil UUID is the one avatar it does not know;
 stopping a session that never started ends it, and its token then starts nothing; as no media flows, a session
 is idle from its start; all API keys belong to one account.
 """
@@ -25,28 +25,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._app import create_app
     from ._contract import ContractError
-    from ._server import SandboxService, running
+    from ._server import MockServer, mock_server
     from ._sessions import SessionSnapshot, SessionState
     from ._settings import Settings
 
 __all__ = [
     "ContractError",
-    "SandboxService",
+    "MockServer",
     "SessionSnapshot",
     "SessionState",
     "Settings",
     "create_app",
-    "running",
+    "mock_server",
 ]
 
 _HOME = {
     "ContractError": "_contract",
-    "SandboxService": "_server",
+    "MockServer": "_server",
     "SessionSnapshot": "_sessions",
     "SessionState": "_sessions",
     "Settings": "_settings",
     "create_app": "_app",
-    "running": "_server",
+    "mock_server": "_server",
 }
 
 
@@ -60,6 +60,6 @@ def __getattr__(name: str) -> Any:
         if missing.name is None or missing.name.startswith("liveavatar"):
             raise
         raise ModuleNotFoundError(
-            f"the sandbox needs {missing.name}, which is not installed: pip install 'liveavatar[sandbox]'",
+            f"the mock server needs {missing.name}, which is not installed: pip install 'liveavatar[mock]'",
             name=missing.name,
         ) from missing

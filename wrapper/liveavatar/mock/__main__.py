@@ -1,4 +1,4 @@
-"""``python -m liveavatar.sandbox``: run the sandbox until Ctrl-C."""
+"""``python -m liveavatar.mock``: run the mock server until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int | str:
-    """Run the sandbox.
+    """Run the mock server.
 
     Args:
         arguments: those of the command line; None for this process's own.
@@ -21,9 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int | str:
     # What was not given is left to the settings' own defaults.
     settings: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     try:
-        from liveavatar.sandbox import running
+        from liveavatar.mock import mock_server
 
-        with running(**settings) as service:
+        with mock_server(**settings) as service:
             sys.stdout.write(
                 f"export LIVEAVATAR_BASE_URL={service.base_url}\n"
                 f"export LIVEAVATAR_API_KEY={service.api_key}\n"
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int | str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m liveavatar.sandbox",
+        prog="python -m liveavatar.mock",
         description="A LiveAvatar service on this machine, for demos and tests: no account, no cost.",
     )
     add = parser.add_argument

@@ -3,19 +3,19 @@
     pip install 'liveavatar[testing]'
     pytest --block-network
 
-Each test that takes the fixture `liveavatar_sandbox` gets a new service, and clients made without arguments use it.
+Each test that takes the fixture `liveavatar_mock` gets a new service, and clients made without arguments use it.
 """
 
 from collections.abc import Iterator
 
 import pytest
-from liveavatar.sandbox import SandboxService
+from liveavatar.mock import MockServer
 
 pytest_plugins = ["liveavatar.testing"]
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left_running(liveavatar_sandbox: SandboxService) -> Iterator[None]:
+def _nothing_is_left_running(liveavatar_mock: MockServer) -> Iterator[None]:
     """Whatever a test does, the code under test closes what it opened."""
     yield
-    assert liveavatar_sandbox.running == []
+    assert liveavatar_mock.running_sessions == []

@@ -1,4 +1,4 @@
-"""The sandbox on a real socket, in a thread of its own."""
+"""The mock server on a real socket, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Self, Unpack
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ._app import Sandbox
+from ._app import MockService
 from ._sessions import SessionSnapshot, SessionState
 from ._settings import Settings, SettingsKeywords
 
 _KEEP_ALIVE_SECONDS = 75  # as long as gateways keep an idle connection: one is enough for many sessions
 
 
-class SandboxService:
-    """A sandbox that listens on loopback from entering the ``with`` block to leaving it.
+class MockServer:
+    """A mock server that listens on loopback from entering the ``with`` block to leaving it.
 
     Args:
         port: TCP port; 0 takes a free one.
@@ -43,7 +43,7 @@ class SandboxService:
         self.host = _loopback(host)
         self.port = port
         self.connections = 0
-        self._sandbox = Sandbox(Settings(**settings))
+        self._service = MockService(Settings(**settings))
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -61,22 +61,22 @@ class SandboxService:
     @property
     def api_key(self) -> str:
         """A key that is let in."""
-        return self._sandbox.settings.api_keys[0]
+        return self._service.settings.api_keys[0]
 
     @property
     def sessions(self) -> list[SessionSnapshot]:
         """All sessions as they are now, oldest first; of the ended ones, the latest thousand."""
-        return self._sandbox.sessions.snapshots()
+        return self._service.sessions.snapshots()
 
     @property
-    def running(self) -> list[str]:
+    def running_sessions(self) -> list[str]:
         """Ids of the sessions that have started and not ended."""
         return [session.id for session in self.sessions if session.state is SessionState.STARTED]
 
     @property
     def requests(self) -> dict[str, int]:
         """How many requests have come, refused ones too, by endpoint: "token", "start", "stop"."""
-        return {endpoint: self._sandbox.requests[endpoint] for endpoint in ("token", "start", "stop")}
+        return {endpoint: self._service.requests[endpoint] for endpoint in ("token", "start", "stop")}
 
     def wait(self) -> None:
         """Block until the service ends, which by itself it does not; Ctrl-C gets through."""
@@ -89,7 +89,7 @@ class SandboxService:
         )
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
-            self._sandbox.app,
+            self._service.app,
             http=_counting(self._accepted),
             ws="none",
             loop="asyncio",
@@ -102,7 +102,7 @@ class SandboxService:
         )
         self._server = _Server(config)
         self._thread = threading.Thread(
-            target=self._server.run, args=([listener],), name="liveavatar-sandbox", daemon=True
+            target=self._server.run, args=([listener],), name="liveavatar-mock", daemon=True
         )
         self._thread.start()
         self._server.listens.wait(timeout=10)
@@ -120,10 +120,10 @@ class SandboxService:
 
 
 @contextmanager
-def running(
+def mock_server(
     port: int = 0, *, host: str = "127.0.0.1", **settings: Unpack[SettingsKeywords]
-) -> Iterator[SandboxService]:
-    """Run a sandbox in the background: ``with running(rate_limit=5) as service: ...``.
+) -> Iterator[MockServer]:
+    """Run a mock server in the background: ``with mock_server(rate_limit=5) as service: ...``.
 
     Args:
         port: TCP port; 0 takes a free one.
@@ -134,7 +134,7 @@ def running(
         ValueError: the host is not loopback, or a setting is not possible.
         OSError: the port is not to be had.
     """
-    with SandboxService(port, host=host, **settings) as service:
+    with MockServer(port, host=host, **settings) as service:
         yield service
 
 
@@ -168,4 +168,4 @@ def _loopback(host: str) -> str:
             return address
     except ValueError:
         pass
-    raise ValueError(f"the sandbox listens on loopback only (127.0.0.1, ::1, localhost), not on {host!r}")
+    raise ValueError(f"the mock server listens on loopback only (127.0.0.1, ::1, localhost), not on {host!r}")

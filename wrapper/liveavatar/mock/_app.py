@@ -24,13 +24,13 @@ from ._sessions import RefusedError, Session, Sessions
 from ._settings import Settings, SettingsKeywords
 
 SUCCESS = 1000
-_ROOM_URL = "wss://room.sandbox.invalid"  # a name that never resolves
-_EVENTS_URL = "wss://events.sandbox.invalid"
+_ROOM_URL = "wss://room.mock.invalid"  # a name that never resolves
+_EVENTS_URL = "wss://events.mock.invalid"
 _JSON = re.compile(r"application/([\w.-]+\+)?json\s*(;|$)", re.IGNORECASE)
 
 
 def create_app(**settings: Unpack[SettingsKeywords]) -> Starlette:
-    """The sandbox as an ASGI app, to run under a server of your own.
+    """The mock server as an ASGI app, to run under a server of your own.
 
     Args:
         **settings: see ``Settings``.
@@ -38,10 +38,10 @@ def create_app(**settings: Unpack[SettingsKeywords]) -> Starlette:
     Raises:
         ValueError: a setting is not possible.
     """
-    return Sandbox(Settings(**settings)).app
+    return MockService(Settings(**settings)).app
 
 
-class Sandbox:
+class MockService:
     """The state behind the endpoints, and the app in front of it."""
 
     def __init__(self, settings: Settings) -> None:
@@ -171,7 +171,7 @@ def _envelope(request: Request, component: str, status: int, envelope: dict[str,
 @cache
 def _page() -> tuple[str, str]:
     """The page, and the policy that lets its own style and script run and nothing else."""
-    page = (files("liveavatar.sandbox") / "_page.html").read_text(encoding="utf-8")
+    page = (files("liveavatar.mock") / "_page.html").read_text(encoding="utf-8")
 
     def hash_of(tag: str) -> str:
         inline = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)[0]

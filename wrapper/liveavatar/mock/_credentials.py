@@ -55,7 +55,7 @@ class Credentials:
                 self._secret,
                 [_ALGORITHM],
                 audience=_SESSION,
-                options={"verify_exp": False},  # PyJWT looks at the wall clock, the sandbox at its own
+                options={"verify_exp": False},  # PyJWT looks at the wall clock, the mock server at its own
             )
         except jwt.InvalidTokenError:
             raise RefusedError(401, "The session token is not valid.") from None
@@ -65,7 +65,7 @@ class Credentials:
 
     def _sign(self, claims: dict[str, object], seconds: float) -> str:
         expiry = math.ceil(self._settings.clock() + seconds)
-        return jwt.encode({**claims, "iss": "liveavatar-sandbox", "exp": expiry}, self._secret, _ALGORITHM)
+        return jwt.encode({**claims, "iss": "liveavatar-mock", "exp": expiry}, self._secret, _ALGORITHM)
 
 
 def _credential(headers: Headers) -> tuple[str | None, str | None]:

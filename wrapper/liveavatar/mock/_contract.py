@@ -18,7 +18,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is ten time
 
 
 class ContractError(Exception):
-    """The sandbox was about to send an answer that the contract does not allow: a fault of the sandbox."""
+    """The mock server was about to send an answer that the contract does not allow: a fault of the mock server."""
 
 
 def faults(component: str, body: Any) -> list[dict[str, Any]]:

@@ -12,12 +12,25 @@ from urllib.parse import urlencode
 import attrs
 
 import liveavatar_client.models as generated
-from liveavatar_client.models import VideoEncoding, VideoQuality, VideoSettings
+from liveavatar_client.models import VideoEncoding, VideoQuality
 from liveavatar_client.types import UNSET, Unset
 
 from ._secrets import masked
 
 MEET_PAGE = "https://meet.livekit.io/custom"
+
+
+@attrs.define
+class VideoSettings(generated.VideoSettings):
+    """Encoding and quality of the avatar's video.
+
+    Attributes:
+        encoding: the video codec. The service's own default is H264; VP8 is deprecated and will be removed.
+        quality: the video quality, "high" by default.
+    """
+
+    encoding: VideoEncoding | Unset
+    quality: VideoQuality | Unset = VideoQuality.high
 
 
 def _default_video() -> VideoSettings:
@@ -56,7 +69,8 @@ class LiveAvatarNewSessionRequest(generated.LiveAvatarNewSessionRequest):
     Reference: https://docs.liveavatar.com/reference/create_session_token_v1_sessions_token_post
     """
 
-    video_settings: VideoSettings | Unset | None = attrs.field(factory=_default_video)
+    mode: str = "LITE"
+    video_settings: generated.VideoSettings | Unset | None = attrs.field(factory=_default_video)
     avatar_persona: generated.AvatarPersona | Unset | None = None
     livekit_config: generated.CustomSDKLiveKitConfig | Unset | None = None
 
@@ -70,7 +84,10 @@ class LiveAvatarNewSessionRequest(generated.LiveAvatarNewSessionRequest):
         """
         defaults = cls(avatar_id="").to_dict()
         del defaults["avatar_id"]
-        return super().from_dict(defaults | dict(src_dict))
+        request = super().from_dict(defaults | dict(src_dict))
+        if isinstance(request.video_settings, generated.VideoSettings):
+            request.video_settings = VideoSettings.from_dict(request.video_settings.to_dict())
+        return request
 
     def __repr__(self) -> str:
         fields = [field.name for field in attrs.fields(type(self)) if field.repr]

@@ -18,7 +18,7 @@ import httpx
 from .._config import KEY_VARIABLE, configure, credential, environment_proxy
 from .._secrets import masked
 from ..errors import LiveAvatarError
-from ..mock._sessions import SANDBOX_AVATAR
+from ..mock._settings import SANDBOX_AVATAR
 from ..models import LiveAvatarNewSessionRequest
 from ._failures import advised
 from ._settings import Settings, connected, in_flags

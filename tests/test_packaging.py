@@ -1,0 +1,41 @@
+"""What the package declares about itself."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+TOOL_EXTRAS = ("dev", "docs")
+
+
+def project() -> dict[str, Any]:
+    return dict(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"])
+
+
+def runtime_requirements() -> dict[str, Requirement]:
+    declared = project()
+    lines = list(declared["dependencies"])
+    for extra, its_lines in declared["optional-dependencies"].items():
+        if extra not in TOOL_EXTRAS:
+            lines += its_lines
+    requirements = map(Requirement, lines)
+    return {each.name: each for each in requirements if each.name != declared["name"]}
+
+
+@pytest.mark.parametrize("requirement", runtime_requirements().values(), ids=str)
+def test_bounds(requirement: Requirement) -> None:
+    """A runtime dependency has a lower bound, and no exact pin that keeps users from its next security fix."""
+    operators = {each.operator for each in requirement.specifier}
+    assert operators & {">=", "~="}
+    assert not operators & {"==", "==="}
+
+
+@pytest.mark.parametrize(("name", "breaking"), [("aiohttp", "5.0"), ("httpcore", "2.0"), ("httpx", "1.0.dev6")])
+def test_ceilings(name: str, breaking: str) -> None:
+    """A dependency whose internals are used cannot be installed in a version that may have changed them."""
+    assert not runtime_requirements()[name].specifier.contains(breaking, prereleases=True)

@@ -39,3 +39,28 @@ def test_bounds(requirement: Requirement) -> None:
 def test_ceilings(name: str, breaking: str) -> None:
     """A dependency whose internals are used cannot be installed in a version that may have changed them."""
     assert not runtime_requirements()[name].specifier.contains(breaking, prereleases=True)
+
+
+def test_constraints() -> None:
+    """The constraints pin every tool, and name neither an index nor a URL."""
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if not line.lstrip().startswith("#")]
+    assert all(str(pin.specifier).startswith("==") and pin.url is None for pin in pins)
+    declared = [Requirement(line) for line in project()["optional-dependencies"]["dev"]]
+    assert {each.name for each in declared} - {project()["name"]} <= {pin.name for pin in pins}
+    for tool in declared:
+        for pin in pins:
+            assert pin.name != tool.name or tool.specifier.contains(str(pin.specifier).removeprefix("=="))
+
+
+def test_versions() -> None:
+    """Every Python that a classifier names is one that `make pythons` and the workflow test."""
+    prefix = "Programming Language :: Python :: 3."
+    claimed = {f"3.{each.removeprefix(prefix)}" for each in project()["classifiers"] if each.startswith(prefix)}
+    (pythons,) = (
+        line.partition("=")[2].split()
+        for line in (ROOT / "Makefile").read_text("utf-8").splitlines()
+        if line.startswith("PYTHONS =")
+    )
+    assert claimed
+    assert claimed <= set(pythons)

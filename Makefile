@@ -49,6 +49,7 @@ lint: install ## check style, format, spelling, YAML and workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/yamllint --strict .
+	$(BIN)/zizmor --offline --quiet .github
 
 types: install ## check types with mypy --strict and pyright
 	$(RUN) mypy

@@ -65,8 +65,9 @@ drift: install ## check that liveavatar_client/ is what the contract generates
 	$(BIN)/python scripts/generate.py --check
 
 # What users install: the package with the extras that are not for work on the project itself.
-EXTRAS = cli mock testing
-EXTRA_FLAGS = $(EXTRAS:%=--extra %)
+EXTRAS      = cli,mock,testing
+COMMA      := ,
+EXTRA_FLAGS = --extra $(subst $(COMMA), --extra ,$(EXTRAS))
 
 # pip-audit names each package that the package index has no advisories for; --strict makes that a failure.
 AUDIT =
@@ -97,13 +98,13 @@ floors: install ## run the tests with the lowest versions of the dependencies th
 	@mkdir -p build
 	@$(UV) pip compile --quiet $(EXTRA_FLAGS) --resolution lowest-direct pyproject.toml --output-file build/floors.txt
 	@$(UV) venv --quiet --clear --python $(BIN)/python .venv-floors
-	@$(UV) pip install --quiet --python .venv-floors --constraint build/floors.txt --editable '.[cli,mock,testing]' $(TEST_TOOLS)
+	@$(UV) pip install --quiet --python .venv-floors --constraint build/floors.txt --editable '.[$(EXTRAS)]' $(TEST_TOOLS)
 	.venv-floors/bin/python -m pytest $(PARALLEL) $(TESTS)
 
 PRERELEASE = allow
 newest: install ## run the tests with the newest releases and pre-releases (PRERELEASE=disallow: releases only)
 	@$(UV) venv --quiet --clear --python $(BIN)/python .venv-newest
-	@$(UV) pip install --quiet --python .venv-newest --upgrade --prerelease $(PRERELEASE) --editable '.[cli,mock,testing]' $(TEST_TOOLS)
+	@$(UV) pip install --quiet --python .venv-newest --upgrade --prerelease $(PRERELEASE) --editable '.[$(EXTRAS)]' $(TEST_TOOLS)
 	@echo "Tested versions:"
 	@$(UV) pip list --python .venv-newest
 	@echo "Newer versions that an upper bound excludes:"
@@ -117,7 +118,7 @@ pythons: install ## run the tests on each of PYTHONS that is installed (TESTS=te
 	  python=$$($(UV) python find --no-python-downloads $$version 2>/dev/null) || { echo "Python $$version: SKIPPED, not installed"; continue; }; \
 	  echo "Python $$version:" && \
 	  $(UV) venv --quiet --clear --python "$$python" .venv-$$version && \
-	  $(UV) pip install --quiet --python .venv-$$version --constraint constraints.txt --editable '.[cli,mock,testing]' $(TEST_TOOLS) && \
+	  $(UV) pip install --quiet --python .venv-$$version --constraint constraints.txt --editable '.[$(EXTRAS)]' $(TEST_TOOLS) && \
 	  .venv-$$version/bin/python -m pytest -q $(PARALLEL) $(TESTS) || failed="$$failed $$version"; \
 	done; \
 	[ -z "$$failed" ] || { echo "Failed on Python$$failed"; exit 1; }

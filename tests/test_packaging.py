@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ def runtime_requirements() -> dict[str, Requirement]:
             lines += its_lines
     requirements = map(Requirement, lines)
     return {each.name: each for each in requirements if each.name != declared["name"]}
+
+
+def make_variable(name: str) -> str:
+    (value,) = re.findall(rf"^{name} *= *(.+)$", (ROOT / "Makefile").read_text("utf-8"), flags=re.MULTILINE)
+    return str(value)
 
 
 @pytest.mark.parametrize("requirement", runtime_requirements().values(), ids=str)
@@ -53,14 +59,16 @@ def test_constraints() -> None:
             assert pin.name != tool.name or tool.specifier.contains(str(pin.specifier).removeprefix("=="))
 
 
+def test_extras() -> None:
+    """`make audit` and `make floors` cover every extra that users install."""
+    assert set(make_variable("EXTRAS").split(",")) == project()["optional-dependencies"].keys() - set(TOOL_EXTRAS)
+
+
 def test_versions() -> None:
-    """Every Python that a classifier names is one that `make pythons` and the workflow test."""
+    """`make pythons` and the workflow test every Python that a classifier names."""
     prefix = "Programming Language :: Python :: 3."
     claimed = {f"3.{each.removeprefix(prefix)}" for each in project()["classifiers"] if each.startswith(prefix)}
-    (pythons,) = (
-        line.partition("=")[2].split()
-        for line in (ROOT / "Makefile").read_text("utf-8").splitlines()
-        if line.startswith("PYTHONS =")
-    )
+    (matrix,) = re.findall(r"python: \[(.+)\]", (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8"))
     assert claimed
-    assert claimed <= set(pythons)
+    assert claimed <= set(make_variable("PYTHONS").split())
+    assert claimed <= {each.strip('" ') for each in matrix.split(",")}

@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 RUN     = $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test generate check lint types contract drift audit coverage mutants floors newest pythons constraints record bench-environment bench bench-plot pictures docs build release-check clean
+.PHONY: help install demo test generate check lint prose types contract drift audit coverage mutants floors newest pythons constraints record bench-environment bench bench-plot pictures docs build release-check clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' "$(firstword $(MAKEFILE_LIST))"
@@ -50,6 +50,11 @@ lint: install ## check style, format, spelling, YAML and workflows
 	$(BIN)/codespell
 	$(BIN)/yamllint --strict .
 	$(BIN)/zizmor --offline --quiet .github
+
+# The words that our sentences do without, each with its replacement. `# codespell:ignore WORD` allows one on its line.
+PROSE = README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs examples openapi scripts bench wrapper
+prose: install ## check the documentation and docstrings for the words in scripts/prose.txt
+	$(BIN)/codespell --dictionary scripts/prose.txt --regex "(?:are|is|was) to be|[\w'-]+" --skip '*.svg,*cassettes*,scripts/prose.txt' $(PROSE)
 
 types: install ## check types with mypy --strict and pyright
 	$(RUN) mypy

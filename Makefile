@@ -113,7 +113,7 @@ newest: install ## run the tests with the newest releases and pre-releases (PRER
 	@echo "Tested versions:"
 	@$(UV) pip list --python .venv-newest
 	@echo "Newer versions that an upper bound excludes:"
-	@$(UV) pip list --python .venv-newest --outdated --prerelease $(PRERELEASE)
+	@$(UV) pip list --python .venv-newest --outdated
 	.venv-newest/bin/python -m pytest $(PARALLEL) $(TESTS)
 
 PYTHONS = 3.11 3.12 3.13 3.14

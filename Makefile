@@ -16,7 +16,8 @@ STAMP := made-$(shell { $(PYTHON) --version; pwd; } 2>&1 | cksum | cut -d ' ' -f
 
 # $(call environment,PACKAGES) creates the environment whose stamp is the target.
 define environment
-@echo "Creating $(@D). This takes about a minute and needs a package index."
+@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("Python 3.11 or newer is required; $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.13")'
+@echo "Installing packages in $(@D). This can take a minute."
 @$(PYTHON) -m venv --clear $(@D)
 @$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(1)
 @touch $@

@@ -38,6 +38,7 @@ demo: $(DEMO)/$(STAMP) ## run a demo that opens and closes sessions; no account 
 PARALLEL = -n auto --dist worksteal
 
 test: install ## run all tests: about 3 minutes on 2 cores; no account and no network needed
+	@echo "Running all tests. On 2 free cores this takes about 3 minutes."
 	$(RUN) pytest $(PARALLEL)
 
 generate: install ## generate liveavatar_client/ from openapi/liveavatar.yaml

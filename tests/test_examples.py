@@ -148,8 +148,6 @@ class TestSuites:
 
 @contextlib.contextmanager
 def process(*arguments: str | Path, at: MockServer) -> Iterator[subprocess.Popen[str]]:
-    # Where a shell has started us in the background, Ctrl-C is ignored, and would be by the child.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(**command(*arguments, at=at, folder=EXAMPLES)) as child:  # type: ignore[call-overload]
         try:
             yield child

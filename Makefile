@@ -87,6 +87,12 @@ bench-plot: bench-environment ## the same, into docs/performance.md and its pict
 	@$(BENCH) bench.run --rounds $(ROUNDS) --cycles $(CYCLES) --json build/figures.json
 	@$(BENCH) bench.publish build/figures.json
 
+# The service and its other clients. The upstream document is a file or URL: make upstream SPEC=openapi.json
+.PHONY: upstream
+
+upstream: install ## compare the contract with the service's own OpenAPI document (SPEC=file or URL)
+	@$(BIN)/python scripts/upstream.py $(SPEC)
+
 pictures: install ## docs/cli.svg, from real runs of the command line
 	$(BIN)/python scripts/picture.py
 

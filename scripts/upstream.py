@@ -113,7 +113,7 @@ class Document:
 
     def operations(self) -> dict[str, Mapping[str, Any]]:
         """Return the operations by name, such as "POST /v1/sessions/token"."""
-        found = {}
+        found: dict[str, Mapping[str, Any]] = {}
         for path, item in self._content["paths"].items():
             resolved = self._resolve(item)
             for method in METHODS:

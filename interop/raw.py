@@ -251,3 +251,60 @@ async def wrong_credential(service: MockServer) -> None:
         await program.token(mode="LITE")
         await program.send("POST", "/sessions/token", 401, headers=program.bearer, json={"avatar_id": SANDBOX_AVATAR})
         await program.send("POST", "/sessions/start", 401, headers=program.key)
+
+
+@operation(
+    BROWSER, "a page of an allowed origin, with the SDK's credentials mode", allow_origins=["http://localhost:3000"]
+)
+async def browser_page(service: MockServer) -> None:
+    origin = {"Origin": "http://localhost:3000"}
+    preflight = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
+    async with Program(service) as program:
+        await program.token(mode="LITE")
+        for path in ("/sessions/start", "/sessions/keep-alive", "/sessions/stop"):
+            asked = await program.http.options(path, headers=origin | preflight)
+            assert asked.is_success, f"preflight of {path}: {asked.status_code}"
+            sent = await program.http.post(path, headers=origin | program.bearer)
+            assert sent.is_success, f"{path}: {sent.status_code}"
+            for response in (asked, sent):
+                allowed = response.headers.get("Access-Control-Allow-Origin")
+                assert allowed == origin["Origin"], f"{path}: allowed is {allowed!r}"
+                assert response.headers.get("Access-Control-Allow-Credentials") == "true", f"{path}: no credentials"
+
+
+@operation(SERVER, "credentials in other cases, ids in capitals")
+async def spelling(service: MockServer) -> None:
+    async with Program(service, key_header="X-Api-Key") as program:
+        await program.token(mode="LITE", avatar_id=SANDBOX_AVATAR.upper(), is_sandbox=True)
+        token = program.bearer["Authorization"].removeprefix("Bearer ")
+        program.bearer = {"authorization": f"bearer {token}"}
+        await program.start()
+        await program.stop(program.key, json={"session_id": program.session_id.upper()})
+
+
+@operation(SERVER, "a start with the session's id, without a content type")
+async def start_with_id(service: MockServer) -> None:
+    async with Program(service) as program:
+        await program.token(mode="LITE")
+        await program.start(json={"session_id": program.session_id})
+        await program.stop(content=b"")
+
+
+@operation(SERVER, "pages of the list")
+async def pages(service: MockServer) -> None:
+    async with Program(service) as program:
+        for _ in range(3):
+            await program.token(mode="LITE")
+            await program.start()
+        seen: list[str] = []
+        for page in (1, 2):
+            params = {"type": "active", "page": page, "page_size": 2, "avatar_id": SANDBOX_AVATAR}
+            data = await program.send("GET", "/sessions", params=params, headers=program.key)
+            assert data["count"] == 3
+            seen += [entry["id"] for entry in data["results"]]
+        assert sorted(seen) == sorted(service.running_sessions)
+        for session_id in seen:
+            await program.stop(program.key, json={"session_id": session_id, "reason": "ZOMBIE_SESSION_REAP"})

@@ -151,6 +151,29 @@ bench-plot: bench-environment ## measure the same and write it to docs/performan
 	@$(BENCH) bench.run --rounds $(ROUNDS) --cycles $(CYCLES) --json build/figures.json
 	@$(BENCH) bench.publish build/figures.json
 
+# The service and its other clients. The clients have an environment of their own, with the versions that interop/ pins.
+.PHONY: upstream interop live
+
+upstream: install ## compare the contract with the service's own OpenAPI document (SPEC=file or URL)
+	@$(BIN)/python scripts/upstream.py $(SPEC)
+
+INTEROP = .venv-interop
+WEB_SDK = $(INTEROP)/node/node_modules/@heygen/liveavatar-web-sdk
+$(INTEROP)/ready: interop/requirements.txt pyproject.toml
+	@echo "Creating $(INTEROP). This takes about two minutes, 1 GB of disk and a package index."
+	@$(PYTHON) -m venv --clear $(INTEROP)
+	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[testing]' --requirement interop/requirements.txt
+	@touch $@
+
+interop: $(INTEROP)/ready ## point other people's clients at the mock server and show what works (CLIENT=livekit: one)
+	@test -e $(WEB_SDK) || { mkdir -p $(INTEROP)/node && cp interop/package.json $(INTEROP)/node && \
+	npm install --prefix $(INTEROP)/node --ignore-scripts --no-audit --no-fund --no-package-lock --silent; } || true
+	@$(INTEROP)/bin/python -m interop $(CLIENT)
+	@$(INTEROP)/bin/python -m pytest -q tests/test_pipecat.py
+
+live: install ## check what the project assumes about the live service; needs LIVEAVATAR_API_KEY, costs nothing
+	@$(BIN)/python scripts/live.py
+
 pictures: install ## write docs/cli.svg from real runs of the command line
 	$(BIN)/python scripts/picture.py
 

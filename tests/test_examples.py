@@ -63,7 +63,7 @@ def started(service: MockServer) -> list[str]:
 
 def test_every_example_says_what_it_shows_and_how_to_run_it() -> None:
     documents = [*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*/conftest.py")]
-    assert len(documents) == 6
+    assert len(documents) == 8
     for document in documents:
         text = document.read_text("utf-8")
         assert re.match(r'"""[A-Z][^"]+\n\n(.+\n)*\n*    pip install ', text), document

@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -113,6 +114,24 @@ def test_example_test_passes(where: str, tmp_path: Path) -> None:
         assert passed in run("-m", "pytest", "--record-mode=once", folder=tmp_path, account=account(server))
         assert server.running_sessions == []
     assert passed in run("-m", "pytest", "--record-mode=none", folder=tmp_path)
+
+
+def test_mock_server_prints_what_the_quickstart_shows() -> None:
+    """The quickstart shows the lines that the mock server prints."""
+    (block,) = blocks(ROOT / "docs" / "quickstart.md", "console").values()
+    command, *shown = block.splitlines()
+    assert command == "$ python -m liveavatar.mock"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "liveavatar.mock", "--port", "0"], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        printed = [process.stdout.readline().rstrip() for _ in shown]
+    finally:
+        process.terminate()
+        process.communicate()
+    assert [re.sub(r":\d+/", ":8080/", line) for line in printed] == shown
 
 
 @pytest.fixture(scope="module")

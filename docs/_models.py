@@ -88,7 +88,7 @@ def attribute(field: attrs.Attribute[Any], hint: Any, meaning: str) -> Iterator[
     elif isinstance(field.default, str | int | float | bool) and not isinstance(field.default, Enum):
         notes.append(f"Default: ``{field.default!r}``.")
     if links := [f":ref:`{it.__name__} <schema-{it.__name__.lower()}>`" for it in members if is_unexported(it)]:
-        notes.append(f"Fields: {' or '.join(links)}.")
+        notes.append(f"See {' or '.join(links)}.")
     yield f"   {' '.join(filter(None, notes))}"
     yield ""
 
@@ -118,15 +118,15 @@ def type_name(hint: Any) -> str:
     if hint is type(None):
         return "None"
     if is_unexported(hint):
-        return "dict[str, Any]"
+        return "str" if issubclass(hint, Enum) else "dict[str, Any]"
     if inspect.isclass(hint) and typing.get_origin(hint) is None:
         return hint.__name__
     return re.sub(r"\b[\w.]+\.(\w+)", r"\1", str(hint))
 
 
 def is_unexported(hint: Any) -> bool:
-    """Return True for a generated class that users give as a dict."""
-    return inspect.isclass(hint) and attrs.has(hint) and hint.__name__ not in MODELS
+    """Return True for a generated class that users give as a dict, or as text."""
+    return inspect.isclass(hint) and hint.__name__ in vars(liveavatar_client.models) and hint.__name__ not in MODELS
 
 
 def split_docstring(cls: type) -> tuple[str, dict[str, str]]:

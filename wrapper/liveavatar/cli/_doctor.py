@@ -20,7 +20,7 @@ from .._constants import API_KEY_VARIABLE
 from .._proxies import proxy_from_environment
 from .._redaction import redact
 from ..errors import LiveAvatarError
-from ..mock._sessions import SANDBOX_AVATAR
+from ..mock._settings import SANDBOX_AVATAR
 from ..models import LiveAvatarNewSessionRequest
 from ._failures import advised
 from ._settings import Settings, connected, in_flags

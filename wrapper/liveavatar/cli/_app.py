@@ -1,15 +1,14 @@
-"""The commands and their flags."""
+"""The commands and their options."""
 
 from __future__ import annotations
 
-import json
-import sys
-from contextlib import ExitStack, nullcontext
-from enum import StrEnum
-from typing import Annotated, Any, NoReturn
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, TypeVar
+from uuid import UUID
 
-import typer
-from typer.core import TyperGroup
+import click
 
 from liveavatar_client.models import VideoEncoding, VideoQuality, VideoSettings
 
@@ -18,240 +17,292 @@ from .._version import __version__
 from ..errors import BadRequestError, ConflictError, InvalidRequestError, LiveAvatarError, NotFoundError
 from ..mock._sessions import SANDBOX_AVATAR
 from ..models import AvatarPersona, LiveAvatarNewSessionRequest
-from ._doctor import FAIL, examine
-from ._failures import ExitCode, Misconfigured, StillRunning, advised, raise_signals, report
-from ._opened import Opened, clock
-from ._screen import Screen, open_in_browser
-from ._settings import connected, load
+from ._browser import open_in_browser
+from ._console import Console
+from ._doctor import FAIL, run_checks
+from ._errors import (
+    ConfigurationError,
+    ExitCode,
+    Interrupted,
+    SessionsRunningError,
+    install_signal_handlers,
+    report,
+    user_message,
+)
+from ._session_view import SessionView
+from ._settings import load, open_client
+from ._watch import watch
 
-_EPILOG = """
-[bold]Settings[/bold]: flags, then the environment, then a file .env in the working folder:
-LIVEAVATAR_API_KEY, LIVEAVATAR_BASE_URL. The key has no flag: others can read a command line.
+F = TypeVar("F", bound=Callable[..., Any])
 
-[bold]Exit codes[/bold]:
-0 all went well;
-1 the service refused, or gave no answer;
-2 the command line or a setting is wrong;
-3 a session may still be running (stderr says which, and how to stop it);
-130 interrupted by Ctrl-C, and no session is left running (143 by SIGTERM, 129 when the terminal was closed).
+_EPILOG = """\b
+Settings:
+  Options are used first, then environment variables, then a file .env in the
+  working folder.
+  LIVEAVATAR_API_KEY   API key of the account. It has no option, because other
+                       users of the machine can read a command line.
+  LIVEAVATAR_BASE_URL  Base URL of the API, if it is not the live service.
+
+\b
+Exit codes:
+    0  Success.
+    1  The service refused the request or did not respond.
+    2  The command line or a setting is invalid.
+    3  A session may still be running. The message says how to stop it.
+  129  The terminal was closed. No session is left running.
+  130  Ctrl-C was pressed. No session is left running.
+  143  SIGTERM was received. No session is left running.
 """
 
 _DEBUG = "liveavatar.debug"
 
 
-class _Commands(TyperGroup):
-    """Turns whatever a command raises into one line on stderr and an exit code."""
+class _Commands(click.Group):
+    """Commands, listed as defined, whose errors become a message on stderr and an exit code."""
 
-    def invoke(self, ctx: Any) -> Any:
-        raise_signals()
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        # The commands report failures themselves. Without a handler, logging would print warnings a second time.
+        logging.getLogger("liveavatar").addHandler(logging.NullHandler())
+        install_signal_handlers()
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            raise  # whoever read our output has enough: Typer ends quietly
+            raise  # click exits quietly
         except (
             LiveAvatarError,
-            Misconfigured,
-            StillRunning,
+            ConfigurationError,
+            SessionsRunningError,
             KeyboardInterrupt,
             ValueError,
             TypeError,
             OSError,
         ) as error:
             code = report(error, debug=bool(ctx.meta.get(_DEBUG)))
-        raise typer.Exit(code)
+        raise click.exceptions.Exit(code)
 
 
-app = typer.Typer(
-    cls=_Commands,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=_EPILOG,
+def _set_debug(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[_DEBUG] = True
+
+
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Print the traceback of an error."
+)
+base_url_option = click.option(
+    "--base-url", metavar="URL", help="Base URL of the API.  [default: LIVEAVATAR_BASE_URL, or the live service]"
 )
 
 
-class Mode(StrEnum):
-    """Who thinks and speaks."""
-
-    LITE = "LITE"
-    FULL = "FULL"
-
-
-def _note_debug(ctx: typer.Context, value: bool) -> bool:
-    if value:
-        ctx.meta[_DEBUG] = True
-    return value
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    epilog=_EPILOG,
+)
+@click.version_option(__version__, message="liveavatar %(version)s", help="Print the version and exit.")
+@debug_option
+def app() -> None:
+    """Open, inspect and stop LiveAvatar sessions from the terminal."""
 
 
-def _version(value: bool) -> None:
-    if value:
-        typer.echo(f"liveavatar {__version__}")
-        raise typer.Exit
-
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", callback=_note_debug)]
-BaseUrl = Annotated[str | None, typer.Option(metavar="URL", help="Where the service is, if not LIVEAVATAR_BASE_URL.")]
-
-
-@app.callback()
-def liveavatar(
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
-    ] = False,
-    debug: Debug = False,
-) -> None:
-    """Open LiveAvatar sessions from the terminal, and leave none behind."""
-
-
-@app.command()
+@app.command(short_help="Open a session and show it until you stop it.")
+@click.option("--avatar-id", metavar="UUID", type=click.UUID, help="Avatar to show. Not needed with --sandbox.")
+@click.option("--sandbox", is_flag=True, help='Open a free trial session of about one minute with the avatar "Wayne".')
+@click.option(
+    "--mode",
+    type=click.Choice(["LITE", "FULL"], case_sensitive=False),
+    metavar="[LITE|FULL]",
+    default="LITE",
+    help="LITE shows an avatar that your own agent drives, for 1 credit per minute. FULL also listens, thinks and "
+    "speaks, for 2 credits per minute.",
+)
+@click.option("--voice", metavar="UUID", type=click.UUID, help="Voice of the avatar. Only with --mode FULL.")
+@click.option(
+    "--context", metavar="UUID", type=click.UUID, help="Context with the avatar's prompt. Only with --mode FULL."
+)
+@click.option("--language", metavar="CODE", help="Language of the conversation. Only with --mode FULL.  [default: en]")
+@click.option(
+    "--quality",
+    type=click.Choice(["low", "medium", "high", "very_high"], case_sensitive=False),
+    default="high",
+    help="Quality of the video.",
+)
+@click.option(
+    "--encoding",
+    type=click.Choice(["VP8", "H264"], case_sensitive=False),
+    metavar="[VP8|H264]",
+    default="VP8",
+    help="Encoding of the video. The service discourages VP8.",
+)
+@click.option(
+    "--max-duration",
+    metavar="SECONDS",
+    type=click.IntRange(min=1),
+    help="End the session after this time at the latest.",
+)
+@click.option("--open", "open_room", is_flag=True, help="Open the room in the browser.")
+@click.option("--show-link", is_flag=True, help="Print the link to the room. It contains a token.")
+@click.option("--show-tokens", is_flag=True, help="Print the tokens of the session and its room.")
+@click.option("--detach", is_flag=True, help="Exit once the session is open, and leave it running.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object when the session is open, and one when it has ended.",
+)
+@base_url_option
+@debug_option
 def new(
-    avatar_id: Annotated[
-        str | None, typer.Option(metavar="UUID", help="The avatar; with --sandbox not needed.")
-    ] = None,
-    sandbox: Annotated[
-        bool, typer.Option("--sandbox", help="A free session of about a minute, with the sandbox avatar.")
-    ] = False,
-    mode: Annotated[
-        Mode, typer.Option(case_sensitive=False, help="LITE costs 1 credit per minute, FULL 2.")
-    ] = Mode.LITE,
-    voice: Annotated[str | None, typer.Option(metavar="UUID", help="FULL: the voice.")] = None,
-    context: Annotated[str | None, typer.Option(metavar="UUID", help="FULL: the prompt and knowledge.")] = None,
-    language: Annotated[str | None, typer.Option(metavar="CODE", help="FULL: its language, if not en.")] = None,
-    quality: Annotated[VideoQuality, typer.Option(case_sensitive=False, help="Of the video.")] = VideoQuality.HIGH,
-    encoding: Annotated[VideoEncoding, typer.Option(case_sensitive=False, help="Of the video.")] = VideoEncoding.VP8,
-    max_duration: Annotated[
-        int | None, typer.Option(min=1, metavar="SECONDS", help="The service ends it after that.")
-    ] = None,
-    open_link: Annotated[bool, typer.Option("--open", help="Open the meeting page in the browser.")] = False,
-    show_link: Annotated[bool, typer.Option("--show-link", help="Print the meeting link; it holds a token.")] = False,
-    show_tokens: Annotated[bool, typer.Option("--show-tokens", help="Print the session's tokens.")] = False,
-    detach: Annotated[bool, typer.Option("--detach", help="Leave it running, and say how to stop it.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="For scripts: leave it running as --detach does, and print one JSON object.")
-    ] = False,
-    base_url: BaseUrl = None,
-    debug: Debug = False,
+    avatar_id: UUID | None,
+    sandbox: bool,
+    mode: str,
+    voice: UUID | None,
+    context: UUID | None,
+    language: str | None,
+    quality: str,
+    encoding: str,
+    max_duration: int | None,
+    open_room: bool,
+    show_link: bool,
+    show_tokens: bool,
+    detach: bool,
+    as_json: bool,
+    base_url: str | None,
 ) -> None:
-    """Open a session, show it, and stop it at Enter, Ctrl-C, or the end of the input.
+    """Open a session, show it, and stop it when you press Enter or Ctrl-C.
 
-    It is stopped whatever happens: an error, SIGTERM, a closed terminal.
-    Only --detach and --json leave it running: it then ends by `liveavatar close`, or by its duration.
+    The session is also stopped when the input ends, after an error, on SIGTERM, and when the terminal is closed. Only
+    --detach leaves it running: it ends when you stop it with `liveavatar close`, or at its maximum duration.
     """
     if avatar_id is None and not sandbox:
-        _wrong("--avatar-id is missing; --sandbox does without.")
-    if mode is not Mode.FULL and (voice or context or language):
-        _wrong("--voice, --context and --language are for --mode FULL.")
+        raise click.UsageError("Missing option '--avatar-id' (not needed with --sandbox).")
+    if mode != "FULL" and (voice or context or language):
+        raise click.UsageError("--voice, --context and --language need --mode FULL.")
     request = LiveAvatarNewSessionRequest(
-        avatar_id=SANDBOX_AVATAR if avatar_id is None else avatar_id,
-        mode=mode.value,
+        avatar_id=SANDBOX_AVATAR if avatar_id is None else str(avatar_id),
+        mode=mode,
         is_sandbox=sandbox,
-        video_settings=VideoSettings(encoding=encoding, quality=quality),
+        video_settings=VideoSettings(encoding=VideoEncoding(encoding), quality=VideoQuality(quality)),
     )
-    if mode is Mode.FULL:
-        request.avatar_persona = AvatarPersona(voice_id=voice, context_id=context, language=language or "en")
+    if mode == "FULL":
+        request.avatar_persona = AvatarPersona(
+            voice_id=None if voice is None else str(voice),
+            context_id=None if context is None else str(context),
+            language=language or "en",
+        )
     if max_duration is not None:
         request.max_session_duration = max_duration
 
-    settings, screen = load(base_url), Screen()
-    with ExitStack() as ending, connected(settings) as api:
-        with nullcontext() if as_json else screen.busy("Starting the session"):
+    settings, console = load(base_url), Console(as_json=as_json)
+    interruption: Interrupted | None = None
+    with ExitStack() as stack, open_client(settings) as api:
+        with console.status("Starting the session"):
             session = api.new_session(request)
-        opened = Opened(session, request, api.session_token or "")
-        asked_for = opened.secrets() if show_tokens else {"meet_url": session.meet_url} if show_link else {}
-        stop = settings.stop_command([session.session_id])
-        if open_link and not open_in_browser(session.meet_url):
-            typer.echo("No browser could be opened; --show-link prints the link.", err=True)
+        view = SessionView(session, request, api.session_token or "")
+        stop_command = settings.stop_command([session.session_id])
+        secrets = view.secrets() if show_tokens else {"meet_url": session.meet_url} if show_link else {}
         if as_json:
-            typer.echo(json.dumps(opened.as_json(stop) | asked_for))
+            console.print_json(view.opened_json(stop_command) | secrets)
         else:
-            for name, value in asked_for.items():
-                screen.say(f"{name}={value}")
-            if detach:
-                screen.show(opened)
-                screen.say(f"It goes on running ({opened.rate()}). Stop it: {stop}")
-        if as_json or detach:
-            sys.stdout.flush()
-            api.release_session(session.session_id)  # not before its id has been said
+            for name, value in secrets.items():
+                console.print(f"{name}={value}")
+        if open_room and not (console.is_live and not detach) and not open_in_browser(session.meet_url):
+            click.echo("No browser was found. --show-link prints the link to the room.", err=True)
+        if detach:
+            if not as_json:
+                console.print_session(view)
+                console.print(f"The session is still running. To stop it, run:\n  {stop_command}")
+            api.release_session(session.session_id)  # only after its id has been printed
             return
-        screen.keep(opened)
-        ending.enter_context(screen.busy("Stopping the session"))
-    screen.say(f"Stopped after {clock(opened.elapsed())}. Cost: {opened.cost()}.", "green")
+        try:
+            watch(view, console, open_room=open_room and console.is_live)
+        except Interrupted as error:
+            interruption = error
+        view.stop_clock()
+        stack.enter_context(console.status("Stopping the session"))
+    if as_json:
+        console.print_json(view.ended_json())
+    else:
+        console.print(view.summary(), "green")
+    if interruption:
+        raise click.exceptions.Exit(ExitCode.SIGNAL + interruption.number)
 
 
 @app.command()
-def close(
-    session_ids: Annotated[list[str], typer.Argument(metavar="SESSION_ID...", help="As `liveavatar new` printed it.")],
-    base_url: BaseUrl = None,
-    debug: Debug = False,
-) -> None:
-    """Stop sessions of the account, whoever opened them."""
+@click.argument("session_ids", metavar="SESSION_ID...", type=click.UUID, nargs=-1, required=True)
+@base_url_option
+@debug_option
+def close(session_ids: tuple[UUID, ...], base_url: str | None) -> None:
+    """Stop sessions of the account, whichever program opened them."""
     settings = load(base_url)
-    left = dict.fromkeys(session_ids)  # in order, each once
-    refused = False
+    remaining = dict.fromkeys(map(str, session_ids))  # in order, each once
+    failed = False
     try:
-        with connected(settings) as api:
-            for session_id in tuple(left):
+        with open_client(settings) as api:
+            for session_id in tuple(remaining):
                 try:
                     api.stop_session(session_id, reason="USER_CLOSED")
-                    typer.echo(f"{session_id} stopped")
+                    click.echo(f"{session_id} stopped")
                 except LiveAvatarError as error:
                     if isinstance(error, ConflictError) and has_ended(error):
-                        typer.echo(f"{session_id} had ended already")
+                        click.echo(f"{session_id} had already ended")
                     else:
-                        refused = True
-                        typer.echo(f"Error: {session_id}: {advised(error)}", err=True)
+                        failed = True
+                        click.echo(f"Error: {session_id}: {user_message(error)}", err=True)
                         if not isinstance(error, NotFoundError | BadRequestError | InvalidRequestError):
-                            continue  # it may well run
-                del left[session_id]
+                            continue  # it may be running
+                del remaining[session_id]
     except KeyboardInterrupt as interruption:
-        raise StillRunning([*left], settings.stop_command(left)) from interruption
-    if left:
-        raise StillRunning([*left], settings.stop_command(left))
-    if refused:
-        raise typer.Exit(ExitCode.REFUSED)
+        raise SessionsRunningError([*remaining], settings.stop_command(remaining)) from interruption
+    if remaining:
+        raise SessionsRunningError([*remaining], settings.stop_command(remaining))
+    if failed:
+        raise click.exceptions.Exit(ExitCode.FAILED)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def mock(
-    context: typer.Context,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port, 0 for a free one.")] = 8080,
-) -> None:
-    """Run a LiveAvatar service on this machine: no account, no cost.
-
-    Needs the extra "mock". `python -m liveavatar.mock --help` lists more flags, which this takes too.
-    """
-    from ..mock.__main__ import main
-
-    wrong = main(["--port", str(port), *context.args])
-    if wrong:
-        raise Misconfigured(str(wrong))
+@app.command(short_help="Check the settings and the connection.")
+@click.option("--session", is_flag=True, help="Open and close a free trial session, too.")
+@base_url_option
+@debug_option
+def doctor(session: bool, base_url: str | None) -> None:
+    """Check the settings and the connection, and suggest how to fix what is wrong."""
+    console = Console()
+    failed = False
+    for result in run_checks(load(base_url), session=session):
+        failed = failed or result.state == FAIL
+        console.print_check(result)
+    if failed:
+        raise click.exceptions.Exit(ExitCode.FAILED)
 
 
 @app.command()
 def demo() -> None:
-    """Open and close sessions before your eyes: in the mock server, or with a key at the service, for free."""
+    """Run a demo that opens and closes sessions.
+
+    It uses a mock server or, if LIVEAVATAR_API_KEY is set, free trial sessions of the service.
+    """
     load()
     from ..demo import main
 
-    raise typer.Exit(main())
+    raise click.exceptions.Exit(main())
 
 
-@app.command()
-def doctor(
-    session: Annotated[bool, typer.Option("--session", help="Open a free sandbox session too, and close it.")] = False,
-    base_url: BaseUrl = None,
-    debug: Debug = False,
-) -> None:
-    """Look for what keeps sessions from opening, and say what to do about it."""
-    screen = Screen()
-    failed = False
-    for finding in examine(load(base_url), session=session):
-        failed = failed or finding.state == FAIL
-        screen.find(finding)
-    if failed:
-        raise typer.Exit(ExitCode.REFUSED)
+@app.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    short_help="Run a mock server of the API on this machine.",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def mock(arguments: tuple[str, ...]) -> None:
+    """Run a mock server of the LiveAvatar API on this machine, without an account and at no cost.
 
+    It takes the options of `python -m liveavatar.mock`, which `liveavatar mock --help` lists. It needs the extra
+    "mock".
+    """
+    from ..mock.__main__ import main
 
-def _wrong(words: str) -> NoReturn:
-    raise typer.BadParameter(words)
+    failure = main(arguments, prog="liveavatar mock")
+    if failure:
+        raise ConfigurationError(str(failure))

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def main(arguments: Sequence[str] | None = None) -> int | str:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m liveavatar.mock") -> int | str:
     """Run the mock server.
 
     Args:
         arguments: those of the command line; None for this process's own.
+        prog: name of the command in its help and its errors.
 
     Returns:
         For ``sys.exit``: 0 after Ctrl-C, a line that says what is wrong if it could not start.
     """
-    options = vars(_parser().parse_args(arguments))
+    options = vars(_parser(prog).parse_args(arguments))
     # What was not given is left to the settings' own defaults.
     settings: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     try:
@@ -42,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int | str:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m liveavatar.mock",
+        prog=prog,
         description="A LiveAvatar service on this machine, for demos and tests: no account, no cost.",
     )
     add = parser.add_argument

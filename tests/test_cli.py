@@ -674,6 +674,19 @@ def test_doctor_finds_a_mock_server(run: Run, server: MockServer, monkeypatch: p
     assert _doctor._mock_hint(9).startswith(f"A mock server runs at {server.url}")
 
 
+@pytest.mark.parametrize(
+    ("bounds", "state"),
+    [(">=1", "ok"), ("<99,>=1", "ok"), ("<99", "ok"), (">=99", "fail"), ("<1,>=0.5", "fail"), ("", "ok")],
+)
+def test_doctor_libraries(monkeypatch: pytest.MonkeyPatch, bounds: str, state: str) -> None:
+    """doctor names a library that is older or newer than the package accepts."""
+    requirements = [f"click{bounds}; extra == 'cli'", "absent>=1; extra == 'mock'"]
+    monkeypatch.setattr(_doctor.metadata, "requires", lambda _: requirements)
+    result = _doctor._check_libraries()
+    assert result.state == state
+    assert result.fix == (f"pip install 'click{bounds}'" if state == "fail" else "")
+
+
 def test_doctor_clock() -> None:
     """doctor compares the clocks."""
     assert _doctor._check_clock(None).state == "ok"

@@ -64,21 +64,25 @@ def run_checks(settings: Settings, *, session: bool) -> Iterator[CheckResult]:
 
 
 def _check_libraries() -> CheckResult:
-    """Compare the installed libraries with the versions that the package needs."""
-    old, seen = [], []
-    for line in metadata.requires("liveavatar") or []:
-        floor = re.match(r"([\w.-]+)>=([\d.]+)\s*(?:;\s*extra == .cli.)?$", line)
-        if floor:
-            name, minimum = floor.groups()
+    """Compare the installed libraries with the versions that the package accepts."""
+    wrong, found = [], []
+    for requirement in metadata.requires("liveavatar") or []:
+        match = re.match(r"([\w.-]+)([\d.,<>=]*)\s*(?:;\s*extra == .cli.)?$", requirement)
+        if match:
+            name, bounds = match.groups()
             version = metadata.version(name)
-            seen.append(f"{name}=={version}")
-            if _numbers(version) < _numbers(minimum):
-                old.append(f"'{name}>={minimum}'")
-    if old:
-        return CheckResult(
-            FAIL, "Libraries", f"too old for this package: {' '.join(seen)}", f"pip install {' '.join(old)}"
-        )
-    return CheckResult(OK, "Libraries", " ".join(seen))
+            found.append(f"{name}=={version}")
+            if not all(_within(version, *bound) for bound in re.findall(r"(>=|<)([\d.]+)", bounds)):
+                wrong.append(f"'{name}{bounds}'")
+    if wrong:
+        message = f"not the versions that this package needs: {' '.join(found)}"
+        return CheckResult(FAIL, "Libraries", message, f"pip install {' '.join(wrong)}")
+    return CheckResult(OK, "Libraries", " ".join(found))
+
+
+def _within(version: str, operator: str, bound: str) -> bool:
+    older = _numbers(version) < _numbers(bound)
+    return older if operator == "<" else not older
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -136,7 +140,7 @@ def _check_connectivity(url: str) -> Generator[CheckResult, None, bool]:
                 yield mismatch
                 return False
             tls = response.extensions["network_stream"].get_extra_info("ssl_object")
-            yield CheckResult(OK, "TLS", tls.version() if tls else "not used on this machine")
+            yield CheckResult(OK, "TLS", tls.version() if tls else "not used, because the server is on this machine")
             yield _check_response(response)
             yield _check_clock(response.headers.get("date"))
     except (httpx.HTTPError, OSError) as error:

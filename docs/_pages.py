@@ -6,6 +6,7 @@ A page says `<!-- contract -->` or `<!-- commands -->` where the part goes.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -297,12 +298,13 @@ def commands() -> Iterator[str]:
     for name, command in app.commands.items():
         yield f"### liveavatar {name}\n"
         if name == "mock":
-            yield f"{command.help}\n\n```text\n{_mock_help()}```\n"
+            yield f"{inspect.cleandoc(command.help)}\n\n```text\n{_mock_help()}```\n"
             continue
         context = click.Context(command, show_default=True)
         yield f"```text\nliveavatar {name} {' '.join(command.collect_usage_pieces(context))}\n```\n"
-        yield f"{_with_flags(command.help)}\n"
-        for option in command.params:
+        yield f"{_with_flags(inspect.cleandoc(command.help))}\n"
+        options = (parameter for parameter in command.params if isinstance(parameter, click.Option))
+        for option in options:
             if record := option.get_help_record(context):
                 yield f"`{record[0]}`\n: {_with_flags(record[1])}\n"
 

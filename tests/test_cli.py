@@ -481,11 +481,11 @@ def test_interrupted_close(run: Run) -> None:
 
 
 def test_refusal(run: Run, server: MockServer) -> None:
-    """A refusal is one line with the message of the server."""
+    """A refusal is one line with the message of the service."""
     run.env["LIVEAVATAR_API_KEY"] = "another-key"
     done = run("new", "--sandbox")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "Error: 401 The API key is not valid. Check LIVEAVATAR_API_KEY.\n"
+    assert done.stderr == "Error: 401 (code 4010) The API key is not valid. Check LIVEAVATAR_API_KEY.\n"
 
 
 def test_debug(run: Run) -> None:

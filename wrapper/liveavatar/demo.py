@@ -14,8 +14,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from ._config import KEY_VARIABLE, URL_VARIABLE
-from ._secrets import MASK
+from ._constants import API_KEY_VARIABLE, BASE_URL_VARIABLE
+from ._redaction import MASK
 from .async_client import AsyncLiveAvatarApi
 from .client import LiveAvatarApi
 from .errors import LiveAvatarError
@@ -39,7 +39,7 @@ def main() -> int:
     logger, handler = logging.getLogger("liveavatar"), _Warnings(logging.WARNING)
     logger.addHandler(handler)
     try:
-        return _use_live_service() if os.environ.get(KEY_VARIABLE, "").strip() else _use_mock_server()
+        return _use_live_service() if os.environ.get(API_KEY_VARIABLE, "").strip() else _use_mock_server()
     except ModuleNotFoundError as error:
         _print(str(error), _BAD, to=sys.stderr)
         return 2
@@ -53,8 +53,8 @@ def main() -> int:
 
 
 def _use_live_service() -> int:
-    base_url = os.environ.get(URL_VARIABLE, "").strip() or LiveAvatarApi.BASE_URL
-    _print(f"{KEY_VARIABLE} is set: one free trial session at {base_url}", _HEADING)
+    base_url = os.environ.get(BASE_URL_VARIABLE, "").strip() or LiveAvatarApi.BASE_URL
+    _print(f"{API_KEY_VARIABLE} is set: one free trial session at {base_url}", _HEADING)
     with LiveAvatarApi() as api:
         _open_one(api)
         return _verdict("\nThe client reports:", len(api.open_sessions))

@@ -12,7 +12,7 @@ import click
 
 from liveavatar_client.models import VideoEncoding, VideoQuality, VideoSettings
 
-from .._calls import has_ended
+from .._endpoints import has_ended
 from .._version import __version__
 from ..errors import BadRequestError, ConflictError, InvalidRequestError, LiveAvatarError, NotFoundError
 from ..mock._sessions import SANDBOX_AVATAR

@@ -16,13 +16,15 @@ from urllib.parse import SplitResult, urlsplit
 import attrs
 import httpx
 
-from .._config import BASE_URL, KEY_VARIABLE, configure, credential, environment_proxy, is_loopback
-from .._secrets import masked
+from .._config import Config, parse_credential
+from .._constants import API_KEY_VARIABLE, BASE_URL
+from .._proxies import is_loopback, proxy_from_environment
+from .._redaction import redact
 from ..errors import LiveAvatarError, NotFoundError
 from ..mock._sessions import SANDBOX_AVATAR
 from ..models import LiveAvatarNewSessionRequest
 from ._errors import user_message
-from ._settings import Settings, in_option_names, open_client
+from ._settings import Settings, open_client
 
 _CONNECT_TIMEOUT, _TIMEOUT = 5.0, 15.0  # seconds
 _MAX_SKEW = 60.0  # seconds
@@ -53,9 +55,9 @@ def run_checks(settings: Settings, *, session: bool) -> Iterator[CheckResult]:
     key = _check_key(settings)
     yield key
     try:
-        url = configure("any", settings.base_url, 1, 0).base_url
+        url = Config.from_arguments("any", settings.base_url, 1, 0).base_url
     except ValueError as error:
-        yield CheckResult(FAIL, "Base URL", in_option_names(error), "Unset it to use the live service.")
+        yield CheckResult(FAIL, "Base URL", settings.explain(error), "Unset it to use the live service.")
         return
     yield CheckResult(OK, "Base URL", f"{url} ({settings.url_from})")
     connected = yield from _check_connectivity(url)
@@ -90,12 +92,12 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _check_key(settings: Settings) -> CheckResult:
-    fix = f"Set {KEY_VARIABLE} to the account's API key, in the environment or in the file .env of this folder."
+    fix = f"Set {API_KEY_VARIABLE} to the account's API key, in the environment or in the file .env of this folder."
     if settings.key_from is None:
         return CheckResult(FAIL, "API key", "is not set", f"{fix} {_mock_hint(_MOCK_PORT)}")
-    value = os.environ[KEY_VARIABLE].strip()
+    value = os.environ[API_KEY_VARIABLE].strip()
     try:
-        credential(value, KEY_VARIABLE)
+        parse_credential(value, API_KEY_VARIABLE)
     except ValueError as error:
         return CheckResult(FAIL, "API key", str(error), fix)
     if value.startswith("eyJ"):
@@ -107,7 +109,11 @@ def _check_key(settings: Settings) -> CheckResult:
 
 def _check_connectivity(url: str) -> Generator[CheckResult, None, bool]:
     """Check the way to the service, and return whether it has responded."""
-    proxy = environment_proxy(url)
+    try:
+        proxy = proxy_from_environment(url, required=True)
+    except (ValueError, LiveAvatarError) as error:
+        yield CheckResult(FAIL, "Proxy", str(error))
+        return False
     target = urlsplit(proxy or url)
     host, port = _address(target)
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # without the proxy's user and password
@@ -150,7 +156,7 @@ def _check_connectivity(url: str) -> Generator[CheckResult, None, bool]:
         elif not proxy and (mismatch := _scheme_mismatch(target)):
             yield mismatch
         else:
-            reason = masked(str(error)) or type(error).__name__
+            reason = redact(str(error)) or type(error).__name__
             yield CheckResult(FAIL, "HTTP", f"no response: {reason}", proxy_fix)
         return False
     return True

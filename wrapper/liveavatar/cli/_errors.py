@@ -16,8 +16,15 @@ from types import FrameType
 
 from rich.console import Console
 
-from .._secrets import masked
-from ..errors import AuthenticationError, ConcurrencyLimitError, LiveAvatarConnectionError, LiveAvatarError
+from .._redaction import redact
+from ..errors import (
+    AuthenticationError,
+    ConcurrencyLimitError,
+    LiveAvatarApiError,
+    LiveAvatarConnectionError,
+    LiveAvatarError,
+    SessionDurationError,
+)
 
 
 class ExitCode(IntEnum):
@@ -29,6 +36,14 @@ class ExitCode(IntEnum):
     RUNNING = 3
     SIGNAL = 128
     """Plus the number of the signal: 130 for Ctrl-C."""
+
+
+_HINTS: dict[type[LiveAvatarApiError], str] = {
+    AuthenticationError: "Check LIVEAVATAR_API_KEY.",
+    ConcurrencyLimitError: "`liveavatar list` shows the sessions, and --wait waits for a free slot.",
+    SessionDurationError: "Choose a shorter --max-duration.",
+}
+"""What to do about an error, where the hint of its class speaks of Python."""
 
 
 class ConfigurationError(Exception):
@@ -81,21 +96,21 @@ def report(error: BaseException, *, debug: bool) -> int:
     code, lines = _explain(error)
     with contextlib.suppress(OSError):  # the terminal may be closed
         if debug:
-            sys.stderr.write(masked("".join(traceback.format_exception(error))))
+            sys.stderr.write(redact("".join(traceback.format_exception(error))))
         console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         style = "yellow" if code > ExitCode.SIGNAL else "red"
         for line in lines:
-            console.print(masked(line), style=None if line.startswith(" ") else style)
+            console.print(redact(line), style=None if line.startswith(" ") else style)
     return code
 
 
 def user_message(error: LiveAvatarError) -> str:
-    """Return the message of an error in the terms of the command line."""
-    if isinstance(error, AuthenticationError):
-        return f"{error.status} {error.message.rstrip('.')}. Check LIVEAVATAR_API_KEY."
-    if isinstance(error, ConcurrencyLimitError):
-        return f"{error} `liveavatar list` shows the sessions."
-    return str(error)
+    """Return the message of an error, with what to do about it on the command line."""
+    hint = next((hint for cls, hint in _HINTS.items() if isinstance(error, cls)), None)
+    if hint is None or not isinstance(error, LiveAvatarApiError):
+        return str(error).replace("base_url", "the base URL")
+    code = "" if error.code is None else f" (code {error.code})"
+    return f"{error.status}{code} {error.message.rstrip('.')}. {hint}"
 
 
 def _explain(error: BaseException) -> tuple[int, list[str]]:

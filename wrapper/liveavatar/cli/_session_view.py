@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from .._secrets import masked
+from .._redaction import redact
 from ..models import LiveAvatarNewSessionRequest, StandardSessionResponse
 
 _CREDITS_PER_MINUTE = {"FULL": 2, "LITE": 1}
@@ -59,7 +59,7 @@ class SessionView:
         return {
             "Session": self.session.session_id,
             "Avatar": self.request.avatar_id,
-            "Room": masked(self.session.livekit_url),
+            "Room": redact(self.session.livekit_url),
             "Mode": f"{self.request.mode}, {'free trial' if self.request.is_sandbox else self.rate()}",
             "Duration": "as long as the plan allows" if maximum is None else f"at most {format_duration(maximum)}",
             "Time left": "unknown" if remaining == math.inf else format_duration(math.ceil(remaining)),
@@ -86,7 +86,7 @@ class SessionView:
             "avatar_id": self.request.avatar_id,
             "mode": self.request.mode,
             "is_sandbox": bool(self.request.is_sandbox),
-            "livekit_url": masked(self.session.livekit_url),
+            "livekit_url": redact(self.session.livekit_url),
             "max_session_duration": self.session.max_session_duration,
             "credits_per_minute": self.credits_per_minute,
             "stop": stop_command,

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import attrs
 from dotenv import dotenv_values
 
-from .._config import BASE_URL, KEY_VARIABLE, URL_VARIABLE, is_loopback
+from .._constants import API_KEY_VARIABLE, BASE_URL, BASE_URL_VARIABLE
+from .._proxies import is_loopback
 from ..client import LiveAvatarApi
 from ..errors import LiveAvatarError
 from ._errors import ConfigurationError, SessionsRunningError
@@ -35,6 +36,13 @@ class Settings:
         flag = ["--base-url", str(self.base_url)] if self.url_from == _OPTION else []
         return shlex.join(["liveavatar", "close", *flag, *session_ids])
 
+    def explain(self, error: Exception) -> str:
+        """Return the message of an invalid setting, with the name of the option or variable that set it."""
+        source = _OPTION if self.url_from == _OPTION else BASE_URL_VARIABLE
+        names = {"api_key": API_KEY_VARIABLE, "base_url": source}
+        argument, _, rest = str(error).partition(" ")
+        return f"{names.get(argument, argument)} {rest}"
+
 
 def load(base_url: str | None = None) -> Settings:
     """Read the settings. What the environment lacks is taken from `.env`, for this process alone.
@@ -48,20 +56,25 @@ def load(base_url: str | None = None) -> Settings:
     file = _read(Path(".env"))
     set_already = {name for name in file if os.environ.get(name, "").strip()}
     taken = {name: value for name, value in file.items() if name not in set_already}
-    if base_url is None and URL_VARIABLE in taken and KEY_VARIABLE not in taken and os.environ.get(KEY_VARIABLE):
+    if (
+        base_url is None
+        and BASE_URL_VARIABLE in taken
+        and API_KEY_VARIABLE not in taken
+        and os.environ.get(API_KEY_VARIABLE)
+    ):
         # The .env of a downloaded folder must not send the user's API key to another host.
-        host = urlsplit(taken[URL_VARIABLE]).hostname or ""
+        host = urlsplit(taken[BASE_URL_VARIABLE]).hostname or ""
         if not is_loopback(host) and host != urlsplit(BASE_URL).hostname:
             raise ConfigurationError(
                 f"the file .env of this folder sets the base URL to {host}, but it does not hold the API key. "
-                f"If you trust that host, set {URL_VARIABLE} in the environment, or add the key to .env."
+                f"If you trust that host, set {BASE_URL_VARIABLE} in the environment, or add the key to .env."
             )
     os.environ.update(taken)
-    key_set, url_set = (os.environ.get(name, "").strip() for name in (KEY_VARIABLE, URL_VARIABLE))
+    key_set, url_set = (os.environ.get(name, "").strip() for name in (API_KEY_VARIABLE, BASE_URL_VARIABLE))
     return Settings(
         base_url=base_url if base_url is not None else url_set or None,
-        url_from=_OPTION if base_url is not None else _origin(URL_VARIABLE, taken) if url_set else "default",
-        key_from=_origin(KEY_VARIABLE, taken) if key_set else None,
+        url_from=_OPTION if base_url is not None else _origin(BASE_URL_VARIABLE, taken) if url_set else "default",
+        key_from=_origin(API_KEY_VARIABLE, taken) if key_set else None,
     )
 
 
@@ -75,13 +88,13 @@ def open_client(settings: Settings, *, timeout: float = 60.0, max_retries: int =
     """
     if settings.key_from is None:
         raise ConfigurationError(
-            f"there is no API key. Set {KEY_VARIABLE} in the environment or in the file .env of this folder. "
+            f"there is no API key. Set {API_KEY_VARIABLE} in the environment or in the file .env of this folder. "
             "Without an account, run `liveavatar mock`: it prints the variables to set."
         )
     try:
         api = LiveAvatarApi(base_url=settings.base_url, timeout=timeout, max_retries=max_retries)
     except (LiveAvatarError, ValueError) as error:
-        raise ConfigurationError(in_option_names(error)) from error
+        raise ConfigurationError(settings.explain(error)) from error
     try:
         with api:
             yield api
@@ -91,17 +104,14 @@ def open_client(settings: Settings, *, timeout: float = 60.0, max_retries: int =
         raise
 
 
-def in_option_names(error: Exception) -> str:
-    """Return the client's message with the names of the command line in place of the client's arguments."""
-    return str(error).replace("api_key", KEY_VARIABLE).replace("base_url", f"{_OPTION} or {URL_VARIABLE}")
-
-
 def _read(path: Path) -> dict[str, str]:
     try:
         values = dotenv_values(path, interpolate=False)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f".env cannot be read: {error}") from error
-    return {name: value for name in (KEY_VARIABLE, URL_VARIABLE) if (value := (values.get(name) or "").strip())}
+    return {
+        name: value for name in (API_KEY_VARIABLE, BASE_URL_VARIABLE) if (value := (values.get(name) or "").strip())
+    }
 
 
 def _origin(name: str, taken: dict[str, str]) -> str:

@@ -20,6 +20,9 @@ from ._base import Request, Response, find_foreign, with_read_error
 
 T = TypeVar("T")
 
+_MAX_CONCURRENT = 50
+"""How many requests of one piece of background work are sent at the same time."""
+
 
 class Attempt:
     """One request that is being sent, and the part of its response that has arrived."""
@@ -158,6 +161,18 @@ class AsyncIO:
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await asyncio.sleep(seconds)
+
+    async def run_all(self, works: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        """Do the work in tasks, a limited number at a time."""
+        limit = asyncio.Semaphore(_MAX_CONCURRENT)
+
+        async def limited(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+            async with limit:
+                await work()
+
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(limited(work))
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work in a task of its own, so that cancelling the caller's task does not reach it."""

@@ -15,7 +15,7 @@ from liveavatar_client.models import VideoEncoding, VideoQuality, VideoSettings
 from .._endpoints import has_ended
 from .._version import __version__
 from ..errors import BadRequestError, ConflictError, InvalidRequestError, LiveAvatarError, NotFoundError
-from ..mock._sessions import SANDBOX_AVATAR
+from ..mock._settings import SANDBOX_AVATAR
 from ..models import AvatarPersona, LiveAvatarNewSessionRequest
 from ._browser import open_in_browser
 from ._console import Console

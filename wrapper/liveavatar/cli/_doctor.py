@@ -21,7 +21,7 @@ from .._constants import API_KEY_VARIABLE, BASE_URL
 from .._proxies import is_loopback, proxy_from_environment
 from .._redaction import redact
 from ..errors import LiveAvatarError, NotFoundError
-from ..mock._sessions import SANDBOX_AVATAR
+from ..mock._settings import SANDBOX_AVATAR
 from ..models import LiveAvatarNewSessionRequest
 from ._errors import user_message
 from ._settings import Settings, open_client

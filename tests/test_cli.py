@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 import trustme
-from liveavatar import LiveAvatarApi, LiveAvatarNewSessionRequest, __version__
+from liveavatar import AvatarPersona, LiveAvatarApi, LiveAvatarNewSessionRequest, __version__
 from liveavatar.cli import _doctor
 from liveavatar.mock import MockServer, mock_server
 
@@ -53,6 +53,11 @@ def env(server: MockServer, tmp_path: Path) -> dict[str, str]:
     }
 
 
+def allow_ctrl_c() -> None:
+    """Let a new process take Ctrl-C, which the tests inherit as ignored when a shell runs them in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Run:
     """Runs the command in its own folder and checks that its output shows no token."""
 
@@ -75,8 +80,11 @@ class Run:
             assert not TOKEN.search(done.stdout + done.stderr), "a token shows"
         return done
 
-    def start(self, *arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([*COMMAND, *arguments], cwd=self.folder, env=self.env, **streams)
+    def start(self, *arguments: str, code: str | None = None, **streams: Any) -> subprocess.Popen[bytes]:
+        command = COMMAND if code is None else [sys.executable, "-W", "error", "-c", code]
+        return subprocess.Popen(
+            [*command, *arguments], cwd=self.folder, env=self.env, preexec_fn=allow_ctrl_c, **streams
+        )
 
 
 @pytest.fixture
@@ -87,14 +95,21 @@ def run(tmp_path: Path, env: dict[str, str]) -> Run:
 class Terminal:
     """A command on its own terminal."""
 
-    def __init__(self, run: Run, *arguments: str, stderr: Path | None = None, through: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *arguments: str,
+        stderr: Path | None = None,
+        through: Sequence[str] = (),
+        columns: str = "100",
+    ) -> None:
         self.pid, self.master = pty.fork()
         if self.pid == 0:
             os.chdir(run.folder)
             if stderr:
                 os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # the tests may run where it is ignored
-            os.execve(sys.executable, [*through, *COMMAND, *arguments], {**run.env, "COLUMNS": "100", "LINES": "40"})
+            allow_ctrl_c()
+            os.execve(sys.executable, [*through, *COMMAND, *arguments], {**run.env, "COLUMNS": columns, "LINES": "40"})
         self.seen = ""
 
     def until(self, words: str) -> None:
@@ -288,7 +303,14 @@ def test_json(run: Run, server: MockServer) -> None:
         ended = command.stdout.read().decode()
         assert command.wait(WAIT) == 0
     assert server.running_sessions == []
-    assert json.loads(ended) == {"session_id": opened["session_id"], "state": "ended", "duration": 0, "credits": 1}
+    assert json.loads(ended) == {
+        "session_id": opened["session_id"],
+        "state": "ended",
+        "end_reason": "USER_CLOSED",
+        "duration": 0,
+        "credits": 1,
+        "is_estimate": False,
+    }
     assert not TOKEN.search(str(opened) + ended)
 
 
@@ -414,6 +436,182 @@ def test_typing_shows_nothing(run: Run) -> None:
     assert "zq" not in terminal.seen
 
 
+# --- what the service says about a session that is open --------------------------------------------------------------
+
+FAST = (
+    "import sys; from liveavatar import _constants; _constants.KEEP_ALIVE_INTERVAL = 0.3;"
+    "from liveavatar.cli import _watch; _watch._READ_INTERVAL = 0.2;"
+    "from liveavatar.cli import main; sys.exit(main())"
+)
+"""The command with short intervals between its requests about a session."""
+
+
+def test_service_ends_the_session(run: Run) -> None:
+    """new notices that the service has ended the session, and says why and what it has cost."""
+    with mock_server(idle_timeout=1) as server:
+        run.env |= {"LIVEAVATAR_BASE_URL": server.base_url, "LIVEAVATAR_API_KEY": server.api_key}
+        with run.start(
+            "new", "--avatar-id", AVATAR, code=FAST, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as command:
+            assert command.stdout
+            output = command.stdout.read().decode()
+            assert command.wait(WAIT) == 0
+    assert output.splitlines()[-1] == (
+        "The session ended after 0:01: it was idle for too long (IDLE_TIMEOUT). Cost: 1 credit."
+    )
+
+
+def test_service_ends_the_session_json(run: Run) -> None:
+    """new --json says what the service has recorded."""
+    with mock_server(credits=5) as server:
+        run.env |= {"LIVEAVATAR_BASE_URL": server.base_url, "LIVEAVATAR_API_KEY": server.api_key}
+        arguments = ("new", "--avatar-id", AVATAR, "--mode", "full", "--max-duration", "1", "--json")
+        with run.start(*arguments, code=FAST, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as command:
+            assert command.stdout
+            ended = json.loads(command.stdout.read().splitlines()[-1])
+            assert command.wait(WAIT) == 0
+    assert (ended["state"], ended["end_reason"]) == ("ended", "MAX_DURATION_REACHED")
+    assert (ended["duration"], ended["credits"], ended["is_estimate"]) == (1, 2, False)
+
+
+def test_cost_without_a_record(run: Run, server: MockServer) -> None:
+    """The cost is called an estimate if the service does not tell it."""
+    code = (
+        "import liveavatar\n"
+        "def get_session(*arguments): raise liveavatar.LiveAvatarError('no record')\n"
+        "liveavatar.LiveAvatarApi.get_session = get_session\n" + FAST
+    )
+    with run.start(
+        "new", "--avatar-id", AVATAR, code=code, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ) as command:
+        assert command.stdout
+        assert b"Stopped after 0:00. Cost: about 1 credit.\n" in command.stdout.read()
+        assert command.wait(WAIT) == 0
+
+
+def test_keep_alive(run: Run) -> None:
+    """--keep-alive keeps a session alive that nobody uses."""
+    with mock_server(idle_timeout=1) as server:
+        run.env |= {"LIVEAVATAR_BASE_URL": server.base_url, "LIVEAVATAR_API_KEY": server.api_key}
+        with run.start(
+            "new", "--avatar-id", AVATAR, "--keep-alive", code=FAST, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as command:
+            eventually(lambda: server.requests.get("keep-alive", 0) >= 6)
+            assert len(server.running_sessions) == 1
+            output, _ = command.communicate(timeout=WAIT)
+            assert command.returncode == 0
+    assert b"Stopped after" in output
+
+
+def test_wait(run: Run) -> None:
+    """--wait waits for a free slot."""
+    with mock_server(max_concurrent=1) as server, LiveAvatarApi(server.api_key, base_url=server.base_url) as api:
+        run.env |= {"LIVEAVATAR_BASE_URL": server.base_url, "LIVEAVATAR_API_KEY": server.api_key}
+        first = api.new_session(LiveAvatarNewSessionRequest(avatar_id=AVATAR))
+        refused = run("new", "--sandbox", "--detach")
+        assert refused.returncode == 1
+        assert "Concurrency limit reached" in refused.stderr
+        assert "`liveavatar list`" in refused.stderr
+        with run.start("new", "--sandbox", "--wait", "20", "--detach", stdout=subprocess.PIPE) as command:
+            tries = server.requests["start"]
+            eventually(lambda: server.requests["start"] > tries)
+            api.close_session(first.session_id)
+            assert command.wait(WAIT) == 0
+        assert len(server.running_sessions) == 1
+
+
+# --- list and show ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sessions(server: MockServer) -> Iterator[list[str]]:
+    """Return the ids of a LITE and a FULL session that run."""
+    with LiveAvatarApi(server.api_key, base_url=server.base_url) as api:
+        full = LiveAvatarNewSessionRequest(avatar_id=AVATAR, mode="FULL", avatar_persona=AvatarPersona())
+        lite = LiveAvatarNewSessionRequest(avatar_id=AVATAR)
+        yield [api.new_session(request).session_id for request in (lite, full)]
+
+
+def test_list(run: Run, server: MockServer, sessions: list[str]) -> None:
+    """list prints a line for each running session, and --historic one for each that has ended."""
+    done = run("list")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert {line[0] for line in lines} == set(sessions)
+    assert {line[2] for line in lines} == {"LITE", "FULL"}
+    assert run("list", "--historic").stdout == ""
+    run("close", *sessions)
+    assert run("list").stdout == ""
+    historic = [line.split("\t") for line in run("list", "--historic").stdout.splitlines()]
+    assert {(line[0], line[6]) for line in historic} == {(session, "USER_CLOSED") for session in sessions}
+    assert {line[5] for line in historic} == {"1", "2"}
+
+
+def test_list_json(run: Run, sessions: list[str]) -> None:
+    """list --json prints an array with all that the service tells."""
+    listed = json.loads(run("list", "--json").stdout)
+    assert {session["id"] for session in listed} == set(sessions)
+    assert {session["credits_consumed"] for session in listed} == {1, 2}
+    assert json.loads(run("list", "--historic", "--json").stdout) == []
+
+
+def test_list_limit(run: Run, sessions: list[str]) -> None:
+    """list prints at most --limit sessions, and says so if there are more."""
+    done = run("list", "--limit", "1")
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == "There are more sessions than --limit 1.\n"
+    assert run("list", "--limit", "2").stderr == ""
+
+
+@pytest.mark.parametrize("columns", ["80", "40"])
+def test_list_on_a_terminal(run: Run, sessions: list[str], columns: str) -> None:
+    """On a terminal, list is a table that fits."""
+    terminal = Terminal(run, "list", columns=columns)
+    assert terminal.end() == 0
+    shown = terminal.seen.rpartition("\x1b[2K")[2]  # what follows the spinner
+    lines = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown).splitlines()
+    assert max(map(len, lines)) <= int(columns)
+    if columns == "80":
+        assert len(lines) == 3
+        assert lines[0].split() == ["Session", "Created", "Mode", "Time", "Cost", "Source"]
+        assert {line.split()[0] for line in lines[1:]} == set(sessions)
+    else:
+        assert set(lines[::2]) == set(sessions)
+
+
+def test_list_of_none_on_a_terminal(run: Run) -> None:
+    """On a terminal, list says that no session is running."""
+    terminal = Terminal(run, "list")
+    assert terminal.end() == 0
+    assert "No session is running." in terminal.seen
+
+
+def test_show(run: Run, sessions: list[str]) -> None:
+    """show prints the state, the duration and the cost of a session."""
+    shown = run("show", sessions[1]).stdout
+    for row in (f"Session   {sessions[1]}", "State     running", "Mode      FULL", "Cost      2 credits"):
+        assert row in shown
+    run("close", sessions[1])
+    assert "State     ended: it was stopped\n" in run("show", sessions[1]).stdout
+
+
+def test_show_transcript(run: Run, sessions: list[str]) -> None:
+    """show --transcript prints what was said."""
+    shown = run("show", sessions[1], "--transcript").stdout
+    assert re.search(r"^(user|avatar)  +\S", shown, re.MULTILINE)
+    as_json = json.loads(run("show", sessions[1], "--transcript", "--json").stdout)
+    assert as_json["id"] == sessions[1]
+    assert {line["role"] for line in as_json["transcript"]} <= {"user", "avatar"}
+    assert "transcript" not in json.loads(run("show", sessions[1], "--json").stdout)
+
+
+def test_show_unknown(run: Run) -> None:
+    """show of an unknown session is code 1."""
+    done = run("show", AVATAR)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: ")
+
+
 # --- close -----------------------------------------------------------------------------------------------------------
 
 
@@ -477,6 +675,27 @@ def test_interrupted_close(run: Run) -> None:
     )
 
 
+def test_close_all(run: Run, server: MockServer, sessions: list[str]) -> None:
+    """close --all --yes stops every running session of the account."""
+    done = run("close", "--all", "--yes")
+    assert done.returncode == 0
+    assert {line.removesuffix(" stopped") for line in done.stdout.splitlines()} == set(sessions)
+    assert server.running_sessions == []
+    assert run("close", "--all", "--yes").stdout == "No session is running.\n"
+
+
+@pytest.mark.parametrize(("reply", "code"), [("n\n", 1), ("\n", 1), ("y\n", 0)])
+def test_close_all_asks(run: Run, server: MockServer, sessions: list[str], reply: str, code: int) -> None:
+    """close --all lists the sessions and asks first; only a yes stops them."""
+    terminal = Terminal(run, "close", "--all")
+    terminal.until("Stop these 2 sessions? [y/N]")
+    assert all(session in terminal.seen for session in sessions)
+    assert len(server.running_sessions) == 2
+    terminal.type(reply)
+    assert terminal.end() == code
+    assert len(server.running_sessions) == (2 if code else 0)
+
+
 # --- what goes wrong -------------------------------------------------------------------------------------------------
 
 
@@ -522,6 +741,12 @@ def test_no_service(run: Run) -> None:
         ["new", "--api-key", "secret"],
         ["close"],
         ["close", "abc"],
+        ["close", "--all"],
+        ["close", "--all", AVATAR],
+        ["show", "abc"],
+        ["list", "--limit", "0"],
+        ["new", "--sandbox", "--wait", "-1"],
+        ["new", "--sandbox", "--keep-alive", "--detach"],
         ["mock", "--host", "0.0.0.0"],
     ],
     ids=" ".join,
@@ -789,7 +1014,7 @@ def test_version_help_completion(run: Run) -> None:
     assert run().stdout.split() == ["plain,doctor"]
 
 
-@pytest.mark.parametrize("command", ["", "new", "close", "doctor", "demo", "mock"])
+@pytest.mark.parametrize("command", ["", "new", "list", "show", "close", "doctor", "demo", "mock"])
 def test_help_fits(run: Run, command: str) -> None:
     """The help fits into 80 columns, and no option shows a type that is none of its values."""
     run.env["COLUMNS"] = "80"

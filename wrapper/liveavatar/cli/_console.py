@@ -7,9 +7,9 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast
 
 from rich import box
 from rich.console import Console as RichConsole
@@ -19,6 +19,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from liveavatar_client.models import SessionInfo, TranscriptLine
+
+from . import _records
 from ._doctor import FAIL, OK, WARN, CheckResult
 from ._keyboard import is_foreground, reads_keys
 from ._session_view import SessionView
@@ -45,9 +48,16 @@ class Console:
         """Print a line and leave it to the terminal to wrap it."""
         self._console.print(line, style=style, soft_wrap=True)
 
-    def print_json(self, value: dict[str, Any]) -> None:
-        """Print a JSON object on one line."""
-        self._console.out(json.dumps(value))
+    def print_summary(self, view: SessionView) -> None:
+        """Print how the session has ended and what it has cost."""
+        if self.as_json:
+            self.print_json(view.ended_json())
+        else:
+            self._console.print(view.summary(), style="green", soft_wrap=not self.is_live)
+
+    def print_json(self, value: dict[str, Any] | list[Any]) -> None:
+        """Print JSON on one line."""
+        self._write(json.dumps(value))
 
     def status(self, text: str) -> AbstractContextManager[object]:
         """Show a spinner during the block."""
@@ -85,6 +95,47 @@ class Console:
         hint += ", o opens the room, l prints the room's link." if reads_keys() else "."
         lines = [Text(hint, style="dim"), *([Text(notice, style="yellow")] if notice else [])]
         self._display.update(Group(_table(view), Padding(Group(*lines), (0, 0, 0, 1))), refresh=True)
+
+    def print_sessions(self, sessions: Sequence[SessionInfo], *, historic: bool = False) -> None:
+        """Print a list of sessions: as a table on a terminal, else a line each."""
+        if self.as_json:
+            self.print_json([session.to_dict() for session in sessions])
+        elif not self._console.is_terminal:
+            for session in sessions:
+                self._write(_records.tab_separated(session))
+        elif not sessions:
+            self.print("No session has ended." if historic else "No session is running.")
+        elif self._console.width < _records.TABLE_WIDTH:
+            for session in sessions:
+                self.print(session.id, "bold")
+                self._console.print(f"  {_records.one_line(session)}")
+        else:
+            columns, rows = _records.table(sessions, historic=historic)
+            table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+            for name in columns:
+                justify: Literal["left", "right"] = "right" if name in ("Time", "Cost") else "left"
+                table.add_column(name, justify=justify, style="bold" if name == "Session" else "")
+            for row in rows:
+                table.add_row(*row)
+            self._console.print(table)
+
+    def print_record(self, session: SessionInfo, transcript: Sequence[TranscriptLine] | None = None) -> None:
+        """Print what the service records about a session, and what was said in it."""
+        if self.as_json:
+            said = {} if transcript is None else {"transcript": [line.to_dict() for line in transcript]}
+            self.print_json(session.to_dict() | said)
+            return
+        for name, value in _records.rows(session).items():
+            self.print(f"{name:<9} {value}")
+        for line in transcript or ():
+            self.print(f"{line.role:<9} {line.transcript}")
+        if transcript is not None and not transcript:
+            self.print("There is no transcript.")
+
+    def _write(self, line: str) -> None:
+        """Print a line as it is: rich would expand its tabs."""
+        self._console.file.write(f"{line}\n")
+        self._console.file.flush()
 
     def print_check(self, result: CheckResult) -> None:
         """Print a result of `doctor`."""

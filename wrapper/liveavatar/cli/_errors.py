@@ -142,7 +142,7 @@ def _still_running(error: SessionsRunningError) -> list[str]:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, LiveAvatarConnectionError):
-        return f"{str(error).rstrip('.')}. `liveavatar doctor` looks for the cause."
+        return f"{user_message(error).rstrip('.')}. `liveavatar doctor` looks for the cause."
     if isinstance(error, LiveAvatarError):
         return user_message(error)
     return f"{type(error).__name__}: {error}. --debug shows the traceback."

@@ -8,8 +8,12 @@ from typing import Any
 
 import attrs
 
+from liveavatar_client.models import SessionInfo
+
 from .._redaction import redact
 from ..models import LiveAvatarNewSessionRequest, StandardSessionResponse
+from . import _records
+from ._records import format_credits, format_duration
 
 _CREDITS_PER_MINUTE = {"FULL": 2, "LITE": 1}
 
@@ -22,6 +26,8 @@ class SessionView:
     request: LiveAvatarNewSessionRequest
     token: str = attrs.field(repr=False)
     started: float = attrs.field(factory=time.monotonic)
+    record: SessionInfo | None = None
+    """What the service records about the session, as last read."""
     _stopped: float | None = None
 
     @property
@@ -32,8 +38,15 @@ class SessionView:
         """Note that the session has ended now."""
         self._stopped = time.monotonic()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the service says that the session has ended."""
+        return self.record is not None and _records.has_ended(self.record)
+
     def elapsed(self) -> float:
-        """Return the seconds that the session has run."""
+        """Return the seconds that the session has run: as the service says if it has ended, else by the clock."""
+        if self.record is not None and self.has_ended:
+            return self.record.duration
         return (time.monotonic() if self._stopped is None else self._stopped) - self.started
 
     def remaining(self) -> float:
@@ -41,13 +54,20 @@ class SessionView:
         maximum = self.session.max_session_duration
         return math.inf if maximum is None else max(0.0, maximum - self.elapsed())
 
-    def credits(self) -> int:
-        """Return an estimate of the credits used: the service bills each begun minute."""
-        return max(1, math.ceil(self.elapsed() / 60)) * self.credits_per_minute
+    def credits(self) -> float:
+        """Return the credits used: as the service says if the session has ended, else an estimate.
+
+        The estimate takes each begun minute as a whole one.
+        """
+        if self.record is not None and self.has_ended:
+            return self.record.credits_consumed
+        estimate = max(1, math.ceil(self.elapsed() / 60)) * self.credits_per_minute
+        return estimate if self.record is None else max(estimate, self.record.credits_consumed)
 
     def cost(self) -> str:
         """Return the cost so far in words."""
-        return format_credits(self.credits())
+        exact = self.has_ended or self.request.is_sandbox
+        return f"{'' if exact else 'about '}{format_credits(self.credits())}"
 
     def rate(self) -> str:
         """Return the cost of a minute in words."""
@@ -94,25 +114,20 @@ class SessionView:
 
     def ended_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints when the session has ended."""
+        reason = None if self.record is None else _records.end_reason(self.record)
         return {
             "session_id": self.session.session_id,
             "state": "ended",
+            "end_reason": reason,
             "duration": round(self.elapsed()),
             "credits": self.credits(),
+            "is_estimate": not self.has_ended,
         }
 
     def summary(self) -> str:
         """Return the line that is printed when the session has ended."""
-        return f"Stopped after {format_duration(self.elapsed())}. Cost: {self.cost()}."
-
-
-def format_duration(seconds: float) -> str:
-    """Format seconds as 0:07, 12:00 or 1:00:00."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def format_credits(number: float) -> str:
-    """Format a number of credits."""
-    return f"{number:g} credit{'' if number == 1 else 's'}"
+        after, cost = format_duration(self.elapsed()), f"Cost: {self.cost()}."
+        reason = None if self.record is None else _records.end_reason(self.record)
+        if reason in (None, "USER_CLOSED"):
+            return f"Stopped after {after}. {cost}"
+        return f"The session ended after {after}: {_records.reason_in_words(reason)} ({reason}). {cost}"

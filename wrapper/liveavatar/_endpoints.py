@@ -175,7 +175,6 @@ def custom(method: str, path: str, *, idempotent: bool) -> Endpoint[Any]:
         method=method,
         path=path,
         model=None,
-        body_required=False,
         retry_statuses=_transient if idempotent else lambda status: status == 429,
         retry_if_lost=idempotent,
     )

@@ -206,7 +206,7 @@ class Flows:
     ) -> Any:
         """Call an endpoint that has no method."""
         method, path = check_request(method, path)
-        endpoint = custom(method, path, idempotent=method in ("GET", "HEAD") if idempotent is None else idempotent)
+        endpoint = custom(method, path, idempotent=method == "GET" if idempotent is None else idempotent)
         body = None if json is None else Secret(json)
         return await call(self.io, self._config, endpoint, None, self._deadline(), body, query=check_params(params))
 

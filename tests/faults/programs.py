@@ -193,6 +193,73 @@ def fork_busy(url: str) -> None:
     close(api)
 
 
+def keep_alive_and_fork(url: str) -> None:
+    """Forks with a session that is kept alive; the child keeps one of its own alive."""
+    api = LiveAvatarApi(KEY, base_url=url, timeout=20)
+    mine = api.new_session(session_request(), keep_alive=0.02).session_id
+    schedule = api._worker._schedule  # type: ignore[union-attr]
+    child = os.fork()
+    if child == 0:
+        code = 3
+        try:
+            inherited = schedule.delay()
+            with api:
+                own = api.new_session(session_request(), keep_alive=0.02).session_id
+                time.sleep(0.2)
+                fine = inherited is None and api.open_sessions == (own,) and threading.active_count() == 2
+            code = 0 if fine else 4
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    print(json.dumps({"child": os.waitstatus_to_exitcode(status), "mine": mine}))
+    close(api)
+
+
+def keep_alive_and_fork_async(url: str) -> None:
+    """The same with the async client."""
+    warnings.simplefilter("ignore", ResourceWarning)
+    api = AsyncLiveAvatarApi(KEY, base_url=url, timeout=20)
+
+    async def open_one() -> str:
+        return (await api.new_session(session_request(), keep_alive=0.02)).session_id
+
+    async def in_child() -> bool:
+        inherited = schedule.delay()
+        async with api:
+            own = (await api.new_session(session_request(), keep_alive=0.02)).session_id
+            await asyncio.sleep(0.2)
+            workers = [task for task in asyncio.all_tasks() if task.get_name() == "liveavatar-keep-alive"]
+            return inherited is None and api.open_sessions == (own,) and len(workers) == 1
+
+    runner = asyncio.Runner()
+    mine = runner.run(open_one())
+    schedule = api._worker._schedule  # type: ignore[union-attr]
+    child = os.fork()
+    if child == 0:
+        code = 3
+        try:
+            code = 0 if asyncio.new_event_loop().run_until_complete(in_child()) else 4
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    print(json.dumps({"child": os.waitstatus_to_exitcode(status), "mine": mine}))
+    runner.run(api.aclose())
+    runner.close()
+
+
+def keep_alive_and_exit(url: str) -> None:
+    """Ends with a session that is kept alive."""
+    LiveAvatarApi(KEY, base_url=url, timeout=20).new_session(session_request(), keep_alive=0.02)
+    time.sleep(0.2)
+
+
+async def keep_alive_and_exit_async(url: str) -> None:
+    """Ends with a session that is kept alive."""
+    warnings.simplefilter("ignore", ResourceWarning)
+    await AsyncLiveAvatarApi(KEY, base_url=url, timeout=20).new_session(session_request(), keep_alive=0.02)
+    await asyncio.sleep(0.2)
+
+
 # Interrupts at moments of the program's own choosing, against servers of its own.
 
 

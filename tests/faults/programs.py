@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, _calls
+from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, _calls, _flows
 
 from tests.faults.cases import session_request
 from tests.faults.conftest import KEY, FastRetries
-from tests.faults.server import FaultServer
+from tests.faults.server import FaultServer, refuses
 
 
 def blocking_start(url: str) -> None:
@@ -311,6 +311,8 @@ class Lines:
 def interrupted(method: str, interrupting: contextlib.AbstractContextManager[Any]) -> bool:
     """Call a method, with interrupts; afterwards nothing runs that the client does not know of, and can stop."""
     with FaultServer() as server:
+        refusals = 2 if method == "wait_for_slot" else 0
+        server.on("start", refuses(403, "Concurrency limit reached"), refusals)
         api = LiveAvatarApi(KEY, base_url=server.url, timeout=5)
         given: set[str] = set()
         came = False
@@ -319,6 +321,8 @@ def interrupted(method: str, interrupting: contextlib.AbstractContextManager[Any
             with interrupting:
                 if method == "new_session":
                     given = {api.new_session(session_request()).session_id}
+                elif method == "wait_for_slot":
+                    given = {api.new_session(session_request(), wait_for_slot=5).session_id}
                 elif method == "close_session":
                     api.close_session(session_id)
                 else:
@@ -329,10 +333,11 @@ def interrupted(method: str, interrupting: contextlib.AbstractContextManager[Any
         server.settle()
         assert server.ledger.running <= set(api.open_sessions), (came, given)
         assert len(server.ledger.starts) <= 1
-        assert server.ledger.counts[1] <= 1
+        assert server.ledger.counts[1] <= 1 + refusals
         api.close_all_sessions()
         assert api.open_sessions == ()
         assert server.running == set()
+        server.heal()
         # The pool has survived as well.
         api.close_session(api.new_session(session_request()).session_id)
         assert server.running == set()
@@ -359,6 +364,7 @@ def interrupted_at_any_line(method: str) -> None:
 
 def hurried() -> None:
     _calls.random = types.SimpleNamespace(uniform=FastRetries().uniform)  # type: ignore[assignment, attr-defined]
+    _flows.MIN_SLOT_DELAY = 0.001  # type: ignore[misc]
 
 
 def report(api: LiveAvatarApi, error: BaseException) -> None:

@@ -118,8 +118,7 @@ def test_lost(name: str, api: Any, session_id: str, server: FaultServer) -> None
 
 
 @pytest.mark.row("L7", "L8")
-@pytest.mark.parametrize("part", [0, 0.5, 0.99])
-@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize(("part", "reset"), [(0, False), (0.5, False), (0.5, True), (0.99, False)])
 def test_cut(part: float, reset: bool, api: Any, session_id: str, server: FaultServer) -> None:
     """A response that is cut is lost, unless its status alone says that the call was carried out."""
     for call in CALLS:

@@ -49,7 +49,7 @@ class Console:
         self._console.print(line, style=style, soft_wrap=True)
 
     def print_opened(self, view: SessionView, stop_command: str, secrets: dict[str, str]) -> None:
-        """Print what is to be printed as soon as a session is open: the JSON object, or the secrets asked for."""
+        """Print the JSON object of an open session, or the secrets that the user has asked for."""
         if self.as_json:
             self.print_json(view.opened_json(stop_command) | secrets)
         else:

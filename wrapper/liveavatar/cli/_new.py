@@ -21,7 +21,7 @@ from ._session_view import SessionView
 from ._settings import load, open_client
 from ._watch import watch
 
-_READ_TIMEOUT = 10.0  # seconds for what the service records about the session
+_READ_TIMEOUT = 5.0  # seconds for what the service records about the session
 
 
 @click.command(short_help="Open a session and show it until you stop it.")

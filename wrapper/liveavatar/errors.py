@@ -15,7 +15,8 @@ LiveAvatarError
 │   └── BadResponseError          a success status with a body that breaks the contract
 ├── LiveAvatarConnectionError     no answer
 │   └── LiveAvatarTimeoutError    no answer in time
-└── SessionTokenNotFoundError     close_session() of a session this client has no token for (a ValueError too)
+├── SessionTokenNotFoundError     close_session() of a session this client has no token for (a ValueError too)
+└── LedgerError                   the ledger could not be opened, read or written
 
 Mistakes in arguments are ValueError or TypeError, raised before anything is sent.
 """
@@ -122,3 +123,7 @@ class LiveAvatarTimeoutError(LiveAvatarConnectionError):
 
 class SessionTokenNotFoundError(LiveAvatarError, ValueError):
     """This client holds no token for the session: it did not open it, or has closed it already."""
+
+
+class LedgerError(LiveAvatarError):
+    """The ledger could not be opened, read or written."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import socket
@@ -15,7 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from liveavatar.ledger import Ledger, LedgerEntry, RedisLedger, SqliteLedger, account_id
+from liveavatar import ledger
+from liveavatar.ledger import Ledger, LedgerEntry, account_id
 
 LEASE = 3.0
 """Seconds. Short, but long enough that a busy machine does not delay a renewal so long."""
@@ -28,12 +28,13 @@ def entry(session_id: str) -> LedgerEntry:
 
 
 def make(location: str) -> Ledger:
-    return RedisLedger(location, lease=LEASE) if "://" in location else SqliteLedger(location)
+    # Through the module, so that programs with SQLite do not load redis.
+    return ledger.RedisLedger(location, lease=LEASE) if "://" in location else ledger.SqliteLedger(location)
 
 
-def alive(ledger: Ledger) -> dict[str, bool | None]:
+def alive(of: Ledger) -> dict[str, bool | None]:
     """What the ledger says of each session's owner."""
-    return {found.session_id: found.owner_alive for found in ledger.entries()}
+    return {found.session_id: found.owner_alive for found in of.entries()}
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
@@ -128,11 +129,14 @@ class RedisServer:
         arguments += ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--daemonize", "no"]
         log = ["--logfile", str(self.directory / "redis.log")]
         self.process = subprocess.Popen([str(self.binary), *arguments, *log, *self.options], stdout=subprocess.DEVNULL)
-        wait_until(self.listens)
+        wait_until(self.serves)
 
-    def listens(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-            return True
+    def serves(self) -> bool:
+        """Whether it has loaded its data."""
+        import redis
+
+        with contextlib.suppress(redis.RedisError):
+            return bool(self.do("PING"))
         return False
 
     def stop(self, *, forget: bool = False) -> None:

@@ -14,8 +14,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import attrs
 import pytest
-
 from liveavatar.ledger import Ledger, LedgerEntry, RedisLedger, SqliteLedger, account_id, open_ledger
+
 from tests.ledger.support import LEASE, alive, entry, make, program, wait_until
 
 
@@ -160,7 +160,7 @@ def test_two_of_four_die_under_load(location: str) -> None:
         assert claimed >= dead_ids
         assert claimed - dead_ids <= {lines[0][-1].split()[-1], lines[1][-1].split()[-1]}
         living = {found.session_id for found in ledger.entries() if found.session_id[0] in "cd" and found.owner_alive}
-        assert living >= {*held(lines[2][:-3]), *held(lines[3][:-3])} - {"c-0"} and "c-0" in living
+        assert living >= {*held(lines[2][:-3]), *held(lines[3][:-3]), "c-0", "d-0"}
 
 
 def held(lines: list[str]) -> list[str]:
@@ -258,10 +258,10 @@ def test_no_thread_is_left(location: str) -> None:
     """A ledger without sessions has no thread."""
     before = set(threading.enumerate())
     ledger = make(location)
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
     ledger.add(entry("a"))
     ledger.remove("a")
-    wait_until(lambda: set(threading.enumerate()) == before)
+    wait_until(lambda: set(threading.enumerate()) <= before)
 
 
 def test_protocol(location: str) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from liveavatar.ledger import LedgerError, SqliteLedger, _sqlite
+
 from tests.ledger.support import alive, entry, program
 
 
@@ -41,8 +41,8 @@ def is_garbage(path: Path) -> None:
 
 def is_damaged(path: Path) -> None:
     ledger = SqliteLedger(path)
-    for number in range(200):
-        ledger.add(entry(f"{number}-" + 100 * "x"))
+    for number in range(30):
+        ledger.add(entry(f"{number}-" + 500 * "x"))
     content = bytearray(path.read_bytes())
     content[5000:9000] = b"\xff" * 4000
     path.write_bytes(content)
@@ -255,9 +255,7 @@ print([found.session_id for found in ledger.entries()])
 
 def test_full_disk(sqlite_path: str) -> None:
     """On a full disk nothing is half done, and all is well again when there is room."""
-    result = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, sqlite_path], capture_output=True, text=True, timeout=60
-    )
+    result = subprocess.run([sys.executable, "-c", FULL_DISK, sqlite_path], capture_output=True, text=True, timeout=60)
     assert result.stdout.split("\n")[:-1] == [*["LedgerError"] * 4, "done", "['c']"], result
 
 

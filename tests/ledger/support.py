@@ -129,15 +129,22 @@ class RedisServer:
         arguments += ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--daemonize", "no"]
         log = ["--logfile", str(self.directory / "redis.log")]
         self.process = subprocess.Popen([str(self.binary), *arguments, *log, *self.options], stdout=subprocess.DEVNULL)
-        wait_until(self.serves)
+        try:
+            wait_until(self.serves)
+        except BaseException:
+            self.stop()
+            raise
 
     def serves(self) -> bool:
         """Whether it has loaded its data."""
         import redis
 
-        with contextlib.suppress(redis.RedisError):
+        try:
             return bool(self.do("PING"))
-        return False
+        except redis.AuthenticationError:
+            return True
+        except redis.RedisError:
+            return False
 
     def stop(self, *, forget: bool = False) -> None:
         if self.process is not None:

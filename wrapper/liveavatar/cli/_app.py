@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from liveavatar_client.models import VideoEncoding, VideoQuality, VideoSettings
 
-from .._calls import has_ended
+from .._endpoints import has_ended
 from .._version import __version__
 from ..errors import BadRequestError, ConflictError, InvalidRequestError, LiveAvatarError, NotFoundError
 from ..mock._sessions import SANDBOX_AVATAR

@@ -51,6 +51,9 @@ class IO(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Wait."""
 
+    async def call_blocking(self, function: Callable[[], T]) -> T:
+        """Call a function that may block for a while."""
+
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work that a cancellation does not reach."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -11,21 +14,36 @@ from ._constants import MAX_ENDED_IDS
 from ._redaction import Secret
 from .errors import LiveAvatarError, SessionTokenNotFoundError
 
+if TYPE_CHECKING:
+    from ._recovery import AccountLedger
+
 
 @attrs.define(eq=False)
 class Session:
     """One session that may be running."""
 
     id: str
-    token: Secret[str]
+    token: Secret[str] | None
+    """None if another process has opened it, and its token is not known: the API key stops it."""
     start_sent: bool = False
     """True once its start request may have been sent."""
     start_known: bool = False
     """True once the service is known to have carried out the start."""
+    start_deadline: float = math.inf
+    """Time on `time.monotonic` at which the start, if it was sent, has certainly arrived at the service."""
     opened: bool = False
     """True once new_session has returned it to the caller."""
     ended: bool = False
     """True once it is known not to run."""
+    in_ledger: bool = False
+    """True if it may be written down in the ledger."""
+    to_recover: bool = False
+    """True if it was claimed from a dead process, and is not stopped yet."""
+
+    @property
+    def start_settled(self) -> bool:
+        """Whether a start that was sent has been carried out or refused, so that "not found" means "ended"."""
+        return self.start_known or time.monotonic() >= self.start_deadline
 
 
 class Sessions:
@@ -35,6 +53,8 @@ class Sessions:
     """
 
     def __init__(self) -> None:
+        self.ledger: AccountLedger | None = None
+        """Where the sessions are written down, to outlive the process."""
         self._lock = threading.RLock()
         self._open: dict[str, Session] = {}
         # Only ids, and only the latest, to tell "closed already" from "never opened here".
@@ -66,6 +86,12 @@ class Sessions:
             self.ensure_open()
             self._open[session_id] = session
         return session
+
+    def adopt(self, session_id: str, token: Secret[str] | None) -> Session:
+        """Add a running session that another process has opened."""
+        session = Session(session_id, token, start_sent=True, opened=True, in_ledger=True)
+        with self._lock:
+            return self._open.setdefault(session_id, session)
 
     def mark_starting(self, session: Session) -> None:
         """Mark a session as one whose start request is about to be sent.
@@ -127,7 +153,7 @@ class Sessions:
         return session
 
     def release(self, session_id: str) -> Secret[str]:
-        """Remove a session that goes on running, and return its token.
+        """Remove a session that goes on running, and return its token; an empty one if it is not known.
 
         Raises:
             ValueError: `session_id` is empty.
@@ -138,7 +164,7 @@ class Sessions:
             if not session.opened:
                 raise _not_found(session_id, "it is still being opened")
             del self._open[session_id]
-        return session.token
+        return session.token or Secret("")
 
     @property
     def all(self) -> tuple[Session, ...]:
@@ -155,8 +181,8 @@ class Sessions:
     @property
     def latest_token(self) -> str | None:
         """The token of the session that was opened last and may be running."""
-        opened = [session for session in self.all if session.opened]
-        return opened[-1].token.reveal() if opened else None
+        tokens = [session.token for session in self.all if session.opened and session.token is not None]
+        return tokens[-1].reveal() if tokens else None
 
     def __contains__(self, session: Session) -> bool:
         return self._open.get(session.id) is session

@@ -141,6 +141,10 @@ class BlockingIO:
         """Wait."""
         time.sleep(seconds)  # noqa: ASYNC251  # blocking by design
 
+    async def call_blocking(self, function: Callable[[], T]) -> T:
+        """Call a function that may block."""
+        return function()
+
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work that handles interrupts itself."""
         return await work()

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from importlib import import_module
+from types import FrameType
+from typing import Any
 
-from tests.ledger.support import entry, make
+from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, LiveAvatarNewSessionRequest, _recovery
+
+from tests.ledger.support import KEY, entry, make
 
 
 def say(*words: object) -> None:
@@ -148,6 +154,152 @@ def in_signal_handlers(location: str) -> None:
         assert time.monotonic() - started < 4
     signal.setitimer(signal.ITIMER_REAL, 0)
     say(len(used) > 0, len(ledger.entries()))
+
+
+async def scenario(flavour: str, url: str, location: str, opened: Any = None) -> None:
+    """Open a session and close it, as a program does that uses a ledger."""
+    if flavour == "blocking":
+        with LiveAvatarApi(KEY, base_url=url, ledger=make(location)) as api:
+            session = api.new_session(request())
+            if opened is not None:
+                opened(session.session_id)
+            api.close_session(session.session_id)
+    else:
+        async with AsyncLiveAvatarApi(KEY, base_url=url, ledger=make(location)) as async_api:
+            session = await async_api.new_session(request())
+            if opened is not None:
+                opened(session.session_id)
+            await async_api.close_session(session.session_id)
+
+
+class KillAtLine:
+    """Kills the process at the n-th line of the client or the ledger that the main thread executes."""
+
+    def __init__(self, at: int | None) -> None:
+        self.at = at
+        self.seen = 0
+
+    def called(self, frame: FrameType, event: str, arg: object) -> Any:
+        return self.line if frame.f_globals.get("__name__", "").startswith("liveavatar.") else None
+
+    def line(self, frame: FrameType, event: str, arg: object) -> Any:
+        self.seen += event == "line"
+        if self.seen == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.line
+
+
+def die_at_any_moment(location: str, url: str, flavour: str, times: str) -> None:
+    """Fork a process for each moment: half of them are killed at some line, half after some time.
+
+    They do not recover each other's sessions, so that all are left to one recovery.
+    """
+    if flavour == "async":
+        import_module("liveavatar._transports._aiohttp")  # once, and not in each process
+    make(location)
+    for kind in (_recovery.RecoveryThread, _recovery.RecoveryTask):
+        kind.start = lambda self: None  # type: ignore[attr-defined]
+    reader, writer = os.pipe()
+    if not os.fork():
+        lines = KillAtLine(None)
+        sys.settrace(lines.called)
+        asyncio.run(scenario(flavour, url, location))
+        sys.settrace(None)
+        os.write(writer, str(lines.seen).encode())
+        os._exit(0)
+    os.wait()
+    total = int(os.read(reader, 100))
+    moments = int(times)
+    for moment in range(moments):
+        child = os.fork()
+        if not child:
+            if moment % 2:
+                sys.settrace(KillAtLine(1 + total * moment // moments).called)
+            asyncio.run(scenario(flavour, url, location))
+            os._exit(0)
+        if not moment % 2:
+            time.sleep(0.1 * moment / moments)
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    say("done", total)
+
+
+def open_and_hold(location: str, url: str, flavour: str, *modes: str) -> None:
+    """Open a session, say its id, and hold it, or end in some way without closing it."""
+
+    def opened(session_id: str) -> None:
+        say(session_id)
+        if "exit" in modes:
+            os._exit(0)
+        until_closed()
+
+    asyncio.run(scenario(flavour, url, location, opened))
+
+
+def work(location: str, url: str, flavour: str) -> None:
+    """Open and close sessions in many threads or tasks, for ever."""
+    _recovery.RECOVERY_INTERVAL = 0.5  # type: ignore[attr-defined]
+    threading.Thread(target=lambda: (until_closed(), os._exit(0)), daemon=True).start()
+    if flavour == "blocking":
+        with LiveAvatarApi(KEY, base_url=url, ledger=make(location)) as api:
+
+            def loop() -> None:
+                while True:
+                    with api.session(request()) as session:
+                        say(session.session_id)
+                        time.sleep(0.05)
+
+            threads = [threading.Thread(target=loop, daemon=True) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    else:
+
+        async def run() -> None:
+            async with AsyncLiveAvatarApi(KEY, base_url=url, ledger=make(location)) as api:
+
+                async def loop() -> None:
+                    while True:
+                        async with api.session(request()) as session:
+                            say(session.session_id)
+                            await asyncio.sleep(0.05)
+
+                await asyncio.gather(*(loop() for _ in range(4)))
+
+        asyncio.run(run())
+
+
+def leave_open(location: str, url: str, flavour: str) -> None:
+    """Open a session, and let the program end without closing the client."""
+    if flavour == "blocking":
+        api = LiveAvatarApi(KEY, base_url=url, ledger=make(location))
+        say(api.new_session(request()).session_id)
+    else:
+
+        async def run() -> None:
+            api = AsyncLiveAvatarApi(KEY, base_url=url, ledger=make(location))
+            say((await api.new_session(request())).session_id)
+
+        asyncio.run(run())
+
+
+def fork_with_client(location: str, url: str) -> None:
+    """Open a session, fork, and open another with the same client in the child; kill the child."""
+    api = LiveAvatarApi(KEY, base_url=url, ledger=make(location))
+    say("parent", api.new_session(request()).session_id)
+    child = os.fork()
+    if not child:
+        say("child", api.new_session(request()).session_id)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    say("done")
+    until_closed()
+    api.close()
+
+
+def request() -> LiveAvatarNewSessionRequest:
+    return LiveAvatarNewSessionRequest(avatar_id="dd73ea75-1218-4ef3-92ce-606d5f7fbc0a")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from liveavatar.ledger import Ledger, LedgerEntry, account_id
 LEASE = 3.0
 """Seconds. Short, but long enough that a busy machine does not delay a renewal so long."""
 
-ACCOUNT = account_id("the key of these tests")
+KEY = "CANARY-api-key"
+ACCOUNT = account_id(KEY)
 
 
 def entry(session_id: str) -> LedgerEntry:
@@ -105,6 +106,12 @@ def program(name: str, location: str, *arguments: str) -> Iterator[Program]:
         running.end()
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 class RedisServer:
     """A redis-server of the tests' own, on a free port of this machine."""
 
@@ -116,9 +123,7 @@ class RedisServer:
             pytest.skip("there is no redis-server (Debian: apt-get install redis-server)")
         self.directory = directory
         self.options = options
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -89,7 +89,7 @@ class Sessions:
 
     def adopt(self, session_id: str, token: Secret[str] | None) -> Session:
         """Add a running session that another process has opened."""
-        session = Session(session_id, token, start_sent=True, opened=True, in_ledger=True)
+        session = Session(session_id, token, start_sent=True, opened=True, in_ledger=self.ledger is not None)
         with self._lock:
             return self._open.setdefault(session_id, session)
 

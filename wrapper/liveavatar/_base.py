@@ -100,7 +100,7 @@ class BaseApi:
         token = sessions.release(session_id)
         if sessions.ledger is not None:
             self._call_ledger(functools.partial(sessions.ledger.remove, session_id))
-        return token.reveal()
+        return "" if token is None else token.reveal()
 
     def _call_ledger(self, operation: Callable[[], object]) -> None:
         """Perform an operation on the ledger that may block for a while."""

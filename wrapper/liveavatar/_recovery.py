@@ -37,13 +37,14 @@ class AccountLedger:
         """
         try:
             self._ledger.add(LedgerEntry(session_id, self._account, self._base_url, datetime.now(UTC)))
-        except Exception as error:
+            return
+        except LedgerError as error:
             failure = error
-            if not isinstance(error, LedgerError):
-                failure = LedgerError(f"Session {session_id} could not be written down: {error}")
-                failure.__cause__ = error
-            failure.session_id = session_id
-            raise failure
+        except Exception as error:  # of a ledger that the user has written
+            failure = LedgerError(f"Session {session_id} could not be written down: {error}")
+            failure.__cause__ = error
+        failure.session_id = session_id
+        raise failure
 
     def remove(self, session_id: str) -> None:
         """Remove a session that has ended or was released. A failure is logged: the session is not concerned."""

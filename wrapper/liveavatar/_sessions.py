@@ -6,10 +6,12 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import attrs
 
+from ._arguments import check_session_id
 from ._constants import MAX_ENDED_IDS
 from ._redaction import Secret
 from .errors import LiveAvatarError, SessionTokenNotFoundError
@@ -24,17 +26,17 @@ class Session:
 
     id: str
     token: Secret[str] | None
-    """None if another process has opened it, and its token is not known: the API key stops it."""
+    """Its token; None if the API key stops it."""
     start_sent: bool = False
     """True once its start request may have been sent."""
     start_known: bool = False
     """True once the service is known to have carried out the start."""
-    start_deadline: float = math.inf
-    """Time on `time.monotonic` at which the start, if it was sent, has certainly arrived at the service."""
     opened: bool = False
     """True once new_session has returned it to the caller."""
     ended: bool = False
     """True once it is known not to run."""
+    start_deadline: float = math.inf
+    """Time on `time.monotonic` at which the start, if it was sent, has certainly arrived at the service."""
     in_ledger: bool = False
     """True if it may be written down in the ledger."""
     to_recover: bool = False
@@ -53,18 +55,22 @@ class Sessions:
     """
 
     def __init__(self) -> None:
-        self.ledger: AccountLedger | None = None
-        """Where the sessions are written down, to outlive the process."""
         self._lock = threading.RLock()
         self._open: dict[str, Session] = {}
         # Only ids, and only the latest, to tell "closed already" from "never opened here".
         self._ended: deque[str] = deque(maxlen=MAX_ENDED_IDS)
+        self._ended_by_service: deque[str] = deque(maxlen=MAX_ENDED_IDS)
         self.closed = False
+        self.ledger: AccountLedger | None = None
+        """Where the sessions are written down, to outlive the process."""
+        self.on_removed: Callable[[], None] | None = None
+        """Called, in any thread, when sessions were removed or the registry was closed."""
 
     def close(self) -> None:
         """Let no further session be opened."""
         with self._lock:
             self.closed = True
+        self._removed()
 
     def ensure_open(self) -> None:
         """Check that sessions may be opened.
@@ -75,7 +81,7 @@ class Sessions:
         if self.closed:
             raise LiveAvatarError("This client is closed.")
 
-    def add(self, session_id: str, token: Secret[str]) -> Session:
+    def add(self, session_id: str, token: Secret[str] | None) -> Session:
         """Add a session before its start request is sent.
 
         Raises:
@@ -86,12 +92,6 @@ class Sessions:
             self.ensure_open()
             self._open[session_id] = session
         return session
-
-    def adopt(self, session_id: str, token: Secret[str] | None) -> Session:
-        """Add a running session that another process has opened."""
-        session = Session(session_id, token, start_sent=True, opened=True, in_ledger=self.ledger is not None)
-        with self._lock:
-            return self._open.setdefault(session_id, session)
 
     def mark_starting(self, session: Session) -> None:
         """Mark a session as one whose start request is about to be sent.
@@ -130,6 +130,29 @@ class Sessions:
             if self._open.get(session.id) is session:
                 del self._open[session.id]
             self._ended.append(session.id)
+        self._removed()
+
+    def discard_ended(self, session: Session) -> bool:
+        """Remove a session that the service has ended; return False if it was removed before."""
+        with self._lock:
+            known = session in self
+            self.discard(session)
+            if known:
+                self._ended_by_service.append(session.id)
+        return known
+
+    def take_ended(self, session_id: str) -> bool:
+        """Return True, once, for a session that the service has ended."""
+        with self._lock:
+            if session_id in self._ended_by_service:
+                self._ended_by_service.remove(session_id)
+                return True
+        return False
+
+    def find(self, session_id: str) -> Session | None:
+        """Return the session with this id, or None."""
+        with self._lock:
+            return self._open.get(session_id)
 
     def get(self, session_id: str) -> Session:
         """Return the session with this id.
@@ -152,8 +175,8 @@ class Sessions:
             )
         return session
 
-    def release(self, session_id: str) -> Secret[str]:
-        """Remove a session that goes on running, and return its token; an empty one if it is not known.
+    def release(self, session_id: str) -> Secret[str] | None:
+        """Remove a session that goes on running, and return its token.
 
         Raises:
             ValueError: `session_id` is empty.
@@ -164,7 +187,30 @@ class Sessions:
             if not session.opened:
                 raise _not_found(session_id, "it is still being opened")
             del self._open[session_id]
-        return session.token or Secret("")
+        self._removed()
+        return session.token
+
+    def adopt(self, session_id: str, token: Secret[str] | None) -> Session:
+        """Add a running session that another client has opened.
+
+        Raises:
+            LiveAvatarError: The client is closed.
+        """
+        with self._lock:
+            self.ensure_open()
+            session = self._open.setdefault(session_id, Session(session_id, token, start_sent=True, opened=True))
+            session.start_known = True
+            session.in_ledger = self.ledger is not None
+            session.token = token or session.token
+        return session
+
+    def claim(self, session_id: str, start_deadline: float) -> Session:
+        """Add a session that was claimed from a dead process, and is to be stopped."""
+        session = Session(session_id, None, start_sent=True, opened=True, in_ledger=True, to_recover=True)
+        session.start_deadline = start_deadline
+        with self._lock:
+            self._open[session_id] = session
+        return session
 
     @property
     def all(self) -> tuple[Session, ...]:
@@ -181,8 +227,12 @@ class Sessions:
     @property
     def latest_token(self) -> str | None:
         """The token of the session that was opened last and may be running."""
-        tokens = [session.token for session in self.all if session.opened and session.token is not None]
-        return tokens[-1].reveal() if tokens else None
+        opened = [session for session in self.all if session.opened]
+        return opened[-1].token.reveal() if opened and opened[-1].token else None
+
+    def _removed(self) -> None:
+        if self.on_removed is not None:
+            self.on_removed()
 
     def __contains__(self, session: Session) -> bool:
         return self._open.get(session.id) is session
@@ -195,18 +245,3 @@ def _not_found(session_id: str, reason: str) -> SessionTokenNotFoundError:
     error = SessionTokenNotFoundError(f"No token for session {session_id!r}: {reason}.")
     error.session_id = session_id
     return error
-
-
-def check_session_id(session_id: object) -> str:
-    """Return `session_id` if it can be one.
-
-    Raises:
-        TypeError, ValueError: It cannot.
-    """
-    if session_id is None:
-        raise ValueError("session_id is None; it must be the id of a session (UUID)")
-    if not isinstance(session_id, str):
-        raise TypeError(f"session_id must be a str, not {type(session_id).__name__}")
-    if not session_id.strip():
-        raise ValueError("session_id is empty; it must be the id of a session (UUID)")
-    return session_id

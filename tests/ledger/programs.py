@@ -19,7 +19,8 @@ from tests.ledger.support import KEY, entry, make
 
 
 def say(*words: object) -> None:
-    print(*words, flush=True)
+    sys.stdout.write(" ".join(map(str, words)) + "\n")  # in one piece, as threads say something too
+    sys.stdout.flush()
 
 
 def until_closed() -> None:

@@ -95,10 +95,13 @@ upstream: install ## compare the contract with the service's own OpenAPI documen
 
 INTEROP = .venv-interop
 WEB_SDK = $(INTEROP)/node/node_modules/@heygen/liveavatar-web-sdk
-$(INTEROP)/ready: interop/requirements.txt pyproject.toml
-	@echo "Creating $(INTEROP). This takes about two minutes, 1 GB of disk and a package index."
+$(INTEROP)/clients: interop/requirements.txt
+	@echo "Creating $(INTEROP). This takes a few minutes, 1 GB of disk and a package index."
 	@$(PYTHON) -m venv --clear $(INTEROP)
-	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[testing]' --requirement interop/requirements.txt
+	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --requirement interop/requirements.txt
+	@touch $@
+$(INTEROP)/ready: $(INTEROP)/clients pyproject.toml
+	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[testing]'
 	@touch $@
 
 interop: $(INTEROP)/ready ## point other people's clients at the mock server and show what works (CLIENT=livekit: one)

@@ -5,7 +5,7 @@
 A few sessions of the free sandbox avatar are opened and stopped; they cost nothing. Each assumption is reported as
 confirmed, as refuted with what came instead, or as not tried with the reason. Plain httpx sends the requests, because
 the service is examined here and not the client. Every session that was started is stopped at the end, after Ctrl-C
-too. LIVEAVATAR_BASE_URL points the same checks at a mock server.
+too. LIVEAVATAR_BASE_URL points the same checks at a mock server; one with --rate-limit 20 confirms all of them.
 
 The exit status is 0 when nothing was refuted, 1 when something was or a session may still be running, and 2 when the
 checks could not begin.

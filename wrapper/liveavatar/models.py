@@ -15,9 +15,8 @@ import liveavatar_client.models as generated
 from liveavatar_client.models import VideoEncoding, VideoQuality
 from liveavatar_client.types import UNSET, Unset
 
-from ._secrets import masked
-
-MEET_PAGE = "https://meet.livekit.io/custom"
+from ._constants import MEET_PAGE
+from ._redaction import redact
 
 
 @attrs.define
@@ -93,7 +92,7 @@ class LiveAvatarNewSessionRequest(generated.LiveAvatarNewSessionRequest):
         fields = [field.name for field in attrs.fields(type(self)) if field.repr]
         given = (f"{name}={value!r}" for name in fields if (value := getattr(self, name)) not in (None, UNSET))
         # A part may have been given as a plain dict, with a token in it.
-        return masked(f"{type(self).__name__}({', '.join(given)})")
+        return redact(f"{type(self).__name__}({', '.join(given)})")
 
 
 @attrs.define(kw_only=True)
@@ -119,9 +118,9 @@ class StandardSessionResponse:
     raw_response: generated.LiveAvatarSessionResponse = attrs.field(repr=False)
 
     @classmethod
-    def of(cls, session_id: str, answer: generated.LiveAvatarSessionResponse) -> StandardSessionResponse:
+    def from_response(cls, session_id: str, response: generated.LiveAvatarSessionResponse) -> StandardSessionResponse:
         """The session that a start's answer describes."""
-        data = answer.data
+        data = response.data
         return cls(
             session_id=session_id,
             access_token=data.livekit_client_token,
@@ -129,7 +128,7 @@ class StandardSessionResponse:
             livekit_url=data.livekit_url,
             ws_url=data.ws_url or None,
             max_session_duration=data.max_session_duration or None,
-            raw_response=answer,
+            raw_response=response,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ PYTEST_DONT_REWRITE: there is no assertion in here, and so it may be imported be
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -27,8 +28,9 @@ except ModuleNotFoundError:
         "pytest is not installed; liveavatar.testing needs it: pip install 'liveavatar[testing]'", name="pytest"
     ) from None
 
-from ._config import BASE_URL, KEY_VARIABLE, URL_VARIABLE, is_loopback
-from ._secrets import MASK, masked, secrets_in
+from ._constants import API_KEY_VARIABLE, BASE_URL, BASE_URL_VARIABLE
+from ._proxies import is_loopback
+from ._redaction import MASK, redact, secrets_in
 
 if TYPE_CHECKING:
     from .mock import MockServer
@@ -39,8 +41,9 @@ __all__ = ["liveavatar_mock", "vcr_config"]
 _REQUEST_HEADERS = ("content-type", "x-api-key", "authorization")
 _RESPONSE_HEADERS = ("content-type", "location", "retry-after", "x-request-id", "cf-ray")
 _RATE_LIMIT = "x-ratelimit-"
-_ENDPOINTS = ("/sessions/token", "/sessions/start", "/sessions/stop")
 _LEAST = 8  # characters of a credential that is looked for in texts: a shorter one may be an ordinary word
+
+_ADDRESS = re.compile(r"http://[^\s\"\\]+")
 
 # Credentials seen in this process, and what stands for each in a cassette.
 _stand_ins: dict[str, str] = {}
@@ -56,11 +59,11 @@ def _clean_request(request: Any) -> Any:
         credentials.append(credential)
         headers[name] = f"{scheme} {_stand_in(credential)}".strip()
     request.headers = headers
-    request.uri = masked(_service_uri(request.uri))
+    request.uri = redact(_service_uri(request.uri))
     if request.body is None or isinstance(request.body, bytes | bytearray):  # the rest is no request of ours
         text = _text(request.body or b"")
         secrets = [*filter(_telling, credentials), *secrets_in(_json(text))]
-        request.body = masked(text, secrets).encode("utf-8", "surrogateescape") or None
+        request.body = redact(text, secrets).encode("utf-8", "surrogateescape") or None
     return request
 
 
@@ -70,11 +73,12 @@ def _clean_response(response: dict[str, Any]) -> dict[str, Any]:
     text = "" if "content-encoding" in headers else _text(response["body"].get("string") or b"")
     body = _json(text)
     secrets = [*filter(_telling, _stand_ins), *secrets_in(body)]
-    text = _with_stand_in(body, masked(text, secrets))
+    text = _with_stand_in(body, redact(text, secrets))
+    text = _ADDRESS.sub(lambda address: _service_uri(address[0]), text)  # a page of sessions names its neighbors
     return {
         **response,
         "headers": {
-            name: [masked(_text(value), secrets) for value in ([values] if isinstance(values, str) else values)]
+            name: [redact(_text(value), secrets) for value in ([values] if isinstance(values, str) else values)]
             for name, values in headers.items()
             if name in _RESPONSE_HEADERS or name.startswith(_RATE_LIMIT)
         },
@@ -111,11 +115,9 @@ def _with_stand_in(body: Any, text: str) -> str:
 
 
 def _service_uri(uri: str) -> str:
-    """The address at the live service that a mock server on loopback stands for."""
+    """Return the address at the live service that a mock server on loopback stands for."""
     parts, service = urlsplit(uri), urlsplit(BASE_URL)
-    if is_loopback(parts.hostname or "") and parts.path.endswith(
-        ("/sessions/token", "/sessions/start", "/sessions/stop")
-    ):
+    if is_loopback(parts.hostname or "") and re.search(r"/sessions(/|$)", parts.path):
         return parts._replace(scheme=service.scheme, netloc=service.netloc).geturl()
     return uri
 
@@ -161,6 +163,6 @@ def liveavatar_mock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     from .mock import mock_server
 
     with mock_server(**getattr(request, "param", {})) as service:
-        monkeypatch.setenv(URL_VARIABLE, service.base_url)
-        monkeypatch.setenv(KEY_VARIABLE, service.api_key)
+        monkeypatch.setenv(BASE_URL_VARIABLE, service.base_url)
+        monkeypatch.setenv(API_KEY_VARIABLE, service.api_key)
         yield service

@@ -171,7 +171,7 @@ $(INTEROP)/ready: $(INTEROP)/clients pyproject.toml
 interop: $(INTEROP)/ready ## point other people's clients at the mock server and show what works (CLIENT=livekit: one)
 	@test -e $(WEB_SDK) || { mkdir -p $(INTEROP)/node && cp interop/package.json $(INTEROP)/node && \
 	npm install --prefix $(INTEROP)/node --ignore-scripts --no-audit --no-fund --no-package-lock --silent; } || true
-	@$(INTEROP)/bin/python -m interop $(CLIENT)
+	@$(INTEROP)/bin/python -m interop $(if $(CLIENT),"$(CLIENT)")
 	@$(INTEROP)/bin/python -m pytest -q tests/test_pipecat.py
 
 live: install ## check what the project assumes about the live service; needs LIVEAVATAR_API_KEY, costs nothing

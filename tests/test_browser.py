@@ -268,7 +268,7 @@ def test_overflow_is_seen(browser: str, address: str) -> None:
             await tab.open(f"{address}/index.html")
             for kind, part in parts.items():
                 await tab.see(f"document.querySelector('article').innerHTML = `{part}`")
-                assert [found.partition(":")[0] for found in await tab.see(OVERFLOWS)] == [kind]
+                assert kind in [found.partition(":")[0] for found in await tab.see(OVERFLOWS)]
             await tab.see(f"document.querySelector('article').innerHTML = `<p class='table-wrapper'>{wide}</p>`")
             assert await tab.see(OVERFLOWS) == []
             await tab.see("document.querySelector('article').innerHTML = '<a style=\"color:#888\" href=x>faint</a>'")

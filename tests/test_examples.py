@@ -64,7 +64,7 @@ def started(service: MockServer) -> list[str]:
 def test_docstrings() -> None:
     """An example says in its docstring what it shows, how to install it, and how to run it."""
     documents = [*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*/conftest.py")]
-    assert len(documents) >= 6
+    assert len(documents) == 8
     for document in documents:
         text = document.read_text("utf-8")
         assert re.match(r'"""[A-Z][^"]+\n\n(.+\n)*\n*    pip install ', text), document
@@ -157,8 +157,6 @@ class TestSuites:
 
 @contextlib.contextmanager
 def process(*arguments: str | Path, at: MockServer) -> Iterator[subprocess.Popen[str]]:
-    # A shell that starts a process in the background makes it ignore Ctrl-C, and its children inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(**command(*arguments, at=at, folder=EXAMPLES)) as child:  # type: ignore[call-overload]
         try:
             yield child

@@ -72,7 +72,8 @@ class BaseApi:
         Raises:
             SessionTokenNotFoundError: This client did not open the session, is still opening it, or has closed it.
         """
-        return self._flows.sessions.release(session_id).reveal()
+        token = self._flows.sessions.release(session_id)
+        return "" if token is None else token.reveal()
 
     def __repr__(self) -> str:
         count = len(self._flows.sessions)

@@ -6,7 +6,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Protocol, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -29,17 +29,17 @@ logger = logging.getLogger("liveavatar")
 
 T = TypeVar("T")
 
-Body: TypeAlias = Secret[dict[str, Any]]
+Body: TypeAlias = Secret[Any]
 """A JSON body. Its room tokens are not printed."""
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
-_HEADERS = {
-    "accept": "application/json",
-    "accept-encoding": "identity",
-    "user-agent": f"liveavatar-python/{__version__}",
-}
-_HEADERS_WITH_BODY = {**_HEADERS, "content-type": "application/json"}
+_HEADERS = (
+    ("accept", "application/json"),
+    ("accept-encoding", "identity"),
+    ("user-agent", f"liveavatar-python/{__version__}"),
+)
+_HEADERS_WITH_BODY = (*_HEADERS, ("content-type", "application/json"))
 
 
 class IO(Protocol):
@@ -50,6 +50,9 @@ class IO(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
+
+    async def run_all(self, works: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        """Do all of the work, at the same time where that is possible."""
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work that a cancellation does not reach."""
@@ -94,9 +97,9 @@ async def call(
     retries = config.max_retries if max_retries is None else max_retries
     credential = ("X-API-KEY", config.api_key) if token is None else _bearer(token)
     content = Secret(b"" if body is None else _encode(body.reveal()).encode())
-    url = config.base_url + endpoint.path.format_map({name: quote(value, "") for name, value in (path or {}).items()})
-    if query:
-        url += f"?{urlencode({name: value for name, value in query.items() if value is not None})}"
+    url = config.base_url + _fill(endpoint.path, path)
+    if query and (parameters := {name: value for name, value in query.items() if value is not None}):
+        url += f"?{urlencode(parameters, doseq=True)}"
     response_lost = False
     attempt = 0
     while True:
@@ -132,8 +135,14 @@ async def call(
             outcome = type(error).__name__
             raise
         finally:
-            _log(endpoint, outcome, attempt, started, session_id)
+            if logger.isEnabledFor(logging.DEBUG):
+                _log(endpoint, outcome, attempt, started, session_id)
         await io.sleep(delay)
+
+
+def _fill(path: str, values: Mapping[str, str] | None) -> str:
+    """Return a path with its placeholders filled."""
+    return path.format_map({name: quote(value, "") for name, value in values.items()}) if values else path
 
 
 def _bearer(token: Secret[str]) -> tuple[str, Secret[str]]:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 
-from liveavatar_client.models import LiveAvatarSessionResponse, SessionTokenResponse, StopSessionResponse
+from liveavatar_client.models import (
+    DeleteEventsResponse,
+    KeepAliveResponse,
+    LiveAvatarSessionResponse,
+    SessionInfoResponse,
+    SessionListResponse,
+    SessionTokenResponse,
+    StopSessionResponse,
+    TranscriptResponse,
+)
 
 from .errors import (
     ConcurrencyLimitError,
@@ -124,3 +133,49 @@ STOP = Endpoint(
     may_be_running=lambda error: not has_ended(error),
     auth_hint="The session token has expired, or belongs to another session: stop with the API key, without a token.",
 )
+KEEP_ALIVE = Endpoint(
+    method="POST",
+    path="/sessions/keep-alive",
+    model=KeepAliveResponse,
+    body_required=False,
+    retry_statuses=_transient_or_conflict,
+    retry_if_lost=True,
+    may_be_running=lambda error: not has_ended(error),
+)
+LIST = Endpoint(
+    method="GET", path="/sessions", model=SessionListResponse, retry_statuses=_transient, retry_if_lost=True
+)
+GET = Endpoint(
+    method="GET",
+    path="/sessions/{session_id}",
+    model=SessionInfoResponse,
+    retry_statuses=_transient,
+    retry_if_lost=True,
+)
+TRANSCRIPT = Endpoint(
+    method="GET",
+    path="/sessions/{session_id}/transcript",
+    model=TranscriptResponse,
+    retry_statuses=_transient,
+    retry_if_lost=True,
+)
+DELETE_EVENTS = Endpoint(
+    method="DELETE",
+    path="/sessions/{session_id}/events",
+    model=DeleteEventsResponse,
+    body_required=False,
+    retry_statuses=_transient,
+    retry_if_lost=True,
+)
+
+
+def custom(method: str, path: str, *, idempotent: bool) -> Endpoint[Any]:
+    """Return a row for an endpoint that has no method; it is retried only if that is safe."""
+    return Endpoint(
+        method=method,
+        path=path,
+        model=None,
+        body_required=False,
+        retry_statuses=_transient if idempotent else lambda status: status == 429,
+        retry_if_lost=idempotent,
+    )

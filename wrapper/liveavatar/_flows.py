@@ -6,23 +6,44 @@ suspends. This is the one place that knows that a session may be running, and st
 
 from __future__ import annotations
 
+import random
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from liveavatar_client.models import (
     LiveAvatarSessionResponse,
+    SessionInfo,
+    SessionPage,
+    SessionTokenData,
     SessionTokenResponse,
+    SessionTranscript,
     StopReason,
     StopSessionResponse,
 )
 
+from ._arguments import check_params, check_request, check_seconds, check_session_id, check_timestamp
 from ._calls import IO, Body, call, logger
 from ._config import Config
-from ._constants import CLEANUP_RETRY_DELAYS, CLEANUP_TIMEOUT
-from ._endpoints import CREATE_TOKEN, START, STOP, has_ended, is_unknown, never_started
+from ._constants import CLEANUP_RETRY_DELAYS, CLEANUP_TIMEOUT, MAX_SLOT_DELAY, MIN_SLOT_DELAY
+from ._endpoints import (
+    CREATE_TOKEN,
+    DELETE_EVENTS,
+    GET,
+    KEEP_ALIVE,
+    LIST,
+    START,
+    STOP,
+    TRANSCRIPT,
+    custom,
+    has_ended,
+    is_unknown,
+    never_started,
+)
 from ._redaction import Secret, redact
 from ._schema import session_request, stop_request
-from ._sessions import Session, Sessions, check_session_id
-from .errors import AuthenticationError, LiveAvatarApiError, LiveAvatarError
+from ._sessions import Session, Sessions
+from .errors import AuthenticationError, ConcurrencyLimitError, LiveAvatarApiError, LiveAvatarError, NotFoundError
 from .models import StandardSessionResponse
 
 _MAX_INTERRUPTS = 10
@@ -34,35 +55,56 @@ class Flows:
 
     def __init__(self, config: Config, io: IO, sessions: Sessions | None = None) -> None:
         self._config = config
-        self._io = io
+        self.io = io
         self.sessions = Sessions() if sessions is None else sessions
 
     async def create_session_token(self, request: object) -> SessionTokenResponse:
         """Create a session token."""
         body = Secret(session_request(request))
-        return await call(self._io, self._config, CREATE_TOKEN, None, self._deadline(), body)
+        return await call(self.io, self._config, CREATE_TOKEN, None, self._deadline(), body)
 
     async def start_session(self, token: Secret[str]) -> LiveAvatarSessionResponse:
         """Start the session of a token, without retries: only the owner of the token knows whether one is right."""
-        return await call(self._io, self._config, START, token, self._deadline(), max_retries=0)
+        return await call(self.io, self._config, START, token, self._deadline(), max_retries=0)
 
     async def stop_session(
         self, session_id: str, token: Secret[str] | None, reason: StopReason | str | None
     ) -> StopSessionResponse:
         """Stop any session of the account."""
         body = Secret(stop_request(check_session_id(session_id), reason))
-        return await call(self._io, self._config, STOP, token, self._deadline(), body, session_id=session_id)
+        return await call(self.io, self._config, STOP, token, self._deadline(), body, session_id=session_id)
 
-    async def new_session(self, request: object) -> StandardSessionResponse:
-        """Open a session; if it cannot be returned to the caller, stop it."""
+    async def new_session(self, request: object, wait_for_slot: float = 0.0) -> StandardSessionResponse:
+        """Open a session. At the account's concurrency limit, try again for `wait_for_slot` seconds."""
         self.sessions.ensure_open()
-        deadline = self._deadline()
         body = Secret(session_request(request))
-        created = (await call(self._io, self._config, CREATE_TOKEN, None, deadline, body)).data
+        until = time.monotonic() + check_seconds(wait_for_slot, "wait_for_slot")
+        delay = MIN_SLOT_DELAY
+        created: SessionTokenData | None = None
+        while True:
+            reused, deadline = created is not None, self._deadline()
+            if created is None:
+                created = (await call(self.io, self._config, CREATE_TOKEN, None, deadline, body)).data
+            try:
+                return await self._start(created, deadline)
+            except ConcurrencyLimitError:
+                remaining = until - time.monotonic()
+                if remaining <= 0:
+                    raise
+            except AuthenticationError:
+                if not reused:
+                    raise
+                created = None  # its token has expired while there was no slot
+                continue
+            await self.io.sleep(min(remaining, delay * random.uniform(0.75, 1.0)))
+            delay = min(MAX_SLOT_DELAY, 2 * delay)
+
+    async def _start(self, created: SessionTokenData, deadline: float) -> StandardSessionResponse:
+        """Start a session; if it cannot be returned to the caller, stop it."""
         session = self.sessions.add(created.session_id, Secret(created.session_token))
         try:
             self.sessions.mark_starting(session)
-            response = await call(self._io, self._config, START, session.token, deadline, session_id=session.id)
+            response = await call(self.io, self._config, START, session.token, deadline, session_id=session.id)
             self.sessions.mark_started(session, response.data.session_id)
             return StandardSessionResponse.from_response(session.id, response)
         except BaseException as error:
@@ -71,20 +113,107 @@ class Flows:
 
     async def close_session(self, session_id: str, reason: StopReason | str | None = None) -> StopSessionResponse:
         """Stop a session that new_session has opened. A cancellation does not interrupt the stop."""
+        if self.sessions.take_ended(check_session_id(session_id)):
+            return StopSessionResponse(message="The session has already ended.")
         session = self.sessions.get(session_id)
         body, deadline = Secret(stop_request(session.id, reason)), self._deadline()
         try:
-            return await self._io.shield(lambda: self._stop_despite_interrupts(session, deadline, body))
+            return await self.io.shield(lambda: self._stop_despite_interrupts(session, deadline, body))
         except BaseException as error:
             if session in self.sessions:
                 error.session_id, error.session_may_be_running = session.id, True  # type: ignore[attr-defined]
                 _warn(session, error)
             raise
 
+    async def keep_session_alive(self, session_id: str) -> None:
+        """Reset the idle timer of a session, with its token if this client has opened it."""
+        session = self.sessions.find(check_session_id(session_id)) or Session(session_id, None)
+        try:
+            await self._keep_alive(session, self._deadline(), None)
+        except LiveAvatarError as error:
+            self._note_end(session, error)
+            raise
+
+    async def keep_alive_once(self, session: Session, seconds: float) -> bool:
+        """Reset the idle timer of a session of this client; return False if the session has ended."""
+        try:
+            await self._keep_alive(session, time.monotonic() + min(seconds, self._config.timeout), 0)
+        except LiveAvatarError as error:
+            if not self._note_end(session, error):
+                raise
+            return False
+        return True
+
+    async def _keep_alive(self, session: Session, deadline: float, max_retries: int | None) -> None:
+        body = Secret({"session_id": session.id})
+        for token in _credentials(session):
+            try:
+                await call(
+                    self.io,
+                    self._config,
+                    KEEP_ALIVE,
+                    token,
+                    deadline,
+                    body,
+                    session_id=session.id,
+                    max_retries=max_retries,
+                )
+                return
+            except AuthenticationError:
+                if token is None:
+                    raise
+
+    def _note_end(self, session: Session, error: LiveAvatarError) -> bool:
+        """Remove a session that has ended, as an error says; return whether it does."""
+        ended = has_ended(error)
+        if ended and self.sessions.discard_ended(session):
+            logger.info("Session %s has ended: %s", session.id, _message(error))
+        return ended
+
+    async def list_page(self, query: Mapping[str, Any]) -> SessionPage:
+        """Return one page of the list of sessions."""
+        return (await call(self.io, self._config, LIST, None, self._deadline(), query=query)).data
+
+    async def get_session(self, session_id: str) -> SessionInfo:
+        """Return what the service records about a session."""
+        path = {"session_id": check_session_id(session_id)}
+        response = await call(self.io, self._config, GET, None, self._deadline(), path=path, session_id=session_id)
+        if response.data is None:
+            error = NotFoundError("200 The service has no such session.", 200, "")
+            error.endpoint, error.session_id = GET.full_path, session_id
+            raise error
+        return response.data
+
+    async def get_session_transcript(self, session_id: str, start: int | None, end: int | None) -> SessionTranscript:
+        """Return the transcript of a session."""
+        path = {"session_id": check_session_id(session_id)}
+        query = {
+            "start_timestamp": check_timestamp(start, "start_timestamp"),
+            "end_timestamp": check_timestamp(end, "end_timestamp"),
+        }
+        response = await call(
+            self.io, self._config, TRANSCRIPT, None, self._deadline(), path=path, query=query, session_id=session_id
+        )
+        return response.data
+
+    async def delete_session_events(self, session_id: str) -> None:
+        """Delete the stored events of a session."""
+        path = {"session_id": check_session_id(session_id)}
+        await call(self.io, self._config, DELETE_EVENTS, None, self._deadline(), path=path, session_id=session_id)
+
+    async def request(
+        self, method: str, path: str, json: object, params: Mapping[str, Any] | None, idempotent: bool | None
+    ) -> Any:
+        """Call an endpoint that has no method."""
+        method, path = check_request(method, path)
+        endpoint = custom(method, path, idempotent=method in ("GET", "HEAD") if idempotent is None else idempotent)
+        body = None if json is None else Secret(json)
+        return await call(self.io, self._config, endpoint, None, self._deadline(), body, query=check_params(params))
+
     async def close_opening_session(self, session: Session) -> None:
         """Stop a session whose start has not been answered yet, because the client is closed."""
         deadline = time.monotonic() + CLEANUP_TIMEOUT
-        await self._io.shield(lambda: self.stop_leftover(session, deadline))
+        await self.io.shield(lambda: self.stop_leftover(session, deadline))
 
     async def stop_leftover(self, session: Session, deadline: float) -> None:
         """Stop a session that the caller does not have; one that was not started yet is not started any more."""
@@ -115,7 +244,7 @@ class Flows:
             if begun or stopped or isinstance(latest, GeneratorExit):
                 break
             try:
-                await self._io.shield_cleanup(cleanup)
+                await self.io.shield_cleanup(cleanup)
             except LiveAvatarError as caught:
                 failure = caught
             except BaseException as interruption:
@@ -170,16 +299,16 @@ class Flows:
                 delay = next(delays, CLEANUP_RETRY_DELAYS[-1])
                 if not is_unknown(error) or time.monotonic() + delay >= deadline:
                     raise
-            await self._io.sleep(delay)
+            await self.io.sleep(delay)
         self.sessions.discard(session)
         return response
 
     async def _stop(self, session: Session, deadline: float, body: Body, is_cleanup: bool) -> StopSessionResponse:
         """Stop a session with its own token or, if that is no longer valid, with the API key."""
-        for token in (session.token, None):
+        for token in _credentials(session):
             try:
                 return await call(
-                    self._io, self._config, STOP, token, deadline, body, session_id=session.id, is_cleanup=is_cleanup
+                    self.io, self._config, STOP, token, deadline, body, session_id=session.id, is_cleanup=is_cleanup
                 )
             except AuthenticationError:
                 if token is None:
@@ -188,6 +317,11 @@ class Flows:
 
     def _deadline(self) -> float:
         return time.monotonic() + self._config.timeout
+
+
+def _credentials(session: Session) -> tuple[Secret[str] | None, ...]:
+    """Return the tokens to try for a session; None is the API key."""
+    return (None,) if session.token is None else (session.token, None)
 
 
 def _warn(session: Session, error: BaseException) -> None:

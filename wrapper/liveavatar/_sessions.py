@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 
 import attrs
 
+from ._arguments import check_session_id
 from ._constants import MAX_ENDED_IDS
 from ._redaction import Secret
 from .errors import LiveAvatarError, SessionTokenNotFoundError
@@ -17,7 +19,8 @@ class Session:
     """One session that may be running."""
 
     id: str
-    token: Secret[str]
+    token: Secret[str] | None
+    """Its token; None if the API key stops it."""
     start_sent: bool = False
     """True once its start request may have been sent."""
     start_known: bool = False
@@ -39,12 +42,16 @@ class Sessions:
         self._open: dict[str, Session] = {}
         # Only ids, and only the latest, to tell "closed already" from "never opened here".
         self._ended: deque[str] = deque(maxlen=MAX_ENDED_IDS)
+        self._ended_by_service: deque[str] = deque(maxlen=MAX_ENDED_IDS)
         self.closed = False
+        self.on_removed: Callable[[], None] | None = None
+        """Called, in any thread, when sessions were removed or the registry was closed."""
 
     def close(self) -> None:
         """Let no further session be opened."""
         with self._lock:
             self.closed = True
+        self._removed()
 
     def ensure_open(self) -> None:
         """Check that sessions may be opened.
@@ -55,7 +62,7 @@ class Sessions:
         if self.closed:
             raise LiveAvatarError("This client is closed.")
 
-    def add(self, session_id: str, token: Secret[str]) -> Session:
+    def add(self, session_id: str, token: Secret[str] | None) -> Session:
         """Add a session before its start request is sent.
 
         Raises:
@@ -104,6 +111,29 @@ class Sessions:
             if self._open.get(session.id) is session:
                 del self._open[session.id]
             self._ended.append(session.id)
+        self._removed()
+
+    def discard_ended(self, session: Session) -> bool:
+        """Remove a session that the service has ended; return False if it was removed before."""
+        with self._lock:
+            known = session in self
+            self.discard(session)
+            if known:
+                self._ended_by_service.append(session.id)
+        return known
+
+    def take_ended(self, session_id: str) -> bool:
+        """Return True, once, for a session that the service has ended."""
+        with self._lock:
+            if session_id in self._ended_by_service:
+                self._ended_by_service.remove(session_id)
+                return True
+        return False
+
+    def find(self, session_id: str) -> Session | None:
+        """Return the session with this id, or None."""
+        with self._lock:
+            return self._open.get(session_id)
 
     def get(self, session_id: str) -> Session:
         """Return the session with this id.
@@ -126,7 +156,7 @@ class Sessions:
             )
         return session
 
-    def release(self, session_id: str) -> Secret[str]:
+    def release(self, session_id: str) -> Secret[str] | None:
         """Remove a session that goes on running, and return its token.
 
         Raises:
@@ -138,7 +168,20 @@ class Sessions:
             if not session.opened:
                 raise _not_found(session_id, "it is still being opened")
             del self._open[session_id]
+        self._removed()
         return session.token
+
+    def adopt(self, session_id: str, token: Secret[str] | None) -> Session:
+        """Add a running session that another client has opened.
+
+        Raises:
+            LiveAvatarError: The client is closed.
+        """
+        with self._lock:
+            self.ensure_open()
+            session = Session(session_id, token, start_sent=True, start_known=True, opened=True)
+            self._open[session_id] = session
+        return session
 
     @property
     def all(self) -> tuple[Session, ...]:
@@ -156,7 +199,11 @@ class Sessions:
     def latest_token(self) -> str | None:
         """The token of the session that was opened last and may be running."""
         opened = [session for session in self.all if session.opened]
-        return opened[-1].token.reveal() if opened else None
+        return opened[-1].token.reveal() if opened and opened[-1].token else None
+
+    def _removed(self) -> None:
+        if self.on_removed is not None:
+            self.on_removed()
 
     def __contains__(self, session: Session) -> bool:
         return self._open.get(session.id) is session
@@ -169,18 +216,3 @@ def _not_found(session_id: str, reason: str) -> SessionTokenNotFoundError:
     error = SessionTokenNotFoundError(f"No token for session {session_id!r}: {reason}.")
     error.session_id = session_id
     return error
-
-
-def check_session_id(session_id: object) -> str:
-    """Return `session_id` if it can be one.
-
-    Raises:
-        TypeError, ValueError: It cannot.
-    """
-    if session_id is None:
-        raise ValueError("session_id is None; it must be the id of a session (UUID)")
-    if not isinstance(session_id, str):
-        raise TypeError(f"session_id must be a str, not {type(session_id).__name__}")
-    if not session_id.strip():
-        raise ValueError("session_id is empty; it must be the id of a session (UUID)")
-    return session_id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -12,15 +12,22 @@ import httpx
 from liveavatar_client.models import (
     LiveAvatarNewSessionRequest,
     LiveAvatarSessionResponse,
+    SessionInfo,
+    SessionListType,
+    SessionPage,
     SessionTokenResponse,
+    SessionTranscript,
     StopReason,
     StopSessionResponse,
 )
 
+from ._arguments import check_session_id
 from ._base import BaseApi, add_failure_note, raise_first
 from ._calls import IO
 from ._config import parse_credential
 from ._constants import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
+from ._keep_alive import ThreadWorker, keep_alive_interval
+from ._pagination import MAX_PAGE_SIZE, Pages
 from ._redaction import scrub_traceback
 from ._sessions import Session
 from .errors import SessionTokenNotFoundError
@@ -67,6 +74,7 @@ class LiveAvatarApi(BaseApi):
 
         self._transport = BlockingTransport(self._config.base_url, self._http_client)
         io = BlockingIO(self._transport)
+        self._worker: ThreadWorker | None = None
         return io, None if self._http_client is None else io
 
     @scrub_traceback
@@ -139,7 +147,13 @@ class LiveAvatarApi(BaseApi):
         return self._run(lambda: self._flows.stop_session(session_id, token, reason))
 
     @scrub_traceback
-    def new_session(self, request_data: LiveAvatarNewSessionRequest) -> StandardSessionResponse:
+    def new_session(
+        self,
+        request_data: LiveAvatarNewSessionRequest,
+        *,
+        keep_alive: bool | float = False,
+        wait_for_slot: float = 0.0,
+    ) -> StandardSessionResponse:
         """Open a session: create its token, remember the token, start the session.
 
         If the session cannot be returned to you, it is stopped before this raises. `error.session_may_be_running`
@@ -147,6 +161,10 @@ class LiveAvatarApi(BaseApi):
 
         Args:
             request_data: The session's configuration.
+            keep_alive: Keep the session from ending as idle, which also keeps it costing credits: True for a
+                keep-alive request every 2 minutes, or the seconds between two.
+            wait_for_slot: Seconds to go on trying while the account has too many sessions. Each attempt may take
+                `timeout` seconds.
 
         Returns:
             The open session.
@@ -155,7 +173,11 @@ class LiveAvatarApi(BaseApi):
             LiveAvatarError: The service responded with an error, or not at all.
             TypeError, ValueError: The request is not valid.
         """
-        return self._run(lambda: self._flows.new_session(request_data))
+        interval = keep_alive_interval(keep_alive)
+        opened = self._run(lambda: self._flows.new_session(request_data, wait_for_slot))
+        if interval is not None:
+            self._keep_alive(opened.session_id, interval)
+        return opened
 
     @scrub_traceback
     def close_session(self, session_id: str, *, reason: StopReason | str | None = None) -> StopSessionResponse:
@@ -175,11 +197,19 @@ class LiveAvatarApi(BaseApi):
         return self._run(lambda: self._flows.close_session(session_id, reason))
 
     @contextlib.contextmanager
-    def session(self, request_data: LiveAvatarNewSessionRequest) -> Iterator[StandardSessionResponse]:
+    def session(
+        self,
+        request_data: LiveAvatarNewSessionRequest,
+        *,
+        keep_alive: bool | float = False,
+        wait_for_slot: float = 0.0,
+    ) -> Iterator[StandardSessionResponse]:
         """Open a session that is closed when the `with` block ends, whatever happens inside.
 
         Args:
             request_data: The session's configuration.
+            keep_alive: As for new_session.
+            wait_for_slot: As for new_session.
 
         Yields:
             The open session.
@@ -188,7 +218,7 @@ class LiveAvatarApi(BaseApi):
             LiveAvatarError: As for new_session and close_session. After an exception in the block, that exception is
                 raised, with a note if the session could not be closed.
         """
-        opened = self.new_session(request_data)
+        opened = self.new_session(request_data, keep_alive=keep_alive, wait_for_slot=wait_for_slot)
         try:
             yield opened
         except BaseException as error:
@@ -198,6 +228,168 @@ class LiveAvatarApi(BaseApi):
                 add_failure_note(error, failure)
             raise
         self._close_if_open(opened.session_id)
+
+    @scrub_traceback
+    def keep_session_alive(self, session_id: str) -> None:
+        """Reset the idle timer of a session, which otherwise ends after 5 quiet minutes. It goes on costing credits.
+
+        The session's own token is the credential if this client has opened the session, else the API key.
+
+        Args:
+            session_id: Id of the session (UUID).
+
+        Raises:
+            LiveAvatarError: The service responded with an error (NotFoundError, ConflictError: the session has ended),
+                or not at all.
+            ValueError, TypeError: The id is not valid.
+
+        Reference: https://docs.liveavatar.com/api-reference/sessions/keep-session-alive
+        """
+        self._flows.sessions.ensure_open()
+        self._run(lambda: self._flows.keep_session_alive(session_id))
+
+    def list_sessions(
+        self,
+        type: SessionListType | str = "active",  # noqa: A002  # the name of the parameter at the service
+        *,
+        avatar_id: str | None = None,
+        context_id: str | None = None,
+        page_size: int = MAX_PAGE_SIZE,
+    ) -> Iterator[SessionInfo]:
+        """List the sessions of the account, those that other programs have opened included.
+
+        The pages are fetched as they are needed.
+
+        Args:
+            type: "active" for the sessions that run, "historic" for those that have ended.
+            avatar_id: List only sessions with this avatar.
+            context_id: List only sessions with this context.
+            page_size: Sessions per request, 1 to 100.
+
+        Returns:
+            An iterator of the sessions, without duplicates.
+
+        Raises:
+            LiveAvatarError: The service responded with an error, or not at all; raised while iterating.
+            ValueError, TypeError: An argument is not valid.
+
+        Reference: https://docs.liveavatar.com/api-reference/sessions/list-sessions
+        """
+        self._flows.sessions.ensure_open()
+        return self._iterate(Pages(type, avatar_id, context_id, page_size))
+
+    def _iterate(self, pages: Pages) -> Iterator[SessionInfo]:
+        while not pages.done:
+            yield from pages.add(self._fetch_page(pages.next_query()))
+
+    @scrub_traceback
+    def _fetch_page(self, query: dict[str, Any]) -> SessionPage:
+        self._flows.sessions.ensure_open()
+        return self._run(lambda: self._flows.list_page(query))
+
+    @scrub_traceback
+    def get_session(self, session_id: str) -> SessionInfo:
+        """Return what the service records about a session: duration, credits, end reason.
+
+        Args:
+            session_id: Id of the session (UUID).
+
+        Returns:
+            The record. `end_at` and `end_reason` are set once the session has ended.
+
+        Raises:
+            LiveAvatarError: The service responded with an error (NotFoundError: it does not know the session), or not
+                at all.
+            ValueError, TypeError: The id is not valid.
+
+        Reference: https://docs.liveavatar.com/api-reference/sessions/get-session
+        """
+        self._flows.sessions.ensure_open()
+        return self._run(lambda: self._flows.get_session(session_id))
+
+    @scrub_traceback
+    def get_session_transcript(
+        self, session_id: str, *, start_timestamp: int | None = None, end_timestamp: int | None = None
+    ) -> SessionTranscript:
+        """Return the transcript of a FULL session.
+
+        Args:
+            session_id: Id of the session (UUID).
+            start_timestamp: Return only lines from this time on. The service does not document the unit.
+            end_timestamp: Return only lines up to this time.
+
+        Returns:
+            The transcript; the lines are in `transcript_data`. `next_timestamp` is where the next request continues.
+
+        Raises:
+            LiveAvatarError: The service responded with an error, or not at all.
+            ValueError, TypeError: An argument is not valid.
+
+        Reference: https://docs.liveavatar.com/api-reference/sessions/get-session-transcript
+        """
+        self._flows.sessions.ensure_open()
+        return self._run(lambda: self._flows.get_session_transcript(session_id, start_timestamp, end_timestamp))
+
+    @scrub_traceback
+    def delete_session_events(self, session_id: str) -> None:
+        """Delete the stored events of a session, the transcript included, for good.
+
+        Args:
+            session_id: Id of the session (UUID).
+
+        Raises:
+            LiveAvatarError: The service responded with an error, or not at all.
+            ValueError, TypeError: The id is not valid.
+
+        Reference: https://docs.liveavatar.com/api-reference/sessions/delete-session-events
+        """
+        self._flows.sessions.ensure_open()
+        self._run(lambda: self._flows.delete_session_events(session_id))
+
+    @scrub_traceback
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: object = None,
+        params: Mapping[str, Any] | None = None,
+        idempotent: bool | None = None,
+    ) -> Any:
+        """Call an endpoint that has no method here, with the API key and the same timeout, retries and errors.
+
+        Args:
+            method: The HTTP method.
+            path: The path below the base URL, for example "/users/credits".
+            json: The body, if any.
+            params: Parameters of the query string, if any; those that are None are left out.
+            idempotent: Whether the request may be sent again if its response is lost. Default: only GET may.
+
+        Returns:
+            `data` of the response's envelope; the whole body if it is no envelope; None if there is no body.
+
+        Raises:
+            LiveAvatarError: The service responded with an error, or not at all.
+            ValueError, TypeError: An argument is not valid.
+        """
+        self._flows.sessions.ensure_open()
+        return self._run(lambda: self._flows.request(method, path, json, params, idempotent))
+
+    @scrub_traceback
+    def adopt_session(self, session_id: str, token: str | None = None) -> None:
+        """Take over a running session that another client or process has opened: closing it is this client's task now.
+
+        Args:
+            session_id: Id of the session (UUID).
+            token: Its session token, as `release_session` has returned it. Default: the API key is the credential.
+
+        Raises:
+            LiveAvatarError: The client is closed.
+            ValueError, TypeError: An argument is not valid.
+        """
+        credential = None if token is None else parse_credential(token, "token")
+        del token
+        self._flows.sessions.adopt(check_session_id(session_id), credential)
 
     def close_all_sessions(self) -> None:
         """Stop every session that this client has opened and that is still open; try all of them.
@@ -253,6 +445,12 @@ class LiveAvatarApi(BaseApi):
     def _close_if_open(self, session_id: str) -> None:
         with contextlib.suppress(SessionTokenNotFoundError):  # closed meanwhile, by the block or another thread
             self.close_session(session_id)
+
+    def _keep_alive(self, session_id: str, interval: float) -> None:
+        session = self._flows.sessions.find(session_id)
+        if session is not None:
+            self._worker = self._worker or ThreadWorker(self._flows)
+            self._worker.add(session, interval)
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         from ._transports._blocking import run

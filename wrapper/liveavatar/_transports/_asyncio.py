@@ -20,6 +20,9 @@ from ._base import Request, Response, find_foreign, with_read_error
 
 T = TypeVar("T")
 
+_MAX_CONCURRENT = 50
+"""How many requests of one piece of background work are sent at the same time."""
+
 
 class Attempt:
     """One request that is being sent, and the part of its response that has arrived."""
@@ -29,10 +32,10 @@ class Attempt:
         self.response: Response | None = None
         self._scope = scope
 
-    def limit_to_reused(self) -> None:
-        """Apply the deadline of an attempt on a connection that may have died while it was idle."""
-        self.request.limit_to_reused()
-        self._scope.reschedule(asyncio.get_running_loop().time() + self.request.remaining())
+    def extend_to_new(self) -> None:
+        """Apply the deadline of an attempt on a new connection, which cannot have died while it was idle."""
+        if self.request.reused_deadline < self.request.deadline:
+            self._scope.reschedule(asyncio.get_running_loop().time() + self.request.remaining())
 
 
 current_attempt: ContextVar[Attempt] = ContextVar("liveavatar_attempt")
@@ -70,7 +73,7 @@ class AsyncTransport(ABC):
         attempt = None
         token = None
         try:
-            async with asyncio.timeout(request.remaining()) as scope:
+            async with asyncio.timeout(request.remaining_if_reused()) as scope:
                 attempt = Attempt(request, scope)
                 token = current_attempt.set(attempt)
                 await self._exchange(attempt)
@@ -114,7 +117,6 @@ class HttpxTransport(AsyncTransport):
         self._client = client
 
     async def _exchange(self, attempt: Attempt) -> None:
-        attempt.limit_to_reused()
         request = attempt.request
         _httpx.ensure_open(request, self._client)
         # Disable the caller's auth and redirects: only our credential is sent, and only to the base URL.
@@ -158,6 +160,18 @@ class AsyncIO:
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await asyncio.sleep(seconds)
+
+    async def run_all(self, works: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        """Do the work in tasks, a limited number at a time."""
+        limit = asyncio.Semaphore(_MAX_CONCURRENT)
+
+        async def limited(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+            async with limit:
+                await work()
+
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(limited(work))
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work in a task of its own, so that cancelling the caller's task does not reach it."""

@@ -8,7 +8,7 @@ import functools
 import ssl
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -140,6 +140,11 @@ class BlockingIO:
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         time.sleep(seconds)  # noqa: ASYNC251  # blocking by design
+
+    async def run_all(self, works: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        """Do one piece of work after another."""
+        for work in works:
+            await work()
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work that handles interrupts itself."""

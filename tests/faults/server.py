@@ -228,6 +228,12 @@ class FaultServer:
 
         self._spawn(wait_and_do)
 
+    def freeze(self) -> None:
+        """Let every open connection die silently: what is sent on it from here on is lost."""
+        with self.lock:
+            for connection in self._open.values():
+                connection.frozen = True
+
     # -- what a test asks
 
     @property
@@ -386,6 +392,8 @@ class _Connection:
         self.number = number
         self.idle = True
         """True while it waits for the peer."""
+        self.frozen = False
+        """True once it has died without a sign: what arrives is lost, and nothing is sent."""
         self._buffer = b""
 
     def serve(self) -> None:
@@ -420,6 +428,9 @@ class _Connection:
         with self.server.lock:  # so that nobody sees the bytes neither unread nor at work
             self.idle = False
         chunk = self.raw.recv(65536)
+        while self.frozen and chunk:
+            self.idle = True
+            chunk = self.raw.recv(65536)
         self._buffer += chunk
         return bool(chunk)
 
@@ -645,6 +656,17 @@ def delays(seconds: float, then: Behaviour = normal) -> Behaviour:
     return behave
 
 
+def waits_for(event: threading.Event, then: Behaviour = normal) -> Behaviour:
+    """Another behaviour, once an event is set."""
+
+    def behave(exchange: Exchange) -> None:
+        while not event.wait(0.005):
+            exchange.pause(0)
+        then(exchange)
+
+    return behave
+
+
 def drips(where: str, *, acts: bool = True, every: float = 0.02) -> Behaviour:
     """A little at a time for ever: `status` line, `headers`, `body`, `chunked` body, or `interim` answers."""
     before = {
@@ -760,6 +782,19 @@ def starts_late(seconds: float, *, answer: Behaviour | None = None) -> Behaviour
     return behave
 
 
+def until_started(refusal: Behaviour) -> Behaviour:
+    """For a stop: a refusal while the session has not started, then as the service does."""
+
+    def behave(exchange: Exchange) -> None:
+        server, request = exchange.server, exchange.request
+        with server.lock:
+            named = server.session_of(request) or (request.json or {}).get("session_id", "")
+            started = server.ledger.state.get(named) not in ("minted", "late")
+        (normal if started else refusal)(exchange)
+
+    return behave
+
+
 def says_too_much(extra: bytes) -> Behaviour:
     """As the service does, with more bytes right behind; the connection stays open."""
 
@@ -767,6 +802,32 @@ def says_too_much(extra: bytes) -> Behaviour:
         exchange.send(message(*exchange.do()) + extra)
 
     return behave
+
+
+def speaks_later(stray: bytes, seconds: float = 0.01, *, then_closes: bool = False) -> Behaviour:
+    """As the service does; a little later, unasked, these bytes follow on the idle connection."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.answer(*exchange.do())
+        exchange.pause(seconds)
+        exchange.send(stray)
+        if then_closes:
+            exchange.hang_up()
+
+    return behave
+
+
+def closes_with_response(exchange: Exchange) -> None:
+    """As the service does; the end of the connection arrives together with the response, unannounced."""
+    cork(exchange.connection.raw)
+    exchange.answer(*exchange.do())
+    exchange.hang_up()
+
+
+def cork(raw: socket.socket) -> None:
+    """Let the kernel hold back what is sent until the connection is shut, so that both arrive together."""
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
 
 
 def leaves(exchange: Exchange) -> None:

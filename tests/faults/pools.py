@@ -1,0 +1,281 @@
+"""Both clients over every kind of connection pool, driven from several threads or tasks at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+import tempfile
+import threading
+import unittest.mock
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+import trustme
+from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, LiveAvatarError
+
+from tests.faults.server import FaultServer, cork
+
+KEY = "CANARY-api-key"
+
+POOLS = (
+    "blocking own",
+    "blocking http_client",
+    "blocking proxy",
+    "async own",
+    "async session",
+    "async traced session",
+    "async http_client",
+    "async proxy",
+)
+"""The client and where its connections come from. A traced aiohttp session is called through its public methods."""
+
+DIRECT_POOLS = tuple(pool for pool in POOLS if not pool.endswith("proxy"))
+
+HOST = "api.liveavatar.test"
+"""The host that the tunnel of a proxy leads to; no name server knows it."""
+
+
+class Driver:
+    """A client whose methods can be begun, and waited for later, from any thread."""
+
+    api: Any
+
+    @property
+    def open_sessions(self) -> tuple[str, ...]:
+        """Return the sessions that the client knows."""
+        return tuple(self.api.open_sessions)
+
+    def begin(self, method: str, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call a method in a thread or task of its own."""
+        raise NotImplementedError
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method and wait for its result."""
+        return self.begin(method, *args, **kwargs).result(60)
+
+    def close(self) -> None:
+        """Close the client and what it was built on."""
+        raise NotImplementedError
+
+
+class BlockingDriver(Driver):
+    """The blocking client; each call runs in a thread of its own."""
+
+    def __init__(self, kind: str, url: str, **settings: Any) -> None:
+        self.http = httpx.Client(trust_env=False) if kind == "http_client" else None
+        self.api = LiveAvatarApi(KEY, base_url=url, http_client=self.http, **settings)
+
+    def begin(self, method: str, *args: Any, **kwargs: Any) -> Future[Any]:
+        if method == "leave":
+            return in_thread(self.api.__exit__, None, None, None)
+        return in_thread(getattr(self.api, method), *args, **kwargs)
+
+    def close(self) -> None:
+        with contextlib.suppress(LiveAvatarError), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            self.api.close()
+        if self.http is not None:
+            self.http.close()
+
+
+class LoopThread:
+    """An event loop that runs in a thread of its own until it is closed."""
+
+    def __init__(self, factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop) -> None:
+        self.loop = factory()
+        self.thread = threading.Thread(target=self.loop.run_forever, name="test-loop", daemon=True)
+        self.thread.start()
+
+    def begin(self, awaitable: Awaitable[Any]) -> Future[Any]:
+        """Run an awaitable as a task of the loop; cancelling the future cancels the task."""
+        return asyncio.run_coroutine_threadsafe(_awaited(awaitable), self.loop)
+
+    def run(self, awaitable: Awaitable[Any]) -> Any:
+        """Run an awaitable and wait for its result."""
+        return self.begin(awaitable).result(60)
+
+    def close(self) -> None:
+        async def finish() -> None:
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.loop.shutdown_asyncgens()
+            await self.loop.shutdown_default_executor()
+
+        self.run(finish())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+        self.loop.close()
+
+
+class AsyncDriver(Driver):
+    """The async client, in an event loop that goes on running between the calls."""
+
+    def __init__(self, kind: str, url: str, **settings: Any) -> None:
+        self.thread = LoopThread()
+        self.session: aiohttp.ClientSession | None = None
+        self.http: httpx.AsyncClient | None = None
+
+        async def make() -> AsyncLiveAvatarApi:
+            if kind == "http_client":
+                self.http = httpx.AsyncClient(trust_env=False)
+            elif kind.endswith("session"):
+                traced = [aiohttp.TraceConfig()] if kind == "traced session" else None
+                self.session = aiohttp.ClientSession(trace_configs=traced)
+            return AsyncLiveAvatarApi(KEY, self.session, base_url=url, http_client=self.http, **settings)
+
+        self.api = self.thread.run(make())
+
+    def begin(self, method: str, *args: Any, **kwargs: Any) -> Future[Any]:
+        name = {"close": "aclose", "leave": "__aexit__"}.get(method, method)
+        given = (None, None, None) if method == "leave" else args
+
+        async def call() -> Any:
+            result = getattr(self.api, name)(*given, **kwargs)
+            return await result if isinstance(result, Awaitable) else result
+
+        return self.thread.begin(call())
+
+    def close(self) -> None:
+        with contextlib.suppress(LiveAvatarError), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            self.call("close")
+        if self.session is not None:
+            self.thread.run(self.session.close())
+        if self.http is not None:
+            self.thread.run(self.http.aclose())
+        self.thread.close()
+
+
+def in_thread(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+    """Call a function in a daemon thread: one that hangs fails its test, and does not stop the test run."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="test-call", daemon=True).start()
+    return future
+
+
+@contextlib.contextmanager
+def driven(pool: str, **settings: Any) -> Iterator[tuple[FaultServer, Any]]:
+    """A fault server, and a client of it over this kind of pool."""
+    flavour, _, kind = pool.partition(" ")
+    driver = {"blocking": BlockingDriver, "async": AsyncDriver}[flavour]
+    settings = {"timeout": 10.0} | settings
+    with contextlib.ExitStack() as stack:
+        if kind == "proxy":
+            server = stack.enter_context(FaultServer(_server_context()))
+            tunnel = stack.enter_context(Tunnel(server.port))
+            proxied = {"HTTPS_PROXY": tunnel.url, "SSL_CERT_FILE": _authority_file()}
+            stack.enter_context(unittest.mock.patch.dict(os.environ, proxied))
+            for name in ("https_proxy", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+                os.environ.pop(name, None)
+            url = f"https://{HOST}:{server.port}/v1"
+        else:
+            server = stack.enter_context(FaultServer())
+            url = server.url
+        made = driver(kind, url, **settings)
+        try:
+            yield server, made
+        finally:
+            server.heal()
+            made.close()
+
+
+class Tunnel:
+    """An HTTP proxy that connects every tunnel to one port of this machine."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._sockets: list[socket.socket] = []
+        self.targets: list[str] = []
+        """Where each tunnel was asked to lead."""
+
+    def __enter__(self) -> Tunnel:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for each in [self._listener, *self._sockets]:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                self._sockets.append(near)
+                threading.Thread(target=self._serve, args=(near,), daemon=True).start()
+
+    def _serve(self, near: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            head = b""
+            while b"\r\n\r\n" not in head:
+                chunk = near.recv(4096)
+                if not chunk:
+                    return
+                head += chunk
+            self.targets.append(head.split()[1].decode())
+            far = socket.create_connection(("127.0.0.1", self._port))
+            self._sockets.append(far)
+            near.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            threading.Thread(target=_pump, args=(far, near), daemon=True).start()
+            _pump(near, far)
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while chunk := source.recv(65536):
+            with contextlib.suppress(BlockingIOError):
+                if not source.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                    cork(sink)  # the end has arrived together with these bytes, and leaves with them
+            sink.sendall(chunk)
+        sink.shutdown(socket.SHUT_WR)
+
+
+@lru_cache
+def _authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@lru_cache
+def _authority_file() -> str:
+    path = Path(tempfile.mkdtemp(prefix="liveavatar-tests-")) / "ca.pem"
+    _authority().cert_pem.write_to_path(str(path))
+    return str(path)
+
+
+@lru_cache
+def _server_context() -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    _authority().issue_cert(HOST).configure_cert(context)
+    return context
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def outcome(future: Future[Any], seconds: float = 60) -> tuple[Any, BaseException | None]:
+    """Wait for a call; return its value and its exception, one of them None."""
+    error = future.exception(seconds)
+    return (None, error) if error is not None else (future.result(), None)

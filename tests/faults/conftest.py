@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import types
 import warnings
 from collections import defaultdict
@@ -82,8 +83,11 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> Hurry:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     """The time a stop may take behind the caller's back, shortened."""
     seconds = 0.6
-    for module in ("_flows", "async_client", "client"):
-        monkeypatch.setattr(f"liveavatar.{module}.RESCUE_TIME", seconds, raising=False)
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "liveavatar":
+            for constant in ("CLEANUP_TIMEOUT", "RESCUE_TIME"):
+                if hasattr(module, constant):
+                    monkeypatch.setattr(module, constant, seconds)
     return seconds
 
 

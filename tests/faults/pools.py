@@ -22,7 +22,7 @@ import httpx
 import trustme
 from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, LiveAvatarError
 
-from tests.faults.server import FaultServer, cork
+from tests.faults.server import FaultServer, cork, readable
 
 KEY = "CANARY-api-key"
 
@@ -182,6 +182,7 @@ def driven(pool: str, **settings: Any) -> Iterator[tuple[FaultServer, Any]]:
         if kind == "proxy":
             server = stack.enter_context(FaultServer(_server_context()))
             tunnel = stack.enter_context(Tunnel(server.port))
+            server.is_calm_too.append(tunnel.is_calm)
             proxied = {"HTTPS_PROXY": tunnel.url, "SSL_CERT_FILE": _authority_file()}
             stack.enter_context(unittest.mock.patch.dict(os.environ, proxied))
             for name in ("https_proxy", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
@@ -206,6 +207,10 @@ class Tunnel:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._sockets: list[socket.socket] = []
+        self._sources: set[socket.socket] = set()
+        self._busy = 0
+        """Chunks that have been read and not been passed on yet."""
+        self._lock = threading.Lock()
         self.targets: list[str] = []
         """Where each tunnel was asked to lead."""
 
@@ -237,19 +242,38 @@ class Tunnel:
             self.targets.append(head.split()[1].decode())
             far = socket.create_connection(("127.0.0.1", self._port))
             self._sockets.append(far)
+            for each in (near, far):
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             near.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            threading.Thread(target=_pump, args=(far, near), daemon=True).start()
-            _pump(near, far)
+            threading.Thread(target=self._pump, args=(far, near), daemon=True).start()
+            self._pump(near, far)
 
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        self._sources.add(source)
+        with contextlib.suppress(OSError):
+            while True:
+                if not readable([source], 30):
+                    continue
+                with self._lock:
+                    chunk = source.recv(65536)
+                    self._busy += 1
+                try:
+                    if not chunk:
+                        sink.shutdown(socket.SHUT_WR)
+                        break
+                    with contextlib.suppress(BlockingIOError):
+                        if not source.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                            cork(sink)  # the end has arrived together with these bytes, and leaves with them
+                    sink.sendall(chunk)
+                finally:
+                    self._busy -= 1
+        with self._lock:
+            self._sources.discard(source)
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while chunk := source.recv(65536):
-            with contextlib.suppress(BlockingIOError):
-                if not source.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
-                    cork(sink)  # the end has arrived together with these bytes, and leaves with them
-            sink.sendall(chunk)
-        sink.shutdown(socket.SHUT_WR)
+    def is_calm(self) -> bool:
+        """Return whether nothing is on its way through a tunnel."""
+        with self._lock:
+            return not self._busy and not (self._sources and readable(list(self._sources), 0))
 
 
 @lru_cache

@@ -115,6 +115,8 @@ class FaultServer:
         self.tokens = Tokens()
         self.stops_minted = True
         """Whether a stop of a session that has not started is answered with success; else 404."""
+        self.is_calm_too: list[Callable[[], bool]] = []
+        """What `settle` asks besides its own connections."""
         self.lock = threading.RLock()
         self._context = context
         self._host = host
@@ -181,7 +183,7 @@ class FaultServer:
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
-            _readable([listener, self._quit], 0.5)
+            readable([listener, self._quit], 0.5)
             with self.lock:  # so that nobody sees it neither waiting nor open
                 if listener is not self._listener:
                     return
@@ -271,11 +273,11 @@ class FaultServer:
             return False
         if self._listener is not None:
             watched.append(self._listener)
-        return not (watched and _readable(watched, 0))
+        return not (watched and readable(watched, 0)) and all(is_calm() for is_calm in self.is_calm_too)
 
     def quitting(self, seconds: float) -> bool:
         """Wait; True when the server was told to end meanwhile."""
-        return bool(_readable([self._quit], seconds))
+        return bool(readable([self._quit], seconds))
 
     # -- used by connections
 
@@ -370,7 +372,7 @@ class FaultServer:
         return self.ledger.token_of.get(request.bearer or "")
 
 
-def _readable(sockets: list[socket.socket], seconds: float) -> list[int]:
+def readable(sockets: list[socket.socket], seconds: float) -> list[int]:
     """The descriptors of those that have something to read (or have ended). Unlike select, for any number."""
     poll = select.poll()
     for one in sockets:
@@ -423,7 +425,7 @@ class _Connection:
     def _more(self) -> bool:
         self.idle = not self._buffer
         if not (isinstance(self.raw, ssl.SSLSocket) and self.raw.pending()):
-            while not _readable([self.raw], 30):
+            while not readable([self.raw], 30):
                 pass
         with self.server.lock:  # so that nobody sees the bytes neither unread nor at work
             self.idle = False
@@ -494,7 +496,7 @@ class Exchange:
         self.connection.idle = True  # waiting is rest
         raw, quit_ = self.connection.raw, self.server._quit
         while True:
-            ready = _readable([raw, quit_], 30)
+            ready = readable([raw, quit_], 30)
             if quit_.fileno() in ready:
                 raise GoneError
             if ready and not raw.recv(65536):

@@ -24,13 +24,13 @@ from tests.faults.server import FaultServer
 
 pytestmark = pytest.mark.row("H9")
 
-STOP_TIME = 0.4
+STOP_TIME = 0.3
 """Seconds that the service takes for a stop in these tests."""
 
-CPU_LIMIT = 0.2
+CPU_LIMIT = 0.15
 """CPU seconds that one block may cost; a loop that spins during the stop costs all of STOP_TIME."""
 
-LOOPS = ["asyncio", "uvloop", "eager tasks"]
+LOOPS = ["asyncio", "uvloop", *(["eager tasks"] if sys.version_info >= (3, 12) else [])]
 
 
 def new_loop(kind: str) -> asyncio.AbstractEventLoop:
@@ -38,9 +38,7 @@ def new_loop(kind: str) -> asyncio.AbstractEventLoop:
         return pytest.importorskip("uvloop").new_event_loop()  # type: ignore[no-any-return]
     loop = asyncio.new_event_loop()
     if kind == "eager tasks":
-        if sys.version_info < (3, 12):
-            pytest.skip("eager tasks came with Python 3.12")
-        loop.set_task_factory(asyncio.eager_task_factory)
+        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]
     return loop
 
 
@@ -132,7 +130,7 @@ def test_anyio_scope_ends_with_the_stop(name: str, run: Any, server: FaultServer
 
 
 @pytest.mark.parametrize("way", ["move_on_after", "fail_after", "asyncio.timeout", "wait_for"])
-def test_time_limit_ends_with_the_stop(way: str, run: Any, server: FaultServer) -> None:
+def test_time_limit_ends_with_the_stop(way: str, server: FaultServer) -> None:
     """A time limit over a start without a response ends when its session has been stopped."""
 
     async def main() -> float:
@@ -141,26 +139,23 @@ def test_time_limit_ends_with_the_stop(way: str, run: Any, server: FaultServer) 
             server.on("stop", fault.delays(STOP_TIME))
             with Meter() as meter, contextlib.suppress(TimeoutError):
                 if way == "wait_for":
-                    await asyncio.wait_for(opens(api), 0.2)
+                    await asyncio.wait_for(opens(api), 0.1)
                 elif way == "asyncio.timeout":
-                    async with asyncio.timeout(0.2):
+                    async with asyncio.timeout(0.1):
                         await opens(api)
                 else:
-                    with getattr(anyio, way)(0.2):
+                    with getattr(anyio, way)(0.1):
                         await opens(api)
             assert server.ledger.running == set()
             assert api.open_sessions == ()
             return meter.seconds
 
-    assert run(main()) < CPU_LIMIT
+    assert asyncio.run(main()) < CPU_LIMIT
     assert server.running == set()
 
 
 @pytest.mark.parametrize("name", WORK)
-@pytest.mark.parametrize("every", [0.0, 0.001])
-def test_task_cancelled_in_a_loop_ends_with_the_stop(
-    every: float, name: str, run: Any, server: FaultServer
-) -> None:
+def test_task_cancelled_in_a_loop_ends_with_the_stop(name: str, run: Any, server: FaultServer) -> None:
     """A task that is cancelled again and again ends with its stop, not when the cleanup's time is over."""
     work, endpoint = WORK[name]
 
@@ -177,7 +172,7 @@ def test_task_cancelled_in_a_loop_ends_with_the_stop(
             began = time.monotonic()
             while not task.done():
                 task.cancel()
-                await asyncio.sleep(every)
+                await asyncio.sleep(0)
             assert time.monotonic() - began < 3.0, "the block outlived its stop"
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -345,6 +340,7 @@ def test_callers_of_a_streaming_endpoint_leave(loop: str, server: FaultServer) -
         while server.ledger.running:
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        time.sleep(STOP_TIME)  # time to spin in, if anything does
         assert fetched(port, "/cpu") - before < 2 * CPU_LIMIT
         assert server.counts == (10, 10, 10)
     assert server.running == set()

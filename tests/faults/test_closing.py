@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 import warnings
 from typing import Any
 
+import aiohttp
+import httpx
 import pytest
 from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, LiveAvatarError
 
+from tests.clients import client
 from tests.faults import server as fault
 from tests.faults.cases import session_request
-from tests.faults.conftest import KEY, Hurry, opened
+from tests.faults.conftest import KEY, Hurry
 from tests.faults.pools import DIRECT_POOLS, POOLS, LoopThread, driven, in_thread, outcome
 from tests.faults.server import FaultServer
 
@@ -195,7 +199,7 @@ def test_close_tells_of_a_stop_that_failed(flavour: str, hurry: Hurry, caplog: p
 @pytest.mark.row("H2")
 def test_close_of_a_with_block_keeps_the_blocks_exception(flavour: str, server: FaultServer, hurry: Hurry) -> None:
     """close() inside a `with` block that then fails: the block's exception is raised, and nothing runs."""
-    with opened(flavour, server) as api, pytest.raises(ZeroDivisionError), api:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), client(flavour, KEY, base_url=server.url) as api:  # noqa: PT012
         api.new_session(session_request())
         api.close()
         raise ZeroDivisionError
@@ -265,6 +269,7 @@ ASYNC_POOLS = [pool.removeprefix("async ") for pool in DIRECT_POOLS if pool.star
 
 
 @pytest.mark.row("H3")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the first loop is left without closing its connections
 @pytest.mark.parametrize("state", ["running", "at rest", "closed"])
 @pytest.mark.parametrize("how", ["close_session", "close_all_sessions", "leave", "close"])
 @pytest.mark.parametrize("kind", ASYNC_POOLS)
@@ -277,24 +282,21 @@ def test_async_close_from_another_loop(kind: str, how: str, state: str, hurry: H
             assert api.open_sessions == ()
             assert server.running == set()
         return
-    with FaultServer() as server, warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # the first loop was left without closing its pool
+    with FaultServer() as server:
         with asyncio.Runner() as first:
-            client, pool = first.run(made(kind, server))
-            session_id = first.run(client.new_session(session_request())).session_id
+            api = first.run(made(kind, server))
+            session_id = first.run(api.new_session(session_request())).session_id
             if state == "at rest":
-                in_thread(asyncio.run, stopped(client, how, session_id)).result(30)
+                in_thread(asyncio.run, stopped(api, how, session_id)).result(30)
         if state == "closed":
-            asyncio.run(stopped(client, how, session_id))
-        assert client.open_sessions == ()
+            asyncio.run(stopped(api, how, session_id))
+        assert api.open_sessions == ()
         assert server.running == set()
-        abandon(client, pool)
+        del api
+        gc.collect()
 
 
-async def made(kind: str, server: FaultServer) -> tuple[AsyncLiveAvatarApi, Any]:
-    import aiohttp
-    import httpx
-
+async def made(kind: str, server: FaultServer) -> AsyncLiveAvatarApi:
     session: Any = None
     http: Any = None
     if kind == "http_client":
@@ -302,7 +304,7 @@ async def made(kind: str, server: FaultServer) -> tuple[AsyncLiveAvatarApi, Any]
     elif kind != "own":
         traced = [aiohttp.TraceConfig()] if kind == "traced session" else None
         session = aiohttp.ClientSession(trace_configs=traced)
-    return AsyncLiveAvatarApi(KEY, session, base_url=server.url, timeout=10, http_client=http), session or http
+    return AsyncLiveAvatarApi(KEY, session, base_url=server.url, timeout=10, http_client=http)
 
 
 async def stopped(client: AsyncLiveAvatarApi, how: str, session_id: str) -> None:
@@ -315,20 +317,6 @@ async def stopped(client: AsyncLiveAvatarApi, how: str, session_id: str) -> None
         await client.__aexit__(None, None, None)
     else:
         await client.aclose()
-
-
-def abandon(client: Any, pool: Any) -> None:
-    """Let go of pools whose loop is gone, without their own warnings."""
-    import gc
-
-    import aiohttp
-
-    for each in [pool, *vars(client._transport).values()]:
-        if isinstance(each, aiohttp.ClientSession) and not each.closed:
-            if each.connector is not None:
-                each.connector._close_immediately() if hasattr(each.connector, "_close_immediately") else None
-            each.detach()
-    gc.collect()
 
 
 @pytest.mark.row("H3")

@@ -185,7 +185,7 @@ def with_idle_connections(server: FaultServer, api: Any, number: int = 4) -> lis
 
 @pytest.mark.row("H8")
 @over_every_pool
-def test_dead_connections_do_not_cost_a_close_its_time(pool: str) -> None:
+def test_dead_connections_do_not_cost_a_close_its_time(pool: str, hurry: Hurry) -> None:
     """A close on dead connections succeeds within its timeout: only part of it is spent on an old connection."""
     with driven(pool, timeout=2.0) as (server, api):
         first, *_ = with_idle_connections(server, api)
@@ -200,7 +200,7 @@ def test_dead_connections_do_not_cost_a_close_its_time(pool: str) -> None:
 
 @pytest.mark.row("H8")
 @over_every_pool
-def test_dead_connections_do_not_cost_the_client_its_end(pool: str) -> None:
+def test_dead_connections_do_not_cost_the_client_its_end(pool: str, hurry: Hurry) -> None:
     """Closing the client stops all sessions although every idle connection is dead."""
     with driven(pool, timeout=2.0) as (server, api):
         with_idle_connections(server, api)
@@ -212,7 +212,7 @@ def test_dead_connections_do_not_cost_the_client_its_end(pool: str) -> None:
 
 @pytest.mark.row("H8")
 @over_every_pool
-def test_dead_connections_do_not_cost_a_cleanup(pool: str, impatient: float) -> None:
+def test_dead_connections_do_not_cost_a_cleanup(pool: str, impatient: float, hurry: Hurry) -> None:
     """The stop of a failed start takes a fresh connection: old ones may all be dead."""
     with driven(pool, timeout=0.8) as (server, api):
         old = with_idle_connections(server, api)
@@ -232,7 +232,7 @@ def test_dead_connections_do_not_cost_a_cleanup(pool: str, impatient: float) -> 
 
 @pytest.mark.row("H8")
 @over_every_pool
-def test_dead_connections_do_not_cost_a_new_session(pool: str) -> None:
+def test_dead_connections_do_not_cost_a_new_session(pool: str, hurry: Hurry) -> None:
     """A token request on a dead connection is sent again on a fresh one, in time for the session."""
     with driven(pool, timeout=2.0) as (server, api):
         (old,) = with_idle_connections(server, api, 1)

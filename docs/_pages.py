@@ -1,6 +1,6 @@
-"""Parts of pages that are made from something else than text, and links that Sphinx does not find by itself.
+"""Parts of pages that are generated, and links that Sphinx does not find by itself.
 
-A page says `<!-- contract -->` or `<!-- commands -->` where the part goes.
+A page has `<!-- contract -->` or `<!-- commands -->` where the part goes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from sphinx.environment import BuildEnvironment
 
 ROOT = Path(__file__).parents[1]
 CONTRACT = ROOT / "openapi" / "liveavatar.yaml"
-COLON = "\ue000"  # of the characters that mean nothing
+COLON = "\ue000"  # a character for private use
 UUID = "^[0-9a-fA-F]{8}-"
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Called by Sphinx."""
+    """Set up the extension. Sphinx calls this."""
     app.add_role_to_domain("py", "name", Name())
     app.connect("autodoc-process-docstring", hide_colon, priority=100)  # before Napoleon's turn
     app.connect("autodoc-process-docstring", show_colon, priority=900)
@@ -41,17 +41,17 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 class Name(PyXRefRole):
-    """What stands in single backticks in a docstring: a link, if that very name is documented, else code."""
+    """A name in single backticks in a docstring: a link if the name is documented, else code."""
 
     def process_link(
         self, env: BuildEnvironment, refnode: nodes.Element, has_explicit_title: bool, title: str, target: str
     ) -> tuple[str, str]:
-        """Take the name as it stands: a leading dot is no wish to search for it."""
+        """Take the name as it is. A leading dot does not ask for a search."""
         return super().process_link(env, refnode, True, title, target)
 
 
 def fill_in(app: Sphinx, document: str, source: list[str]) -> None:
-    """Put the parts in the places that a page keeps for them."""
+    """Put the generated parts in their places."""
     if "<!-- contract -->" in source[0]:
         app.env.note_dependency(str(CONTRACT))
         spec = yaml.safe_load(CONTRACT.read_text("utf-8"))
@@ -61,7 +61,7 @@ def fill_in(app: Sphinx, document: str, source: list[str]) -> None:
 
 
 def shorten(app: Sphinx, kind: str, name: str, it: Any, options: Any, given: str, returned: str) -> Any:
-    """Show a model's fields and plain defaults alone, and what a context manager is to its user."""
+    """Shorten a signature: a model's fields with plain defaults, and the type of a context manager."""
     if returned and kind in ("function", "method") and hasattr(it, "__wrapped__"):
         return given, returned.replace("AsyncIterator[", "AbstractAsyncContextManager[").replace(
             "Iterator[", "AbstractContextManager["
@@ -81,18 +81,18 @@ def shorten(app: Sphinx, kind: str, name: str, it: Any, options: Any, given: str
 
 
 def hide_colon(app: Sphinx, kind: str, name: str, it: Any, options: Any, lines: list[str]) -> None:
-    """Keep Napoleon from taking what stands before a colon, in an attribute's text, for the attribute's type."""
+    """Keep Napoleon from taking the text before a colon for the type of an attribute."""
     if kind in ("attribute", "property", "data"):
         lines[:] = [line.replace(":", COLON) for line in lines]
 
 
 def show_colon(app: Sphinx, kind: str, name: str, it: Any, options: Any, lines: list[str]) -> None:
-    """Take back what hide_colon did."""
+    """Undo hide_colon."""
     lines[:] = [line.replace(COLON, ":") for line in lines]
 
 
 def point_to_contract(app: Sphinx, kind: str, name: str, it: Any, options: Any, lines: list[str]) -> None:
-    """Say of a model where its fields have their types and limits, and of an enum what it is."""
+    """Link a model to its fields in the contract, and describe an enum."""
     schema = name.rpartition(".")[2]
     if kind == "class" and schema in _schemas():
         if issubclass(it, Enum):
@@ -102,7 +102,7 @@ def point_to_contract(app: Sphinx, kind: str, name: str, it: Any, options: Any, 
 
 
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: nodes.Element) -> nodes.Node | None:
-    """Find what is public under the name by which it is documented; leave what is others' as it stands."""
+    """Find a public name under which an object is documented. Leave the names of other projects as they are."""
     if node.get("refdomain") != "py":
         return None
     target = str(node["reftarget"]).removesuffix("()")
@@ -128,7 +128,7 @@ def _schemas() -> dict[str, Any]:
 
 
 def contract(spec: dict[str, Any]) -> Iterator[str]:
-    """The contract as a page of Markdown."""
+    """Yield the contract as a page of Markdown."""
     operations = [
         (path, method, operation) for path, methods in spec["paths"].items() for method, operation in methods.items()
     ]
@@ -140,9 +140,9 @@ def contract(spec: dict[str, Any]) -> Iterator[str]:
     yield "## Operations\n"
     for path, method, operation in operations:
         yield from _operation(spec, path, method, operation, shared)
-    yield "## Error answers\n\nThe same for every operation.\n"
+    yield "## Error responses\n\nThey are the same for every operation.\n"
     for status, reference in sorted(shared):
-        yield from _answer(spec, status, reference)
+        yield from _response(spec, status, reference)
     yield "## Schemas\n"
     for name, schema in spec["components"]["schemas"].items():
         yield from _schema(spec, name, schema)
@@ -155,6 +155,8 @@ def _operation(spec: dict[str, Any], path: str, method: str, operation: dict[str
     schemes = spec["components"]["securitySchemes"]
     credentials = [_credential(schemes[name]) for way in operation["security"] for name in way]
     yield f"**Credential**: {', or '.join(credentials)}\n"
+    for parameter in (_resolved(spec, each) for each in operation.get("parameters", ())):
+        yield _parameter(parameter)
     if body := operation.get("requestBody"):
         yield f"**Body**, {'required' if body['required'] else 'optional'}: {_content(body)}\n"
         yield from _examples(spec, body)
@@ -162,11 +164,20 @@ def _operation(spec: dict[str, Any], path: str, method: str, operation: dict[str
         yield "**Body**: none\n"
     for status, response in operation["responses"].items():
         if (status, response["$ref"]) not in shared and not status.endswith("XX"):
-            yield from _answer(spec, status, response["$ref"])
+            yield from _response(spec, status, response["$ref"])
     yield f"[The service's own page]({operation['externalDocs']['url']})\n"
 
 
-def _answer(spec: dict[str, Any], status: str, reference: str) -> Iterator[str]:
+def _parameter(parameter: dict[str, Any]) -> str:
+    facts = [f"in the {parameter['in']}", _type(parameter["schema"])]
+    if parameter.get("required"):
+        facts.append("**required**")
+    if "default" in parameter["schema"]:
+        facts.append(f"default `{parameter['schema']['default']}`")
+    return f"`{parameter['name']}`, {', '.join(facts)}\n: {_one_line(parameter['description'])}\n"
+
+
+def _response(spec: dict[str, Any], status: str, reference: str) -> Iterator[str]:
     response = _at(spec, reference)
     others = " and any other" if status.endswith("XX") else ""
     yield f"**{status.replace('XX', 'xx')}**{others}: {_one_line(response['description'])}\n{_content(response)}\n"
@@ -217,7 +228,7 @@ def _schema(spec: dict[str, Any], name: str, schema: dict[str, Any]) -> Iterator
 
 
 def _type(schema: dict[str, Any]) -> str:
-    """A schema in words, with links to those that have a name."""
+    """Return a schema in words, with links to named schemas."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"[{name}](#schema-{name.lower()})"
@@ -270,6 +281,10 @@ def _credential(scheme: dict[str, Any]) -> str:
     return "the session token, in the header `Authorization: Bearer`"
 
 
+def _resolved(spec: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    return _at(spec, node["$ref"]) if "$ref" in node else node
+
+
 def _at(spec: dict[str, Any], reference: str) -> dict[str, Any]:
     found: Any = spec
     for step in reference.removeprefix("#/").split("/"):
@@ -289,7 +304,7 @@ def _one_line(text: str) -> str:
 
 
 def commands() -> Iterator[str]:
-    """The commands and their flags, as the program itself has them."""
+    """Yield the commands and their flags, read from the program itself."""
     import typer.main
     from liveavatar.cli._app import app
 
@@ -312,7 +327,7 @@ def _value(option: Any) -> str:
 
 
 def _with_flags(text: str) -> str:
-    """Flags as code; what is code already stays as it is."""
+    """Mark flags as code, unless they are code already."""
     return re.sub(r"`[^`]*`|(?<![\w-])--[a-z-]+", lambda found: f"`{found[0].strip('`')}`", text)
 
 

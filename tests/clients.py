@@ -16,7 +16,7 @@ from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi
 FLAVOURS = ("blocking", "async")
 
 
-class InOneLoop:
+class SyncFacade:
     """An AsyncLiveAvatarApi whose methods are called without await; all run in one event loop."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -49,7 +49,7 @@ class InOneLoop:
         else:
             self.runner.run(_awaited(manager.__aexit__(None, None, None)))
 
-    def __enter__(self) -> InOneLoop:
+    def __enter__(self) -> SyncFacade:
         self.runner.run(_awaited(self.api.__aenter__()))
         return self
 
@@ -69,7 +69,7 @@ async def _awaited(awaitable: Any) -> Any:
 
 def client(flavour: str, *args: Any, **kwargs: Any) -> Any:
     """A client of the flavour; leave it with `with`."""
-    return {"blocking": LiveAvatarApi, "async": InOneLoop}[flavour](*args, **kwargs)
+    return {"blocking": LiveAvatarApi, "async": SyncFacade}[flavour](*args, **kwargs)
 
 
 def watch_aiohttp(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -244,7 +244,7 @@ def test_the_mock_server_shows_sessions_as_they_open_and_end(browser: str, size:
                 await tab.see_within(5, running_now, "2")
                 await api.close_session(one.session_id)
                 await tab.see_within(5, running_now, "1")
-                await tab.see_within(5, states, ["started", "ended"])  # the newest first
+                await tab.see_within(5, states, ["running", "ended"])  # the newest first
                 await api.close_all_sessions()
                 await tab.see_within(5, states, ["ended", "ended"])
                 assert await tab.see("document.documentElement.scrollWidth - innerWidth") <= 0

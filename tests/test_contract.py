@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,22 @@ def nodes(node: Any = CONTRACT, pointer: str = "") -> Iterator[tuple[str, Any]]:
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, child in children:
         yield from nodes(child, f"{pointer}/{str(key).replace('~', '~0').replace('/', '~1')}")
+
+
+def resolve(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the component that a reference names, or the node itself."""
+    while "$ref" in node:
+        target: Any = CONTRACT
+        for step in node["$ref"].removeprefix("#/").split("/"):
+            target = target[step]
+        node = target
+    return node
+
+
+def operations() -> Iterator[dict[str, Any]]:
+    """Yield each operation of the contract."""
+    for path in CONTRACT["paths"].values():
+        yield from path.values()
 
 
 def examples() -> Iterator[Any]:
@@ -90,10 +107,116 @@ def test_every_example_fits_its_schema(schema, value):
         ({"mode": "LITE", "avatar_id": "wayne"}, False),
         ({"mode": "LITE", "avatar_id": AVATAR.upper()}, True),
         ({"mode": "LITE", "dynamic_variables": {"x" * 65: "long name"}}, False),
+        ({}, True),
+        ({"avatar_persona": {}}, True),
+        ({"avatar_persona": {}, "voice_agent": {"id": AVATAR}}, False),
+        ({"video_settings": {}}, True),
+        ({"video_settings": {"quality": "low"}}, True),
+        ({"video_settings": {"encoding": "AV1"}}, False),
+        ({"max_session_duration": 0}, False),
     ],
 )
 def test_the_rules_of_the_two_modes_are_in_the_contract(fields, good):
     assert fits(REQUEST, {"avatar_id": AVATAR, **fields}) is good
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "video_settings", "is_sandbox", "avatar_persona", "livekit_config", "max_session_duration", "agora_config",
+        "elevenlabs_agent_config", "openai_realtime_config", "gemini_realtime_config", "voice_agent",
+        "interactivity_type", "llm_configuration_id", "dynamic_variables", "memory",
+    ],
+)  # fmt: skip
+def test_null_in_a_request(field):
+    """Null means that an optional field is not given."""
+    body = {"avatar_id": AVATAR, field: None}
+    assert fits(REQUEST, body)
+    assert models.LiveAvatarNewSessionRequest.from_dict(body).to_dict() == body
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"avatar_persona": {"voice_id": None, "context_id": None, "voice_settings": None, "stt_config": None}},
+        {"voice_agent": {"id": AVATAR, "language": None, "dynamic_variables": None}},
+        {"memory": {"prev_session_id": None, "session_memory_id": None}},
+        {"openai_realtime_config": {"secret_id": AVATAR, "context_id": None}},
+        {"gemini_realtime_config": {"secret_id": AVATAR, "context_id": None, "model": None}},
+        {
+            "elevenlabs_agent_config": {
+                "secret_id": AVATAR,
+                "agent_id": "a",
+                "voice_id": None,
+                "dynamic_variables": None,
+            }
+        },
+    ],
+)
+def test_null_in_a_part_of_a_request(part):
+    """Null means the same in the parts of a request."""
+    body = {"avatar_id": AVATAR, **part}
+    assert fits(REQUEST, body)
+    assert within(part, models.LiveAvatarNewSessionRequest.from_dict(body).to_dict())
+
+
+INFO = {
+    "id": AVATAR,
+    "created_at": "2026-10-05T09:30:00Z",
+    "updated_at": "2026-10-05T09:32:10.25+00:00",
+    "duration": 130,
+    "source": "API",
+    "mode": "LITE",
+    "is_sandbox": False,
+    "credits_consumed": 2.5,
+}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"end_at": None, "end_reason": None},
+        {"end_at": "2026-10-05T09:32:10Z", "end_reason": "IDLE_TIMEOUT"},
+        {"end_reason": "DISPATCH_FAILED", "source": "KIOSK", "mode": "AUDIO"},
+        {"session_id": AVATAR, "avatar": {"id": AVATAR}},
+    ],
+)
+def test_session_info(fields):
+    """The record of a session is read with its dates, and keeps values and fields that are not known."""
+    info = models.SessionInfo.from_dict(INFO | fields)
+    assert fits("/components/schemas/SessionInfo", INFO | fields)
+    assert info.created_at == datetime(2026, 10, 5, 9, 30, tzinfo=UTC)
+    assert info.updated_at - info.created_at == timedelta(seconds=130.25)
+    kept = info.to_dict()
+    assert {name: kept[name] for name in fields if name != "end_at"} == {
+        name: value for name, value in fields.items() if name != "end_at"
+    }
+
+
+def test_stop_reasons():
+    """The ten published reasons can be given with a stop, and none else."""
+    assert len(models.StopReason) == 10
+    assert not fits("/components/schemas/StopSessionRequest", {"reason": "DISPATCH_FAILED"})
+
+
+def test_transcript_line_of_an_unknown_role():
+    """A role that the service adds does not break a transcript."""
+    line = {"role": "narrator", "transcript": "…", "absolute_timestamp": 1, "relative_timestamp": 0}
+    transcript = {"session_active": True, "transcript_data": [line]}
+    assert fits("/components/schemas/SessionTranscript", transcript)
+    assert models.SessionTranscript.from_dict(transcript).transcript_data[0].role == "narrator"
+
+
+@pytest.mark.parametrize("operation", list(operations()), ids=lambda operation: operation["operationId"])
+def test_operation(operation):
+    """Every operation documents its success, every kind of error, and the rate limit on both."""
+    answers = {name: resolve(answer) for name, answer in operation["responses"].items()}
+    success = "201" if operation["operationId"] == "start_session" else "200"
+    assert answers[success] == answers["2XX"]
+    assert {"400", "401", "402", "403", "404", "409", "422", "429", "4XX", "500", "5XX"} <= answers.keys()
+    for status in (success, "429"):
+        assert {"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"} <= answers[status]["headers"].keys()
 
 
 def within(part: Any, whole: Any) -> bool:
@@ -252,16 +375,16 @@ def test_a_hand_edit_is_found_and_undone_and_all_else_is_left_alone(tmp_path):
 
 USE_OF_THE_CHANGED_CLIENT = """
 import httpx, liveavatar_client
-from liveavatar_client.api.sessions import keep_session_alive
+from liveavatar_client.api.sessions import ping_session
 from liveavatar_client.models import LiveAvatarNewSessionRequest, VideoQuality
 
 print(liveavatar_client.__file__)
 assert LiveAvatarNewSessionRequest("id", greeting="Hello").to_dict()["greeting"] == "Hello"
 assert VideoQuality.ultra is VideoQuality.ULTRA is VideoQuality("ultra")
 client = liveavatar_client.AuthenticatedClient("http://test", token="t")
-transport = httpx.MockTransport(lambda request: httpx.Response(204 if "alive" in request.url.path else 404))
+transport = httpx.MockTransport(lambda request: httpx.Response(204 if "ping" in request.url.path else 404))
 with httpx.Client(transport=transport, base_url="http://test") as http:
-    assert keep_session_alive.sync_detailed(client=client.set_httpx_client(http)).status_code == 204
+    assert ping_session.sync_detailed(client=client.set_httpx_client(http)).status_code == 204
 """
 
 
@@ -270,12 +393,12 @@ def test_a_changed_contract_flows_into_the_client(tmp_path):
     schemas = changed["components"]["schemas"]
     schemas["LiveAvatarNewSessionRequest"]["properties"]["greeting"] = {"type": "string"}
     schemas["VideoQuality"]["enum"].append("ultra")
-    changed["paths"]["/v1/sessions/keep-alive"] = {
+    changed["paths"]["/v1/sessions/ping"] = {
         "post": {
-            "operationId": "keep_session_alive",
+            "operationId": "ping_session",
             "tags": ["sessions"],
             "security": [{"sessionToken": []}],
-            "responses": {"204": {"description": "The idle timer starts anew."}},
+            "responses": {"204": {"description": "The session was pinged."}},
         }
     }
     contract = tmp_path / "changed contract.yaml"

@@ -1374,9 +1374,9 @@ def test_no_faults_of_any_kind_leave_a_session_behind(stage: Stage) -> None:
         story.service.catch_up(100)
         assert story.service.starts <= 1, "a second session for one call"
         if not isinstance(end, BaseException):
-            assert story.service.running_sessions
+            assert story.service.running
         elif not getattr(end, "session_may_be_running", False):
-            assert not story.service.running_sessions
+            assert not story.service.running
         else:
             assert SESSION in end.__notes__[-1]
             assert end.session_id == SESSION  # type: ignore[attr-defined]
@@ -1385,7 +1385,7 @@ def test_no_faults_of_any_kind_leave_a_session_behind(stage: Stage) -> None:
         if kept:  # and then it can be closed
             story.heal()
             story.tell(stage.close())
-            assert not story.service.running_sessions
+            assert not story.service.running
 
     assert every_story(stage, check, depth=4) > 10_000
 
@@ -1396,13 +1396,13 @@ def test_no_faults_of_any_kind_make_a_close_lose_a_session(stage: Stage) -> None
         stage.starting()("start", story.service.do("start"))
         end = story.tell(stage.close())
         kept = bool(stage.open)
-        assert kept or not story.service.running_sessions, "forgotten while it runs"
+        assert kept or not story.service.running, "forgotten while it runs"
         assert kept <= isinstance(end, BaseException), "returned, but not confirmed"
         if kept:
             story.heal()
             story.tell(stage.close())
         assert stage.open == []
-        assert not story.service.running_sessions
+        assert not story.service.running
 
     assert every_story(stage, check, depth=3) > 1_000
 
@@ -1421,7 +1421,7 @@ def test_a_flow_that_is_abandoned_asks_for_nothing_more_and_warns_of_what_may_ru
         story.steps.append(described(play.step).split()[0])
         play.abandon()
         story.service.catch_up(100)
-        assert not story.service.running_sessions or stage.open == [SESSION]
+        assert not story.service.running or stage.open == [SESSION]
         assert stage.warned_of if stage.open else not stage.warnings
 
     assert every_story(stage, check, depth=3) > 500

@@ -614,14 +614,13 @@ def test_session_closes_when_its_block_ends(api: Any, wire: Wire) -> None:
     assert wire.endpoints == ["token", "start", "stop"]
 
 
-def test_closing_the_pool_leaves_sessions_alone_and_says_so(flavour: str, wire: Wire) -> None:
+def test_closing_the_client_stops_what_it_opened(flavour: str, wire: Wire) -> None:
     api = client(flavour, "k", base_url=wire.url)
     api.new_session(Request(avatar_id=AVATAR))
-    with pytest.warns(ResourceWarning, match=session_id(1)):
-        api.close()
+    api.close()
     with pytest.raises(LiveAvatarError, match="closed"):
         api.new_session(Request(avatar_id=AVATAR))
-    assert wire.endpoints == ["token", "start"]
+    assert wire.endpoints == ["token", "start", "stop"]
     if hasattr(api, "runner"):
         api.runner.close()
 

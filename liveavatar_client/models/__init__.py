@@ -5,6 +5,7 @@
 from .agora_config import AgoraConfig
 from .avatar_persona import AvatarPersona
 from .custom_sdk_live_kit_config import CustomSDKLiveKitConfig
+from .delete_events_response import DeleteEventsResponse
 from .detail_error_item import DetailErrorItem
 from .detail_error_response import DetailErrorResponse
 from .dynamic_variables import DynamicVariables
@@ -16,19 +17,29 @@ from .error_response import ErrorResponse
 from .fish_voice_settings import FishVoiceSettings
 from .gemini_realtime_config import GeminiRealtimeConfig
 from .interactivity_type import InteractivityType
+from .keep_alive_request import KeepAliveRequest
+from .keep_alive_response import KeepAliveResponse
 from .live_avatar_new_session_request import LiveAvatarNewSessionRequest
 from .live_avatar_session_data import LiveAvatarSessionData
 from .live_avatar_session_response import LiveAvatarSessionResponse
 from .open_ai_realtime_config import OpenAIRealtimeConfig
 from .other_voice_settings import OtherVoiceSettings
 from .plain_error_response import PlainErrorResponse
+from .session_info import SessionInfo
+from .session_info_response import SessionInfoResponse
+from .session_list_response import SessionListResponse
+from .session_list_type import SessionListType
 from .session_memory import SessionMemory
+from .session_page import SessionPage
 from .session_token_data import SessionTokenData
 from .session_token_response import SessionTokenResponse
+from .session_transcript import SessionTranscript
 from .stop_reason import StopReason
 from .stop_session_request import StopSessionRequest
 from .stop_session_response import StopSessionResponse
 from .stt_config import SttConfig
+from .transcript_line import TranscriptLine
+from .transcript_response import TranscriptResponse
 from .video_encoding import VideoEncoding
 from .video_quality import VideoQuality
 from .video_settings import VideoSettings
@@ -38,6 +49,7 @@ __all__ = (
     "AgoraConfig",
     "AvatarPersona",
     "CustomSDKLiveKitConfig",
+    "DeleteEventsResponse",
     "DetailErrorItem",
     "DetailErrorResponse",
     "DynamicVariables",
@@ -49,19 +61,29 @@ __all__ = (
     "FishVoiceSettings",
     "GeminiRealtimeConfig",
     "InteractivityType",
+    "KeepAliveRequest",
+    "KeepAliveResponse",
     "LiveAvatarNewSessionRequest",
     "LiveAvatarSessionData",
     "LiveAvatarSessionResponse",
     "OpenAIRealtimeConfig",
     "OtherVoiceSettings",
     "PlainErrorResponse",
+    "SessionInfo",
+    "SessionInfoResponse",
+    "SessionListResponse",
+    "SessionListType",
     "SessionMemory",
+    "SessionPage",
     "SessionTokenData",
     "SessionTokenResponse",
+    "SessionTranscript",
     "StopReason",
     "StopSessionRequest",
     "StopSessionResponse",
     "SttConfig",
+    "TranscriptLine",
+    "TranscriptResponse",
     "VideoEncoding",
     "VideoQuality",
     "VideoSettings",

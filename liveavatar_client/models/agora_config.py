@@ -13,7 +13,7 @@ T = TypeVar("T", bound="AgoraConfig")
 
 @_attrs_define
 class AgoraConfig:
-    """LITE only. The caller's own Agora channel, and a token with which the avatar enters it."""
+    """The caller's own Agora channel, and a token with which the avatar enters it."""
 
     agora_app_id: str
     """ Id of the Agora project. """

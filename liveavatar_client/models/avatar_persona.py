@@ -22,19 +22,19 @@ T = TypeVar("T", bound="AvatarPersona")
 
 @_attrs_define
 class AvatarPersona:
-    """Who the avatar is in a FULL session."""
+    """Voice, knowledge and language of the avatar in a FULL session."""
 
     voice_id: None | str | Unset = UNSET
     """ Id of the voice (UUID). """
     context_id: None | str | Unset = UNSET
-    """ Id of the context, that is the prompt and knowledge (UUID). """
+    """ Id of the context, which holds the prompt and the knowledge (UUID). """
     language: str | Unset = "en"
     """ Language of the conversation, as a code of two letters or with a region. """
     voice_settings: (
-        ElevenLabsVoiceSettings | FishVoiceSettings | OtherVoiceSettings | Unset
+        ElevenLabsVoiceSettings | FishVoiceSettings | None | OtherVoiceSettings | Unset
     ) = UNSET
-    """ Fine tuning of the voice, told apart by its `provider`. """
-    stt_config: SttConfig | Unset = UNSET
+    """ Fine tuning of the voice. """
+    stt_config: None | SttConfig | Unset = UNSET
     """ How the user's speech becomes text. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
@@ -43,6 +43,8 @@ class AvatarPersona:
     def to_dict(self) -> dict[str, Any]:
         from ..models.eleven_labs_voice_settings import ElevenLabsVoiceSettings  # noqa: PLC0415
         from ..models.fish_voice_settings import FishVoiceSettings  # noqa: PLC0415
+        from ..models.other_voice_settings import OtherVoiceSettings  # noqa: PLC0415
+        from ..models.stt_config import SttConfig  # noqa: PLC0415
 
         voice_id: None | str | Unset
         if isinstance(self.voice_id, Unset):
@@ -58,19 +60,25 @@ class AvatarPersona:
 
         language = self.language
 
-        voice_settings: dict[str, Any] | Unset
+        voice_settings: dict[str, Any] | None | Unset
         if isinstance(self.voice_settings, Unset):
             voice_settings = UNSET
         elif isinstance(self.voice_settings, ElevenLabsVoiceSettings):
             voice_settings = self.voice_settings.to_dict()
         elif isinstance(self.voice_settings, FishVoiceSettings):
             voice_settings = self.voice_settings.to_dict()
-        else:
+        elif isinstance(self.voice_settings, OtherVoiceSettings):
             voice_settings = self.voice_settings.to_dict()
+        else:
+            voice_settings = self.voice_settings
 
-        stt_config: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.stt_config, Unset):
+        stt_config: dict[str, Any] | None | Unset
+        if isinstance(self.stt_config, Unset):
+            stt_config = UNSET
+        elif isinstance(self.stt_config, SttConfig):
             stt_config = self.stt_config.to_dict()
+        else:
+            stt_config = self.stt_config
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -119,7 +127,15 @@ class AvatarPersona:
 
         def _parse_voice_settings(
             data: object,
-        ) -> ElevenLabsVoiceSettings | FishVoiceSettings | OtherVoiceSettings | Unset:
+        ) -> (
+            ElevenLabsVoiceSettings
+            | FishVoiceSettings
+            | None
+            | OtherVoiceSettings
+            | Unset
+        ):
+            if data is None:
+                return data
             if isinstance(data, Unset):
                 return data
             try:
@@ -142,20 +158,43 @@ class AvatarPersona:
                 return componentsschemas_voice_settings_type_1
             except (TypeError, ValueError, AttributeError, KeyError):
                 pass
-            if not isinstance(data, dict):
-                raise TypeError()
-            componentsschemas_voice_settings_type_2 = OtherVoiceSettings.from_dict(data)
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                componentsschemas_voice_settings_type_2 = OtherVoiceSettings.from_dict(
+                    data
+                )
 
-            return componentsschemas_voice_settings_type_2
+                return componentsschemas_voice_settings_type_2
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(
+                ElevenLabsVoiceSettings
+                | FishVoiceSettings
+                | None
+                | OtherVoiceSettings
+                | Unset,
+                data,
+            )
 
         voice_settings = _parse_voice_settings(d.pop("voice_settings", UNSET))
 
-        _stt_config = d.pop("stt_config", UNSET)
-        stt_config: SttConfig | Unset
-        if isinstance(_stt_config, Unset):
-            stt_config = UNSET
-        else:
-            stt_config = SttConfig.from_dict(_stt_config)
+        def _parse_stt_config(data: object) -> None | SttConfig | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                stt_config_type_0 = SttConfig.from_dict(data)
+
+                return stt_config_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(None | SttConfig | Unset, data)
+
+        stt_config = _parse_stt_config(d.pop("stt_config", UNSET))
 
         avatar_persona = cls(
             voice_id=voice_id,

@@ -13,7 +13,7 @@ T = TypeVar("T", bound="CustomSDKLiveKitConfig")
 
 @_attrs_define
 class CustomSDKLiveKitConfig:
-    """LITE only. The caller's own LiveKit room, and a token with which the avatar enters it."""
+    """The caller's own LiveKit room, and a token with which the avatar enters it."""
 
     livekit_url: str
     """ Address of the LiveKit server (wss). """

@@ -13,14 +13,14 @@ T = TypeVar("T", bound="DetailErrorItem")
 
 @_attrs_define
 class DetailErrorItem:
-    """One fault of a request, as the web framework reports it."""
+    """One error in a request, as the web framework reports it."""
 
     loc: list[int | str]
     """ Steps of the path to it. """
     msg: str
     """ What is wrong. """
     type_: str
-    """ The framework's name for this kind of fault. """
+    """ The framework's name for this kind of error. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
     )

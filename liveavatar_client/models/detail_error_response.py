@@ -20,7 +20,7 @@ class DetailErrorResponse:
     """An error as the web framework reports it."""
 
     detail: list[DetailErrorItem] | str
-    """ The faults one by one, or one text. """
+    """ The errors one by one, or one text. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
     )

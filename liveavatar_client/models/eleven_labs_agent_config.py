@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
@@ -19,30 +19,40 @@ T = TypeVar("T", bound="ElevenLabsAgentConfig")
 
 @_attrs_define
 class ElevenLabsAgentConfig:
-    """LITE only. An ElevenLabs agent that leads the conversation."""
+    """An ElevenLabs agent that leads the conversation."""
 
     secret_id: str
     """ Id of the ElevenLabs key stored at the service (UUID); not the key itself. """
     agent_id: str
     """ Id of the agent at ElevenLabs. """
-    voice_id: str | Unset = UNSET
+    voice_id: None | str | Unset = UNSET
     """ Id of a voice at ElevenLabs, in place of the agent's own. """
-    dynamic_variables: ElevenLabsDynamicVariables | Unset = UNSET
-    """ Values for the placeholders of an ElevenLabs agent. """
+    dynamic_variables: ElevenLabsDynamicVariables | None | Unset = UNSET
+    """ Values for the placeholders of the agent. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
     )
 
     def to_dict(self) -> dict[str, Any]:
+        from ..models.eleven_labs_dynamic_variables import ElevenLabsDynamicVariables  # noqa: PLC0415
+
         secret_id = self.secret_id
 
         agent_id = self.agent_id
 
-        voice_id = self.voice_id
+        voice_id: None | str | Unset
+        if isinstance(self.voice_id, Unset):
+            voice_id = UNSET
+        else:
+            voice_id = self.voice_id
 
-        dynamic_variables: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.dynamic_variables, Unset):
+        dynamic_variables: dict[str, Any] | None | Unset
+        if isinstance(self.dynamic_variables, Unset):
+            dynamic_variables = UNSET
+        elif isinstance(self.dynamic_variables, ElevenLabsDynamicVariables):
             dynamic_variables = self.dynamic_variables.to_dict()
+        else:
+            dynamic_variables = self.dynamic_variables
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -68,14 +78,33 @@ class ElevenLabsAgentConfig:
 
         agent_id = d.pop("agent_id")
 
-        voice_id = d.pop("voice_id", UNSET)
+        def _parse_voice_id(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
 
-        _dynamic_variables = d.pop("dynamic_variables", UNSET)
-        dynamic_variables: ElevenLabsDynamicVariables | Unset
-        if isinstance(_dynamic_variables, Unset):
-            dynamic_variables = UNSET
-        else:
-            dynamic_variables = ElevenLabsDynamicVariables.from_dict(_dynamic_variables)
+        voice_id = _parse_voice_id(d.pop("voice_id", UNSET))
+
+        def _parse_dynamic_variables(
+            data: object,
+        ) -> ElevenLabsDynamicVariables | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                dynamic_variables_type_0 = ElevenLabsDynamicVariables.from_dict(data)
+
+                return dynamic_variables_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(ElevenLabsDynamicVariables | None | Unset, data)
+
+        dynamic_variables = _parse_dynamic_variables(d.pop("dynamic_variables", UNSET))
 
         eleven_labs_agent_config = cls(
             secret_id=secret_id,

@@ -15,12 +15,12 @@ T = TypeVar("T", bound="ErrorItem")
 
 @_attrs_define
 class ErrorItem:
-    """One fault of a request."""
+    """One error in a request."""
 
     message: str
     """ What is wrong. """
     loc: list[int | str] | str | Unset = UNSET
-    """ Where it is, as one name or as the steps of a path. Missing when the fault is of the whole. """
+    """ Where it is, as one name or as the steps of a path. Missing when the whole request is wrong. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
     )

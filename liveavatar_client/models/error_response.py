@@ -22,11 +22,11 @@ class ErrorResponse:
     """The envelope around an error."""
 
     code: int
-    """ Any number but 100 and 1000. Faults of the request are in the 4000s. """
+    """ Any number but 100 and 1000. Errors of the request are in the 4000s. """
     data: list[ErrorItem] | None | Unset = UNSET
     """ What is wrong, item by item, or null. """
     message: None | str | Unset = UNSET
-    """ The service's words for a human reader. """
+    """ The service's message for a human reader. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
     )

@@ -29,7 +29,7 @@ class FishVoiceSettings:
     model: str | Unset = "s2"
     """ Speech model. Known are s1 and s2; more may follow. """
     latency_mode: str | Unset = "balanced"
-    """ What to favour. Known are normal and balanced; more may follow. """
+    """ Whether to favour latency or quality. Known are normal and balanced; more may follow. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
@@ -15,18 +15,18 @@ T = TypeVar("T", bound="GeminiRealtimeConfig")
 
 @_attrs_define
 class GeminiRealtimeConfig:
-    """LITE only. A Gemini live model that leads the conversation."""
+    """A Gemini live model that leads the conversation."""
 
     secret_id: str
     """ Id of the Gemini key stored at the service (UUID); not the key itself. """
-    context_id: str | Unset = UNSET
-    """ Id of the context, that is the prompt and knowledge (UUID). """
+    context_id: None | str | Unset = UNSET
+    """ Id of the context, which holds the prompt and the knowledge (UUID). """
     voice: str | Unset = "Puck"
     """ Voice of the model. """
     temperature: float | Unset = 0.8
     """ From predictable (0) to inventive (2). """
-    model: str | Unset = UNSET
-    """ Name of the model. Without it the service chooses. """
+    model: None | str | Unset = UNSET
+    """ Name of the model. Without it the service uses gemini-3.1-flash-live-preview. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
     )
@@ -34,13 +34,21 @@ class GeminiRealtimeConfig:
     def to_dict(self) -> dict[str, Any]:
         secret_id = self.secret_id
 
-        context_id = self.context_id
+        context_id: None | str | Unset
+        if isinstance(self.context_id, Unset):
+            context_id = UNSET
+        else:
+            context_id = self.context_id
 
         voice = self.voice
 
         temperature = self.temperature
 
-        model = self.model
+        model: None | str | Unset
+        if isinstance(self.model, Unset):
+            model = UNSET
+        else:
+            model = self.model
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -65,13 +73,27 @@ class GeminiRealtimeConfig:
         d = dict(src_dict)
         secret_id = d.pop("secret_id")
 
-        context_id = d.pop("context_id", UNSET)
+        def _parse_context_id(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        context_id = _parse_context_id(d.pop("context_id", UNSET))
 
         voice = d.pop("voice", UNSET)
 
         temperature = d.pop("temperature", UNSET)
 
-        model = d.pop("model", UNSET)
+        def _parse_model(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        model = _parse_model(d.pop("model", UNSET))
 
         gemini_realtime_config = cls(
             secret_id=secret_id,

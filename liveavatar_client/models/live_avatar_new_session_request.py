@@ -29,57 +29,67 @@ T = TypeVar("T", bound="LiveAvatarNewSessionRequest")
 
 @_attrs_define
 class LiveAvatarNewSessionRequest:
-    """What a session is to be. `mode` decides who thinks and speaks: in LITE the caller does, and the service only
-    animates the avatar; in FULL the service runs the whole conversation.
+    """The configuration of a session. In mode LITE the caller provides the speech and the service only animates the
+    avatar. In mode FULL the service runs the whole conversation. Null means that a field is not given.
 
     """
 
     avatar_id: str
     """ Id of the avatar (UUID). """
-    mode: str = "LITE"
-    """ LITE (1 credit per minute) or FULL (2 credits per minute). CUSTOM is the old name of LITE. """
+    mode: str | Unset = "LITE"
+    """ LITE (1 credit per minute) or FULL (2 credits per minute). CUSTOM is the old name of LITE. A request without
+    `mode` is FULL if it has `avatar_persona` or `voice_agent`, else LITE. """
     video_settings: None | Unset | VideoSettings = UNSET
-    """ How the avatar's video is encoded. Without it the service chooses H264 at high quality. """
+    """ Encoding and quality of the avatar's video. Without it the service uses H264 at high quality. """
     is_sandbox: bool | None | Unset = False
-    """ A trial session: free, ends by itself after about one minute, and works only with the avatar "Wayne",
-    dd73ea75-1218-4ef3-92ce-606d5f7fbc0a. """
+    """ Open a free trial session. It ends by itself after one minute at most, and works only with the avatar
+    "Wayne", dd73ea75-1218-4ef3-92ce-606d5f7fbc0a. """
     avatar_persona: AvatarPersona | None | Unset = UNSET
-    """ FULL only: the avatar's voice, knowledge and language. The service now prefers `voice_agent`; a FULL session
+    """ FULL only. The avatar's voice, knowledge and language. The service now prefers `voice_agent`. A FULL session
     has exactly one of the two. """
     livekit_config: CustomSDKLiveKitConfig | None | Unset = UNSET
     """ LITE only. The caller's own LiveKit room; without it the service makes one. """
-    max_session_duration: int | Unset = UNSET
-    """ Seconds after which the service ends the session; at most what the subscription allows. """
-    agora_config: AgoraConfig | Unset = UNSET
-    """ LITE only. The caller's own Agora channel, and a token with which the avatar enters it. """
-    elevenlabs_agent_config: ElevenLabsAgentConfig | Unset = UNSET
+    max_session_duration: int | None | Unset = UNSET
+    """ Seconds after which the service ends the session. A value above the limit of the subscription is refused
+    with status 400; the limit is 60 with `is_sandbox`. """
+    agora_config: AgoraConfig | None | Unset = UNSET
+    """ LITE only. The caller's own Agora channel. """
+    elevenlabs_agent_config: ElevenLabsAgentConfig | None | Unset = UNSET
     """ LITE only. An ElevenLabs agent that leads the conversation. """
-    openai_realtime_config: OpenAIRealtimeConfig | Unset = UNSET
+    openai_realtime_config: None | OpenAIRealtimeConfig | Unset = UNSET
     """ LITE only. An OpenAI realtime model that leads the conversation. """
-    gemini_realtime_config: GeminiRealtimeConfig | Unset = UNSET
+    gemini_realtime_config: GeminiRealtimeConfig | None | Unset = UNSET
     """ LITE only. A Gemini live model that leads the conversation. """
-    voice_agent: VoiceAgent | Unset = UNSET
-    """ FULL only. A voice agent that is stored at the service, in place of `avatar_persona`. """
-    interactivity_type: InteractivityType | Unset = UNSET
-    """ FULL only. Whether the avatar listens all the time (the default) or only when the user asks it to. """
-    llm_configuration_id: str | Unset = UNSET
-    """ FULL only. Id of a stored configuration of the caller's own language model (UUID). """
-    dynamic_variables: DynamicVariables | Unset = UNSET
-    """ Values for the placeholders of texts, at most 50. Names up to 64 characters, values up to 1000. """
-    memory: SessionMemory | Unset = UNSET
-    """ FULL only. What the avatar remembers from before. """
+    voice_agent: None | Unset | VoiceAgent = UNSET
+    """ FULL only. A stored voice agent, in place of `avatar_persona`. """
+    interactivity_type: InteractivityType | None | Unset = UNSET
+    """ FULL only. When the avatar listens. Without it the service uses CONVERSATIONAL. """
+    llm_configuration_id: None | str | Unset = UNSET
+    """ FULL only. Id of a stored configuration of the caller's own language model (UUID). The service checks it
+    when the session starts. """
+    dynamic_variables: DynamicVariables | None | Unset = UNSET
+    """ Values for the placeholders of texts. """
+    memory: None | SessionMemory | Unset = UNSET
+    """ FULL only. What the avatar remembers from earlier sessions. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
     )
 
     def to_dict(self) -> dict[str, Any]:
+        from ..models.agora_config import AgoraConfig  # noqa: PLC0415
         from ..models.avatar_persona import AvatarPersona  # noqa: PLC0415
         from ..models.custom_sdk_live_kit_config import CustomSDKLiveKitConfig  # noqa: PLC0415
+        from ..models.dynamic_variables import DynamicVariables  # noqa: PLC0415
+        from ..models.eleven_labs_agent_config import ElevenLabsAgentConfig  # noqa: PLC0415
+        from ..models.gemini_realtime_config import GeminiRealtimeConfig  # noqa: PLC0415
+        from ..models.open_ai_realtime_config import OpenAIRealtimeConfig  # noqa: PLC0415
+        from ..models.session_memory import SessionMemory  # noqa: PLC0415
         from ..models.video_settings import VideoSettings  # noqa: PLC0415
-
-        mode = self.mode
+        from ..models.voice_agent import VoiceAgent  # noqa: PLC0415
 
         avatar_id = self.avatar_id
+
+        mode = self.mode
 
         video_settings: dict[str, Any] | None | Unset
         if isinstance(self.video_settings, Unset):
@@ -111,50 +121,91 @@ class LiveAvatarNewSessionRequest:
         else:
             livekit_config = self.livekit_config
 
-        max_session_duration = self.max_session_duration
+        max_session_duration: int | None | Unset
+        if isinstance(self.max_session_duration, Unset):
+            max_session_duration = UNSET
+        else:
+            max_session_duration = self.max_session_duration
 
-        agora_config: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.agora_config, Unset):
+        agora_config: dict[str, Any] | None | Unset
+        if isinstance(self.agora_config, Unset):
+            agora_config = UNSET
+        elif isinstance(self.agora_config, AgoraConfig):
             agora_config = self.agora_config.to_dict()
+        else:
+            agora_config = self.agora_config
 
-        elevenlabs_agent_config: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.elevenlabs_agent_config, Unset):
+        elevenlabs_agent_config: dict[str, Any] | None | Unset
+        if isinstance(self.elevenlabs_agent_config, Unset):
+            elevenlabs_agent_config = UNSET
+        elif isinstance(self.elevenlabs_agent_config, ElevenLabsAgentConfig):
             elevenlabs_agent_config = self.elevenlabs_agent_config.to_dict()
+        else:
+            elevenlabs_agent_config = self.elevenlabs_agent_config
 
-        openai_realtime_config: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.openai_realtime_config, Unset):
+        openai_realtime_config: dict[str, Any] | None | Unset
+        if isinstance(self.openai_realtime_config, Unset):
+            openai_realtime_config = UNSET
+        elif isinstance(self.openai_realtime_config, OpenAIRealtimeConfig):
             openai_realtime_config = self.openai_realtime_config.to_dict()
+        else:
+            openai_realtime_config = self.openai_realtime_config
 
-        gemini_realtime_config: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.gemini_realtime_config, Unset):
+        gemini_realtime_config: dict[str, Any] | None | Unset
+        if isinstance(self.gemini_realtime_config, Unset):
+            gemini_realtime_config = UNSET
+        elif isinstance(self.gemini_realtime_config, GeminiRealtimeConfig):
             gemini_realtime_config = self.gemini_realtime_config.to_dict()
+        else:
+            gemini_realtime_config = self.gemini_realtime_config
 
-        voice_agent: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.voice_agent, Unset):
+        voice_agent: dict[str, Any] | None | Unset
+        if isinstance(self.voice_agent, Unset):
+            voice_agent = UNSET
+        elif isinstance(self.voice_agent, VoiceAgent):
             voice_agent = self.voice_agent.to_dict()
+        else:
+            voice_agent = self.voice_agent
 
-        interactivity_type: str | Unset = UNSET
-        if not isinstance(self.interactivity_type, Unset):
+        interactivity_type: None | str | Unset
+        if isinstance(self.interactivity_type, Unset):
+            interactivity_type = UNSET
+        elif isinstance(self.interactivity_type, InteractivityType):
             interactivity_type = self.interactivity_type.value
+        else:
+            interactivity_type = self.interactivity_type
 
-        llm_configuration_id = self.llm_configuration_id
+        llm_configuration_id: None | str | Unset
+        if isinstance(self.llm_configuration_id, Unset):
+            llm_configuration_id = UNSET
+        else:
+            llm_configuration_id = self.llm_configuration_id
 
-        dynamic_variables: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.dynamic_variables, Unset):
+        dynamic_variables: dict[str, Any] | None | Unset
+        if isinstance(self.dynamic_variables, Unset):
+            dynamic_variables = UNSET
+        elif isinstance(self.dynamic_variables, DynamicVariables):
             dynamic_variables = self.dynamic_variables.to_dict()
+        else:
+            dynamic_variables = self.dynamic_variables
 
-        memory: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.memory, Unset):
+        memory: dict[str, Any] | None | Unset
+        if isinstance(self.memory, Unset):
+            memory = UNSET
+        elif isinstance(self.memory, SessionMemory):
             memory = self.memory.to_dict()
+        else:
+            memory = self.memory
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
         field_dict.update(
             {
-                "mode": mode,
                 "avatar_id": avatar_id,
             }
         )
+        if mode is not UNSET:
+            field_dict["mode"] = mode
         if video_settings is not UNSET:
             field_dict["video_settings"] = video_settings
         if is_sandbox is not UNSET:
@@ -200,9 +251,9 @@ class LiveAvatarNewSessionRequest:
         from ..models.voice_agent import VoiceAgent  # noqa: PLC0415
 
         d = dict(src_dict)
-        mode = d.pop("mode")
-
         avatar_id = d.pop("avatar_id")
+
+        mode = d.pop("mode", UNSET)
 
         def _parse_video_settings(data: object) -> None | Unset | VideoSettings:
             if data is None:
@@ -266,75 +317,181 @@ class LiveAvatarNewSessionRequest:
 
         livekit_config = _parse_livekit_config(d.pop("livekit_config", UNSET))
 
-        max_session_duration = d.pop("max_session_duration", UNSET)
+        def _parse_max_session_duration(data: object) -> int | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(int | None | Unset, data)
 
-        _agora_config = d.pop("agora_config", UNSET)
-        agora_config: AgoraConfig | Unset
-        if isinstance(_agora_config, Unset):
-            agora_config = UNSET
-        else:
-            agora_config = AgoraConfig.from_dict(_agora_config)
+        max_session_duration = _parse_max_session_duration(
+            d.pop("max_session_duration", UNSET)
+        )
 
-        _elevenlabs_agent_config = d.pop("elevenlabs_agent_config", UNSET)
-        elevenlabs_agent_config: ElevenLabsAgentConfig | Unset
-        if isinstance(_elevenlabs_agent_config, Unset):
-            elevenlabs_agent_config = UNSET
-        else:
-            elevenlabs_agent_config = ElevenLabsAgentConfig.from_dict(
-                _elevenlabs_agent_config
-            )
+        def _parse_agora_config(data: object) -> AgoraConfig | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                agora_config_type_0 = AgoraConfig.from_dict(data)
 
-        _openai_realtime_config = d.pop("openai_realtime_config", UNSET)
-        openai_realtime_config: OpenAIRealtimeConfig | Unset
-        if isinstance(_openai_realtime_config, Unset):
-            openai_realtime_config = UNSET
-        else:
-            openai_realtime_config = OpenAIRealtimeConfig.from_dict(
-                _openai_realtime_config
-            )
+                return agora_config_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(AgoraConfig | None | Unset, data)
 
-        _gemini_realtime_config = d.pop("gemini_realtime_config", UNSET)
-        gemini_realtime_config: GeminiRealtimeConfig | Unset
-        if isinstance(_gemini_realtime_config, Unset):
-            gemini_realtime_config = UNSET
-        else:
-            gemini_realtime_config = GeminiRealtimeConfig.from_dict(
-                _gemini_realtime_config
-            )
+        agora_config = _parse_agora_config(d.pop("agora_config", UNSET))
 
-        _voice_agent = d.pop("voice_agent", UNSET)
-        voice_agent: VoiceAgent | Unset
-        if isinstance(_voice_agent, Unset):
-            voice_agent = UNSET
-        else:
-            voice_agent = VoiceAgent.from_dict(_voice_agent)
+        def _parse_elevenlabs_agent_config(
+            data: object,
+        ) -> ElevenLabsAgentConfig | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                elevenlabs_agent_config_type_0 = ElevenLabsAgentConfig.from_dict(data)
 
-        _interactivity_type = d.pop("interactivity_type", UNSET)
-        interactivity_type: InteractivityType | Unset
-        if isinstance(_interactivity_type, Unset):
-            interactivity_type = UNSET
-        else:
-            interactivity_type = InteractivityType(_interactivity_type)
+                return elevenlabs_agent_config_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(ElevenLabsAgentConfig | None | Unset, data)
 
-        llm_configuration_id = d.pop("llm_configuration_id", UNSET)
+        elevenlabs_agent_config = _parse_elevenlabs_agent_config(
+            d.pop("elevenlabs_agent_config", UNSET)
+        )
 
-        _dynamic_variables = d.pop("dynamic_variables", UNSET)
-        dynamic_variables: DynamicVariables | Unset
-        if isinstance(_dynamic_variables, Unset):
-            dynamic_variables = UNSET
-        else:
-            dynamic_variables = DynamicVariables.from_dict(_dynamic_variables)
+        def _parse_openai_realtime_config(
+            data: object,
+        ) -> None | OpenAIRealtimeConfig | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                openai_realtime_config_type_0 = OpenAIRealtimeConfig.from_dict(data)
 
-        _memory = d.pop("memory", UNSET)
-        memory: SessionMemory | Unset
-        if isinstance(_memory, Unset):
-            memory = UNSET
-        else:
-            memory = SessionMemory.from_dict(_memory)
+                return openai_realtime_config_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(None | OpenAIRealtimeConfig | Unset, data)
+
+        openai_realtime_config = _parse_openai_realtime_config(
+            d.pop("openai_realtime_config", UNSET)
+        )
+
+        def _parse_gemini_realtime_config(
+            data: object,
+        ) -> GeminiRealtimeConfig | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                gemini_realtime_config_type_0 = GeminiRealtimeConfig.from_dict(data)
+
+                return gemini_realtime_config_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(GeminiRealtimeConfig | None | Unset, data)
+
+        gemini_realtime_config = _parse_gemini_realtime_config(
+            d.pop("gemini_realtime_config", UNSET)
+        )
+
+        def _parse_voice_agent(data: object) -> None | Unset | VoiceAgent:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                voice_agent_type_0 = VoiceAgent.from_dict(data)
+
+                return voice_agent_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(None | Unset | VoiceAgent, data)
+
+        voice_agent = _parse_voice_agent(d.pop("voice_agent", UNSET))
+
+        def _parse_interactivity_type(data: object) -> InteractivityType | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, str):
+                    raise TypeError()
+                interactivity_type_type_0 = InteractivityType(data)
+
+                return interactivity_type_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(InteractivityType | None | Unset, data)
+
+        interactivity_type = _parse_interactivity_type(
+            d.pop("interactivity_type", UNSET)
+        )
+
+        def _parse_llm_configuration_id(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        llm_configuration_id = _parse_llm_configuration_id(
+            d.pop("llm_configuration_id", UNSET)
+        )
+
+        def _parse_dynamic_variables(data: object) -> DynamicVariables | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                dynamic_variables_type_0 = DynamicVariables.from_dict(data)
+
+                return dynamic_variables_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(DynamicVariables | None | Unset, data)
+
+        dynamic_variables = _parse_dynamic_variables(d.pop("dynamic_variables", UNSET))
+
+        def _parse_memory(data: object) -> None | SessionMemory | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                memory_type_0 = SessionMemory.from_dict(data)
+
+                return memory_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(None | SessionMemory | Unset, data)
+
+        memory = _parse_memory(d.pop("memory", UNSET))
 
         live_avatar_new_session_request = cls(
-            mode=mode,
             avatar_id=avatar_id,
+            mode=mode,
             video_settings=video_settings,
             is_sandbox=is_sandbox,
             avatar_persona=avatar_persona,

@@ -28,8 +28,9 @@ class LiveAvatarSessionData:
     max_session_duration: int | None | Unset = UNSET
     """ Seconds after which the service ends the session. """
     ws_url: None | str | Unset = _attrs_field(default=UNSET, repr=False)
-    """ Address of the socket for session events; it carries its own credential. Given in LITE with the service's
-    own room, else missing or null. """
+    """ Address of the WebSocket for session events; it carries its own credential. Given in every LITE session, the
+    caller's own LiveKit room included, unless a connector such as `elevenlabs_agent_config` leads the conversation.
+    Missing or null in FULL. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
     )

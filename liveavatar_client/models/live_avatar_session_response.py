@@ -22,11 +22,11 @@ class LiveAvatarSessionResponse:
     """The envelope around a started session."""
 
     code: int
-    """ 100 and 1000 are success; every other code is an error, whatever the HTTP status. """
+    """ 100 and 1000 mean success. Every other code is an error, whatever the HTTP status. """
     data: LiveAvatarSessionData
     """ A running session, and how to reach its room. """
     message: None | str | Unset = UNSET
-    """ The service's words for a human reader. """
+    """ The service's message for a human reader. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
@@ -15,12 +15,12 @@ T = TypeVar("T", bound="OpenAIRealtimeConfig")
 
 @_attrs_define
 class OpenAIRealtimeConfig:
-    """LITE only. An OpenAI realtime model that leads the conversation."""
+    """An OpenAI realtime model that leads the conversation."""
 
     secret_id: str
     """ Id of the OpenAI key stored at the service (UUID); not the key itself. """
-    context_id: str | Unset = UNSET
-    """ Id of the context, that is the prompt and knowledge (UUID). """
+    context_id: None | str | Unset = UNSET
+    """ Id of the context, which holds the prompt and the knowledge (UUID). """
     voice: str | Unset = "alloy"
     """ Voice of the model. """
     temperature: float | Unset = 0.8
@@ -34,7 +34,11 @@ class OpenAIRealtimeConfig:
     def to_dict(self) -> dict[str, Any]:
         secret_id = self.secret_id
 
-        context_id = self.context_id
+        context_id: None | str | Unset
+        if isinstance(self.context_id, Unset):
+            context_id = UNSET
+        else:
+            context_id = self.context_id
 
         voice = self.voice
 
@@ -65,7 +69,14 @@ class OpenAIRealtimeConfig:
         d = dict(src_dict)
         secret_id = d.pop("secret_id")
 
-        context_id = d.pop("context_id", UNSET)
+        def _parse_context_id(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        context_id = _parse_context_id(d.pop("context_id", UNSET))
 
         voice = d.pop("voice", UNSET)
 

@@ -13,10 +13,10 @@ T = TypeVar("T", bound="OtherVoiceSettings")
 
 @_attrs_define
 class OtherVoiceSettings:
-    """Fine tuning of a voice of a provider that this contract does not describe yet."""
+    """Fine tuning of a voice of a provider that this document does not describe yet."""
 
     provider: str
-    """ Name of the provider. Its settings go beside it, as further fields. """
+    """ Name of the provider. Put its settings beside it as further fields. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
     )

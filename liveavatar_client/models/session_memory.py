@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
@@ -15,20 +15,28 @@ T = TypeVar("T", bound="SessionMemory")
 
 @_attrs_define
 class SessionMemory:
-    """FULL only. What the avatar remembers from before."""
+    """What the avatar remembers from earlier sessions."""
 
-    prev_session_id: str | Unset = UNSET
+    prev_session_id: None | str | Unset = UNSET
     """ Id of the earlier session to go on from (UUID). """
-    session_memory_id: str | Unset = UNSET
+    session_memory_id: None | str | Unset = UNSET
     """ Id of the stored memory to use (UUID). """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
     )
 
     def to_dict(self) -> dict[str, Any]:
-        prev_session_id = self.prev_session_id
+        prev_session_id: None | str | Unset
+        if isinstance(self.prev_session_id, Unset):
+            prev_session_id = UNSET
+        else:
+            prev_session_id = self.prev_session_id
 
-        session_memory_id = self.session_memory_id
+        session_memory_id: None | str | Unset
+        if isinstance(self.session_memory_id, Unset):
+            session_memory_id = UNSET
+        else:
+            session_memory_id = self.session_memory_id
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -43,9 +51,24 @@ class SessionMemory:
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         d = dict(src_dict)
-        prev_session_id = d.pop("prev_session_id", UNSET)
 
-        session_memory_id = d.pop("session_memory_id", UNSET)
+        def _parse_prev_session_id(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        prev_session_id = _parse_prev_session_id(d.pop("prev_session_id", UNSET))
+
+        def _parse_session_memory_id(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        session_memory_id = _parse_session_memory_id(d.pop("session_memory_id", UNSET))
 
         session_memory = cls(
             prev_session_id=prev_session_id,

@@ -18,7 +18,7 @@ class SessionTokenData:
     session_id: str
     """ Id of the session (UUID). """
     session_token: str = _attrs_field(repr=False)
-    """ The session's own credential, for start and stop. A short-lived JWT. """
+    """ The session's own credential, for start, keep-alive and stop. A short-lived JWT. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
     )

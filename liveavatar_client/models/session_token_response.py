@@ -22,11 +22,11 @@ class SessionTokenResponse:
     """The envelope around a new session token."""
 
     code: int
-    """ 100 and 1000 are success; every other code is an error, whatever the HTTP status. """
+    """ 100 and 1000 mean success. Every other code is an error, whatever the HTTP status. """
     data: SessionTokenData
     """ A session that can be started. """
     message: None | str | Unset = UNSET
-    """ The service's words for a human reader. """
+    """ The service's message for a human reader. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
     )

@@ -21,7 +21,8 @@ class StopSessionRequest:
     session_id: str | Unset = UNSET
     """ Id of the session (UUID). Required when the API key is the credential. """
     reason: StopReason | Unset = UNSET
-    """ Why a session ended. USER_CLOSED is a user's own close; the service's default is UNKNOWN. """
+    """ Why a session ends. USER_CLOSED means that the user closed it. Responses may name further reasons, for
+    example DISPATCH_FAILED, which is not published. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
     )

@@ -18,11 +18,11 @@ class StopSessionResponse:
     """The envelope around a stopped session."""
 
     code: int | Unset = UNSET
-    """ 100 and 1000 are success; every other code is an error, whatever the HTTP status. """
+    """ 100 and 1000 mean success. Every other code is an error, whatever the HTTP status. """
     data: Any | Unset = UNSET
     """ Not specified; usually null. """
     message: None | str | Unset = UNSET
-    """ The service's words for a human reader. """
+    """ The service's message for a human reader. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
     )

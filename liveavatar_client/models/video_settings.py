@@ -17,10 +17,10 @@ T = TypeVar("T", bound="VideoSettings")
 
 @_attrs_define
 class VideoSettings:
-    """How the avatar's video is encoded."""
+    """Encoding and quality of the avatar's video."""
 
-    encoding: VideoEncoding
-    """ Video codec. The service's own choice is H264, and it discourages VP8 for new work. """
+    encoding: VideoEncoding | Unset = VideoEncoding.H264
+    """ Video codec. The service's default is H264. VP8 is deprecated and will be removed. """
     quality: VideoQuality | Unset = VideoQuality.HIGH
     """ Quality of the video, from least to most. The service's default is high. """
     additional_properties: dict[str, Any] = _attrs_field(
@@ -28,7 +28,9 @@ class VideoSettings:
     )
 
     def to_dict(self) -> dict[str, Any]:
-        encoding = self.encoding.value
+        encoding: str | Unset = UNSET
+        if not isinstance(self.encoding, Unset):
+            encoding = self.encoding.value
 
         quality: str | Unset = UNSET
         if not isinstance(self.quality, Unset):
@@ -36,11 +38,9 @@ class VideoSettings:
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "encoding": encoding,
-            }
-        )
+        field_dict.update({})
+        if encoding is not UNSET:
+            field_dict["encoding"] = encoding
         if quality is not UNSET:
             field_dict["quality"] = quality
 
@@ -49,7 +49,12 @@ class VideoSettings:
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         d = dict(src_dict)
-        encoding = VideoEncoding(d.pop("encoding"))
+        _encoding = d.pop("encoding", UNSET)
+        encoding: VideoEncoding | Unset
+        if isinstance(_encoding, Unset):
+            encoding = UNSET
+        else:
+            encoding = VideoEncoding(_encoding)
 
         _quality = d.pop("quality", UNSET)
         quality: VideoQuality | Unset

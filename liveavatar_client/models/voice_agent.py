@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
@@ -19,26 +19,36 @@ T = TypeVar("T", bound="VoiceAgent")
 
 @_attrs_define
 class VoiceAgent:
-    """FULL only. A voice agent that is stored at the service, in place of `avatar_persona`."""
+    """A voice agent that is stored at the service."""
 
     id: str
     """ Id of the voice agent (UUID). """
-    language: str | Unset = UNSET
+    language: None | str | Unset = UNSET
     """ Language of the conversation, as a code of two letters or with a region. """
-    dynamic_variables: DynamicVariables | Unset = UNSET
-    """ Values for the placeholders of texts, at most 50. Names up to 64 characters, values up to 1000. """
+    dynamic_variables: DynamicVariables | None | Unset = UNSET
+    """ Values for the placeholders of texts. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
     )
 
     def to_dict(self) -> dict[str, Any]:
+        from ..models.dynamic_variables import DynamicVariables  # noqa: PLC0415
+
         id = self.id
 
-        language = self.language
+        language: None | str | Unset
+        if isinstance(self.language, Unset):
+            language = UNSET
+        else:
+            language = self.language
 
-        dynamic_variables: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.dynamic_variables, Unset):
+        dynamic_variables: dict[str, Any] | None | Unset
+        if isinstance(self.dynamic_variables, Unset):
+            dynamic_variables = UNSET
+        elif isinstance(self.dynamic_variables, DynamicVariables):
             dynamic_variables = self.dynamic_variables.to_dict()
+        else:
+            dynamic_variables = self.dynamic_variables
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -61,14 +71,31 @@ class VoiceAgent:
         d = dict(src_dict)
         id = d.pop("id")
 
-        language = d.pop("language", UNSET)
+        def _parse_language(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
 
-        _dynamic_variables = d.pop("dynamic_variables", UNSET)
-        dynamic_variables: DynamicVariables | Unset
-        if isinstance(_dynamic_variables, Unset):
-            dynamic_variables = UNSET
-        else:
-            dynamic_variables = DynamicVariables.from_dict(_dynamic_variables)
+        language = _parse_language(d.pop("language", UNSET))
+
+        def _parse_dynamic_variables(data: object) -> DynamicVariables | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                dynamic_variables_type_0 = DynamicVariables.from_dict(data)
+
+                return dynamic_variables_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(DynamicVariables | None | Unset, data)
+
+        dynamic_variables = _parse_dynamic_variables(d.pop("dynamic_variables", UNSET))
 
         voice_agent = cls(
             id=id,

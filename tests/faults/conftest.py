@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import types
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from liveavatar import LiveAvatarError, SessionTokenNotFoundError
 
 from tests.clients import FLAVOURS, client
 from tests.faults.rows import ASYNC_ONLY, ROWS
@@ -31,15 +30,17 @@ REPORT = HERE.parents[1] / "build" / "fault-matrix.md"
 
 @contextlib.contextmanager
 def opened(flavour: str, server: FaultServer | str, **settings: Any) -> Iterator[Any]:
-    """A client of the server; at the end its pool is closed, and what is still open is left alone."""
+    """A client of the server; at the end its sessions are released and its pool is closed."""
     url = server if isinstance(server, str) else server.url
     key = settings.pop("api_key", KEY)
     api = client(flavour, key, **{"base_url": url, "timeout": 10.0} | settings)
     try:
         yield api
     finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
+        for session_id in api.open_sessions:
+            with contextlib.suppress(SessionTokenNotFoundError):
+                api.release_session(session_id)
+        with contextlib.suppress(LiveAvatarError):
             api.close()
         if hasattr(api, "runner"):
             api.runner.close()
@@ -58,7 +59,7 @@ def api(flavour: str, server: FaultServer) -> Iterator[Any]:
         yield made
 
 
-class Hurry:
+class FastRetries:
     """Short waits in place of the real ones; `on_wait` is called as each is decided."""
 
     def __init__(self) -> None:
@@ -72,22 +73,19 @@ class Hurry:
 
 
 @pytest.fixture
-def hurry(monkeypatch: pytest.MonkeyPatch) -> Hurry:
-    """Backoff in milliseconds. This, with `impatient`, is the one place that makes waits short."""
-    hurrying = Hurry()
-    monkeypatch.setattr("liveavatar._calls.random", types.SimpleNamespace(uniform=hurrying.uniform))
-    return hurrying
+def fast_retries(monkeypatch: pytest.MonkeyPatch) -> FastRetries:
+    """Backoff in milliseconds. This, with `short_cleanup`, is the one place that makes waits short."""
+    fast = FastRetries()
+    monkeypatch.setattr("liveavatar._calls.random", types.SimpleNamespace(uniform=fast.uniform))
+    return fast
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
+def short_cleanup(monkeypatch: pytest.MonkeyPatch) -> float:
     """The time a stop may take behind the caller's back, shortened."""
     seconds = 0.6
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] == "liveavatar":
-            for constant in ("CLEANUP_TIMEOUT", "RESCUE_TIME"):
-                if hasattr(module, constant):
-                    monkeypatch.setattr(module, constant, seconds)
+    for module in ("_flows", "_shutdown", "_transports._blocking", "_transports._asyncio"):
+        monkeypatch.setattr(f"liveavatar.{module}.CLEANUP_TIMEOUT", seconds)
     return seconds
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, _calls
 
 from tests.faults.cases import session_request
-from tests.faults.conftest import KEY, Hurry
+from tests.faults.conftest import KEY, FastRetries
 from tests.faults.server import FaultServer
 
 
@@ -291,7 +291,7 @@ def interrupted_at_any_line(method: str) -> None:
 
 
 def hurried() -> None:
-    _calls.random = types.SimpleNamespace(uniform=Hurry().uniform)  # type: ignore[assignment, attr-defined]
+    _calls.random = types.SimpleNamespace(uniform=FastRetries().uniform)  # type: ignore[assignment, attr-defined]
 
 
 def report(api: LiveAvatarApi, error: BaseException) -> None:

@@ -21,7 +21,7 @@ from liveavatar import (
 from tests.clients import client
 from tests.faults import server as fault
 from tests.faults.cases import AVATAR, session_request
-from tests.faults.conftest import KEY, Hurry, opened
+from tests.faults.conftest import KEY, FastRetries, opened
 from tests.faults.server import FaultServer
 
 # As they are, at an end, and in the middle; none of it may show.
@@ -316,16 +316,15 @@ def test_an_async_client_is_not_to_be_used_from_a_second_event_loop(server: Faul
         with asyncio.Runner() as second:
             for call in (
                 lambda: api.new_session(session_request()),
-                lambda: api.close_session(session_id),
                 lambda: api.stop_session(session_id),
                 lambda: api.create_session_token(session_request()),
                 lambda: api.start_session("token"),
             ):
                 with pytest.raises(LiveAvatarError, match="event loop"):
                     second.run(_awaited(call))
-        assert server.counts == (1, 1, 0)
-        assert api.open_sessions == (session_id,)
-        first.run(api.close_session(session_id))
+            assert server.counts == (1, 1, 0)
+            assert api.open_sessions == (session_id,)
+            second.run(_awaited(lambda: api.close_session(session_id)))  # a close works from any loop
         first.run(api.aclose())
     assert server.counts == (1, 1, 1)
     assert server.running == set()
@@ -344,19 +343,21 @@ def silent_port() -> Iterator[int]:
 
 
 @pytest.mark.row("A10")
-def test_a_refused_connection_is_tried_again_and_then_an_error(silent_port: int, flavour: str, hurry: Hurry) -> None:
+def test_a_refused_connection_is_tried_again_and_then_an_error(
+    silent_port: int, flavour: str, fast_retries: FastRetries
+) -> None:
     with opened(flavour, f"http://127.0.0.1:{silent_port}/v1") as api:
         with pytest.raises(LiveAvatarConnectionError) as caught:
             api.new_session(session_request())
         assert type(caught.value) is LiveAvatarConnectionError
         assert caught.value.attempts == 3
         assert caught.value.session_may_be_running is False
-        assert len(hurry.waits) == 2
+        assert len(fast_retries.waits) == 2
         assert api.open_sessions == ()
 
 
 @pytest.mark.row("A10")
-def test_a_host_without_an_address_is_a_connection_error(flavour: str, hurry: Hurry) -> None:
+def test_a_host_without_an_address_is_a_connection_error(flavour: str, fast_retries: FastRetries) -> None:
     with opened(flavour, "https://no-such-host.invalid/v1") as api:
         with pytest.raises(LiveAvatarConnectionError) as caught:
             api.new_session(session_request())
@@ -366,7 +367,7 @@ def test_a_host_without_an_address_is_a_connection_error(flavour: str, hurry: Hu
 
 @pytest.mark.row("A11")
 def test_a_start_that_is_refused_the_connection_leaves_nothing_to_stop(
-    flavour: str, server: FaultServer, hurry: Hurry
+    flavour: str, server: FaultServer, fast_retries: FastRetries
 ) -> None:
     with opened(flavour, server) as api:
         server.on("token", fault.vanishes)
@@ -383,29 +384,29 @@ def test_a_start_that_is_refused_the_connection_leaves_nothing_to_stop(
 
 @pytest.mark.row("A11")
 def test_a_start_that_is_refused_the_connection_once_is_sent_once(
-    flavour: str, server: FaultServer, hurry: Hurry
+    flavour: str, server: FaultServer, fast_retries: FastRetries
 ) -> None:
     with opened(flavour, server) as api:
         server.on("token", fault.vanishes)
-        hurry.on_wait = server.listen
+        fast_retries.on_wait = server.listen
         session = api.new_session(session_request())
         assert server.counts == (1, 1, 0)
         assert server.running == {session.session_id}
 
 
 @pytest.mark.row("A12")
-def test_a_service_that_comes_up_is_reached(flavour: str, server: FaultServer, hurry: Hurry) -> None:
+def test_a_service_that_comes_up_is_reached(flavour: str, server: FaultServer, fast_retries: FastRetries) -> None:
     server.refuse()
-    hurry.on_wait = server.listen
+    fast_retries.on_wait = server.listen
     with opened(flavour, server) as api:
         session = api.new_session(session_request())
-        assert len(hurry.waits) == 1
+        assert len(fast_retries.waits) == 1
         assert server.counts == (1, 1, 0)
         assert server.running == {session.session_id}
 
 
 @pytest.mark.row("A13")
-def test_an_untrusted_certificate_is_named_and_not_tried_again(flavour: str, hurry: Hurry) -> None:
+def test_an_untrusted_certificate_is_named_and_not_tried_again(flavour: str, fast_retries: FastRetries) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("localhost").configure_cert(context)
     with fault.serving(context) as server, opened(flavour, server) as api:
@@ -413,7 +414,7 @@ def test_an_untrusted_certificate_is_named_and_not_tried_again(flavour: str, hur
             api.new_session(session_request())
         assert caught.value.attempts == 1
         assert caught.value.session_may_be_running is False
-        assert hurry.waits == []
+        assert fast_retries.waits == []
         assert server.ledger.connections == 1
         assert server.counts == (0, 0, 0)
         assert server.running == set()
@@ -421,7 +422,7 @@ def test_an_untrusted_certificate_is_named_and_not_tried_again(flavour: str, hur
 
 @pytest.mark.row("A13")
 def test_a_trusted_certificate_of_another_host_is_not_accepted(
-    flavour: str, hurry: Hurry, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    flavour: str, fast_retries: FastRetries, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))

@@ -19,7 +19,7 @@ from liveavatar import AsyncLiveAvatarApi
 
 from tests.faults import server as fault
 from tests.faults.cases import session_request
-from tests.faults.conftest import KEY, Hurry
+from tests.faults.conftest import KEY, FastRetries
 from tests.faults.server import FaultServer
 
 pytestmark = pytest.mark.row("H9")
@@ -236,7 +236,7 @@ def test_scope_cancelled_before_the_call_sends_nothing(run: Any, server: FaultSe
     assert server.running == set()
 
 
-def test_task_that_is_eager_opens_and_closes(run: Any, server: FaultServer, hurry: Hurry) -> None:
+def test_task_that_is_eager_opens_and_closes(run: Any, server: FaultServer, fast_retries: FastRetries) -> None:
     """Sessions opened and closed in tasks, some of which fail or are cancelled at once, leave none running."""
 
     async def main() -> None:

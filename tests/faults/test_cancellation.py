@@ -15,7 +15,7 @@ from liveavatar import AsyncLiveAvatarApi, LiveAvatarError
 
 from tests.faults import server as fault
 from tests.faults.cases import session_request
-from tests.faults.conftest import KEY, Hurry
+from tests.faults.conftest import KEY, FastRetries
 from tests.faults.server import FaultServer
 from tests.faults.stepping import Outcome, SteppingLoop, cancelled_at
 
@@ -74,7 +74,7 @@ async def idle(api: AsyncLiveAvatarApi) -> None:
 @pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("words", FAULTS)
 def test_async_new_session_cancelled_at_any_turn_leaves_nothing_running(
-    words: str, times: int, runner: asyncio.Runner, hurry: Hurry
+    words: str, times: int, runner: asyncio.Runner, fast_retries: FastRetries
 ) -> None:
     async def once(*turns: int) -> Outcome:
         with FaultServer() as server:
@@ -111,7 +111,7 @@ def test_async_new_session_cancelled_at_any_turn_leaves_nothing_running(
 @pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("words", ["nothing else", "a lagging stop", "a stop that fails once"])
 def test_async_close_session_cancelled_at_any_turn_has_stopped_it_or_can_be_called_again(
-    words: str, times: int, runner: asyncio.Runner, hurry: Hurry
+    words: str, times: int, runner: asyncio.Runner, fast_retries: FastRetries
 ) -> None:
     async def once(*turns: int) -> Outcome:
         with FaultServer() as server:
@@ -146,7 +146,7 @@ def test_async_close_session_cancelled_at_any_turn_has_stopped_it_or_can_be_call
 @pytest.mark.row("F2", "F3")
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_async_session_block_cancelled_at_any_turn_leaves_nothing_running(
-    times: int, runner: asyncio.Runner, hurry: Hurry
+    times: int, runner: asyncio.Runner, fast_retries: FastRetries
 ) -> None:
     async def once(*turns: int) -> Outcome:
         with FaultServer() as server:
@@ -178,7 +178,7 @@ def test_async_session_block_cancelled_at_any_turn_leaves_nothing_running(
 @pytest.mark.row("F2")
 @pytest.mark.parametrize("times", [1, 2])
 def test_async_client_block_cancelled_at_any_turn_leaves_nothing_running(
-    times: int, runner: asyncio.Runner, hurry: Hurry
+    times: int, runner: asyncio.Runner, fast_retries: FastRetries
 ) -> None:
     async def once(*turns: int) -> Outcome:
         with FaultServer() as server:
@@ -254,18 +254,20 @@ def test_async_cancel_of_a_held_start_has_stopped_it_when_the_task_ends(
 
 
 @pytest.mark.row("F3")
-def test_async_cancel_between_the_tries_of_a_stop_does_not_end_the_tries(server: FaultServer, hurry: Hurry) -> None:
+def test_async_cancel_between_the_tries_of_a_stop_does_not_end_the_tries(
+    server: FaultServer, fast_retries: FastRetries
+) -> None:
     async def scenario() -> None:
         async with made(server) as api:
             server.on("start", fault.holds(acts=True))
             server.on("stop", fault.answers(503), 2)
             task = asyncio.ensure_future(api.new_session(session_request()))
-            hurry.on_wait = task.cancel
+            fast_retries.on_wait = task.cancel
             await asyncio.to_thread(server.arrived, "start")
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert len(hurry.waits) == 2
+            assert len(fast_retries.waits) == 2
             assert api.open_sessions == ()
             assert server.counts == (1, 1, 3)
             assert server.running == set()
@@ -320,7 +322,7 @@ def test_async_task_group_that_fails_leaves_none_of_its_sessions(server: FaultSe
 
 @pytest.mark.row("F5")
 def test_async_cancelled_start_whose_stop_hangs_ends_all_the_same_and_keeps_the_session(
-    server: FaultServer, impatient: float, caplog: pytest.LogCaptureFixture
+    server: FaultServer, short_cleanup: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
         async with made(server, timeout=60.0) as api:
@@ -473,14 +475,14 @@ def test_async_start_that_is_abandoned_with_its_loop_says_that_a_session_may_run
     assert api.open_sessions == (session_id,)
     assert server.ledger.counts == (1, 1, 0)
     assert server.ledger.running == {session_id}
-    for own in vars(api._transport).values():  # nothing can close it any more, and it would complain
-        if isinstance(own, aiohttp.ClientSession):
-            own.detach()
+    for own in api._transport._sessions.values():  # type: ignore[attr-defined]  # nothing can close it any more
+        own.detach()
+    api._flows.sessions.discard(api._flows.sessions.get(session_id))
 
 
 @pytest.mark.parametrize("leave", ["aclose", "async with"])
 def test_async_client_that_is_closed_while_a_start_is_under_way_leaves_nothing_running(
-    leave: str, server: FaultServer, hurry: Hurry
+    leave: str, server: FaultServer, fast_retries: FastRetries
 ) -> None:
     server.on("start", fault.delays(0.3))
 
@@ -489,8 +491,7 @@ def test_async_client_that_is_closed_while_a_start_is_under_way_leaves_nothing_r
         opening = asyncio.ensure_future(api.new_session(session_request()))
         await asyncio.to_thread(server.arrived, "start")
         if leave == "aclose":
-            with pytest.warns(ResourceWarning, match="sessions are open"):
-                await api.aclose()
+            await api.aclose()
         else:
             async with api:
                 pass

@@ -17,7 +17,7 @@ from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, LiveAvatarError
 from tests.clients import client
 from tests.faults import server as fault
 from tests.faults.cases import session_request
-from tests.faults.conftest import KEY, Hurry
+from tests.faults.conftest import KEY, FastRetries
 from tests.faults.pools import DIRECT_POOLS, POOLS, LoopThread, driven, in_thread, outcome
 from tests.faults.server import FaultServer
 
@@ -33,7 +33,7 @@ WAYS = ("close", "leave")
 @over_every_pool
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("phase", ["token", "start"])
-def test_close_while_opening(phase: str, way: str, pool: str, hurry: Hurry) -> None:
+def test_close_while_opening(phase: str, way: str, pool: str, fast_retries: FastRetries) -> None:
     """A session that is being opened when the client is closed is not handed out, and does not run."""
     with driven(pool) as (server, api):
         gate = threading.Event()
@@ -58,7 +58,7 @@ def test_close_while_opening(phase: str, way: str, pool: str, hurry: Hurry) -> N
 @pytest.mark.row("H1")
 @over_every_pool
 @pytest.mark.parametrize("acts", [True, False], ids=["that happened", "that did not"])
-def test_close_while_a_start_hangs(acts: bool, pool: str, hurry: Hurry) -> None:
+def test_close_while_a_start_hangs(acts: bool, pool: str, fast_retries: FastRetries) -> None:
     """A start without a response when the client is closed is stopped, in bounded time."""
     with driven(pool, timeout=0.8) as (server, api):
         server.on("start", fault.holds(acts=acts), 1)
@@ -116,7 +116,7 @@ def test_async_close_after_a_worker_thread_was_abandoned(phase: str, server: Fau
 
 
 @pytest.mark.row("H1")
-def test_close_while_a_failed_start_is_stopped(flavour: str, hurry: Hurry) -> None:
+def test_close_while_a_failed_start_is_stopped(flavour: str, fast_retries: FastRetries) -> None:
     """The cleanup of a failed start survives the closing of the client."""
     with driven(f"{flavour} own") as (server, api):
         gate = threading.Event()
@@ -136,7 +136,7 @@ def test_close_while_a_failed_start_is_stopped(flavour: str, hurry: Hurry) -> No
 
 
 @pytest.mark.row("H1")
-def test_close_while_a_session_is_closed(flavour: str, hurry: Hurry) -> None:
+def test_close_while_a_session_is_closed(flavour: str, fast_retries: FastRetries) -> None:
     """A close_session in flight and the closing of the client do not disturb each other."""
     with driven(f"{flavour} own") as (server, api):
         session_id = api.call("new_session", session_request()).session_id
@@ -177,7 +177,9 @@ def test_close_stops_open_sessions(way: str, pool: str) -> None:
 
 
 @pytest.mark.row("H2")
-def test_close_tells_of_a_stop_that_failed(flavour: str, hurry: Hurry, caplog: pytest.LogCaptureFixture) -> None:
+def test_close_tells_of_a_stop_that_failed(
+    flavour: str, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
+) -> None:
     """If a session cannot be stopped, close() raises, names it, and still closes the client and stops the others."""
     with driven(f"{flavour} own") as (server, api):
         ids = {api.call("new_session", session_request()).session_id for _ in range(3)}
@@ -197,7 +199,9 @@ def test_close_tells_of_a_stop_that_failed(flavour: str, hurry: Hurry, caplog: p
 
 
 @pytest.mark.row("H2")
-def test_close_of_a_with_block_keeps_the_blocks_exception(flavour: str, server: FaultServer, hurry: Hurry) -> None:
+def test_close_of_a_with_block_keeps_the_blocks_exception(
+    flavour: str, server: FaultServer, fast_retries: FastRetries
+) -> None:
     """close() inside a `with` block that then fails: the block's exception is raised, and nothing runs."""
     with pytest.raises(ZeroDivisionError), client(flavour, KEY, base_url=server.url) as api:  # noqa: PT012
         api.new_session(session_request())
@@ -235,7 +239,7 @@ def test_async_aclose_that_is_cancelled_has_stopped_the_sessions(server: FaultSe
 @pytest.mark.row("H3")
 @over_every_pool
 @pytest.mark.parametrize("how", ["close_session", "close_all_sessions", "leave", "close"])
-def test_closed_client_still_stops(how: str, pool: str, hurry: Hurry) -> None:
+def test_closed_client_still_stops(how: str, pool: str, fast_retries: FastRetries) -> None:
     """A session whose stop failed when the client was closed can still be stopped through that client."""
     with driven(pool) as (server, api):
         session_id = api.call("new_session", session_request()).session_id
@@ -250,7 +254,7 @@ def test_closed_client_still_stops(how: str, pool: str, hurry: Hurry) -> None:
 
 @pytest.mark.row("H3")
 @pytest.mark.parametrize("pool", [pool for pool in DIRECT_POOLS if pool.split()[-1] in ("session", "http_client")])
-def test_callers_pool_is_closed_first(pool: str, hurry: Hurry) -> None:
+def test_callers_pool_is_closed_first(pool: str, fast_retries: FastRetries) -> None:
     """Sessions are stopped even if the caller has closed the pool that they were opened through."""
     with driven(pool) as (server, api):
         session_id = api.call("new_session", session_request()).session_id
@@ -273,7 +277,7 @@ ASYNC_POOLS = [pool.removeprefix("async ") for pool in DIRECT_POOLS if pool.star
 @pytest.mark.parametrize("state", ["running", "at rest", "closed"])
 @pytest.mark.parametrize("how", ["close_session", "close_all_sessions", "leave", "close"])
 @pytest.mark.parametrize("kind", ASYNC_POOLS)
-def test_async_close_from_another_loop(kind: str, how: str, state: str, hurry: Hurry) -> None:
+def test_async_close_from_another_loop(kind: str, how: str, state: str, fast_retries: FastRetries) -> None:
     """A session is stopped from another event loop than the one it was opened in."""
     if state == "running":
         with driven(f"async {kind}") as (server, api):

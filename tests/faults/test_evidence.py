@@ -14,7 +14,7 @@ from liveavatar import ConcurrencyLimitError, LiveAvatarApiError, LiveAvatarErro
 
 from tests.faults import server as fault
 from tests.faults.cases import session_request
-from tests.faults.conftest import Hurry, opened
+from tests.faults.conftest import FastRetries, opened
 from tests.faults.server import Behaviour, FaultServer
 
 HTML = "<html><body>Bad gateway</body></html>"
@@ -105,7 +105,7 @@ def test_stop_that_overtakes_its_start_is_sent_again(flavour: str) -> None:
 
 @pytest.mark.row("H4")
 def test_start_after_the_cleanup_is_not_called_stopped(
-    flavour: str, impatient: float, caplog: pytest.LogCaptureFixture
+    flavour: str, short_cleanup: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     """If the session starts after the last stop, the error says that it may run, and the token is kept."""
 
@@ -121,13 +121,13 @@ def test_start_after_the_cleanup_is_not_called_stopped(
         assert api.open_sessions == ()
 
     caplog.set_level(logging.WARNING, "liveavatar")
-    at_once(PAIRS, lambda pair: overtaken(*pair, impatient + 1.0, flavour)(found))
+    at_once(PAIRS, lambda pair: overtaken(*pair, short_cleanup + 1.0, flavour)(found))
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warned) == len(PAIRS)
 
 
 @pytest.mark.row("H4")
-def test_session_that_never_starts_is_bounded_in_time(flavour: str, impatient: float) -> None:
+def test_session_that_never_starts_is_bounded_in_time(flavour: str, short_cleanup: float) -> None:
     """A service that never knows the session does not hold the caller longer than a cleanup may take."""
     with FaultServer() as server, opened(flavour, server) as api:
         server.stops_minted = False
@@ -135,7 +135,7 @@ def test_session_that_never_starts_is_bounded_in_time(flavour: str, impatient: f
         began = time.monotonic()
         with pytest.raises(LiveAvatarError) as caught:
             api.new_session(session_request())
-        assert time.monotonic() - began < impatient + 5
+        assert time.monotonic() - began < short_cleanup + 5
         assert caught.value.session_may_be_running is True
         assert server.running == set()
         server.stops_minted = True
@@ -151,7 +151,7 @@ ALREADY: dict[str, Behaviour] = {
 
 
 @pytest.mark.row("H4")
-def test_stop_that_says_already_stopped_is_proof(flavour: str, hurry: Hurry) -> None:
+def test_stop_that_says_already_stopped_is_proof(flavour: str, fast_retries: FastRetries) -> None:
     """A session that the service calls stopped or ended is not asked for again."""
 
     def check(refusal: Behaviour) -> None:
@@ -166,7 +166,7 @@ def test_stop_that_says_already_stopped_is_proof(flavour: str, hurry: Hurry) -> 
 
 
 @pytest.mark.row("H4")
-def test_unknown_session_is_proof_after_a_start_that_is_known(flavour: str, hurry: Hurry) -> None:
+def test_unknown_session_is_proof_after_a_start_that_is_known(flavour: str, fast_retries: FastRetries) -> None:
     """A 404 for a session that was handed out means that it has ended."""
     with FaultServer() as server, opened(flavour, server) as api:
         session_id = api.new_session(session_request()).session_id
@@ -185,7 +185,7 @@ UNDOCUMENTED = sorted({*range(400, 452), 460, 494, 495, 498, 499} - {*REFUSALS, 
 
 @pytest.mark.row("H5")
 @pytest.mark.parametrize("body", ["json", "html"])
-def test_undocumented_status_stops_the_session(body: str, flavour: str, hurry: Hurry) -> None:
+def test_undocumented_status_stops_the_session(body: str, flavour: str, fast_retries: FastRetries) -> None:
     """A start with a status that is no documented refusal may have been carried out; it is stopped."""
     with FaultServer() as server, opened(flavour, server) as api:
         for status in UNDOCUMENTED:
@@ -201,7 +201,7 @@ def test_undocumented_status_stops_the_session(body: str, flavour: str, hurry: H
 
 
 @pytest.mark.row("H5")
-def test_undocumented_status_of_start_session_may_run(flavour: str, hurry: Hurry) -> None:
+def test_undocumented_status_of_start_session_may_run(flavour: str, fast_retries: FastRetries) -> None:
     """start_session stops nothing, and says that the session may run."""
     with FaultServer() as server, opened(flavour, server) as api:
         for status in (*UNDOCUMENTED, 302, 500, 503):
@@ -214,7 +214,7 @@ def test_undocumented_status_of_start_session_may_run(flavour: str, hurry: Hurry
 
 
 @pytest.mark.row("H5")
-def test_documented_refusals_send_no_stop(flavour: str, hurry: Hurry) -> None:
+def test_documented_refusals_send_no_stop(flavour: str, fast_retries: FastRetries) -> None:
     """After a refusal there is no session to stop."""
     with FaultServer() as server, opened(flavour, server, max_retries=0) as api:
         for status in REFUSALS:
@@ -242,7 +242,7 @@ CONFLICTS = {
 
 @pytest.mark.row("H5")
 @pytest.mark.parametrize(("words", "started"), CONFLICTS.items())
-def test_conflict_on_start(words: str, started: bool, flavour: str, hurry: Hurry) -> None:
+def test_conflict_on_start(words: str, started: bool, flavour: str, fast_retries: FastRetries) -> None:
     """A 409 means that nothing was started only if it tells of the concurrency limit, and of nothing else."""
     with FaultServer() as server, opened(flavour, server, max_retries=0) as api:
         server.on("start", fault.answers(409, {"code": 4090, "data": None, "message": words}, acts=started), 1)
@@ -257,7 +257,7 @@ def test_conflict_on_start(words: str, started: bool, flavour: str, hurry: Hurry
 
 
 @pytest.mark.row("H5")
-def test_error_under_a_success_status_is_no_refusal(flavour: str, hurry: Hurry) -> None:
+def test_error_under_a_success_status_is_no_refusal(flavour: str, fast_retries: FastRetries) -> None:
     """A 2xx with an error in its envelope is no proof that nothing was started, whatever its message."""
     with FaultServer() as server, opened(flavour, server, max_retries=0) as api:
         for words in ("Not enough credits", "Concurrency limit reached", "Invalid session token", "Not found"):

@@ -15,7 +15,7 @@ from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi
 
 from tests.faults import server as fault
 from tests.faults.cases import session_request
-from tests.faults.conftest import KEY, Hurry
+from tests.faults.conftest import KEY, FastRetries
 from tests.faults.running import program
 from tests.faults.server import FaultServer
 
@@ -226,7 +226,7 @@ def test_async_client_is_collected_after_its_loop(server: FaultServer, caplog: p
 
 
 def test_collection_with_nothing_open_says_nothing(
-    flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture, hurry: Hurry
+    flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture, fast_retries: FastRetries
 ) -> None:
     """A collected client whose sessions are closed or released starts no thread, sends nothing and says nothing."""
     caplog.set_level(logging.DEBUG)

@@ -20,7 +20,7 @@ from liveavatar import LiveAvatarError
 from tests.clients import client
 from tests.faults import server as fault
 from tests.faults.cases import session_request
-from tests.faults.conftest import KEY, UNMEASURED, Hurry, opened
+from tests.faults.conftest import KEY, UNMEASURED, FastRetries, opened
 from tests.faults.server import FaultServer
 
 ROOT = Path(__file__).parents[2]
@@ -279,7 +279,7 @@ def test_blocking_interrupt_at_any_moment_loses_no_session_and_hangs_nothing(whe
 
 @pytest.mark.row("F5")
 def test_a_hanging_stop_does_not_hold_back_the_error_and_keeps_the_session(
-    flavour: str, server: FaultServer, impatient: float, caplog: pytest.LogCaptureFixture
+    flavour: str, server: FaultServer, short_cleanup: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(flavour, server, timeout=60.0) as api:
         server.on("start", fault.answers(500, acts=True))
@@ -307,7 +307,7 @@ def test_a_hanging_stop_does_not_hold_back_the_error_and_keeps_the_session(
 
 @pytest.mark.row("F5")
 def test_a_failing_stop_leaves_the_error_a_note_and_one_warning(
-    flavour: str, server: FaultServer, hurry: Hurry, caplog: pytest.LogCaptureFixture
+    flavour: str, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(flavour, server) as api:
         server.on("start", fault.cut())
@@ -345,7 +345,7 @@ def test_an_exception_in_a_session_block_stops_the_session_and_is_raised(
 
 @pytest.mark.row("F8")
 def test_an_exception_in_a_session_block_whose_stop_fails_too_is_raised_with_a_note(
-    flavour: str, server: FaultServer, hurry: Hurry
+    flavour: str, server: FaultServer, fast_retries: FastRetries
 ) -> None:
     with opened(flavour, server) as api:
         server.on("stop", fault.answers(503))
@@ -360,7 +360,9 @@ def test_an_exception_in_a_session_block_whose_stop_fails_too_is_raised_with_a_n
 
 
 @pytest.mark.row("F8")
-def test_a_session_block_whose_stop_fails_raises_that(flavour: str, server: FaultServer, hurry: Hurry) -> None:
+def test_a_session_block_whose_stop_fails_raises_that(
+    flavour: str, server: FaultServer, fast_retries: FastRetries
+) -> None:
     with opened(flavour, server) as api:
         server.on("stop", fault.answers(503))
         with pytest.raises(LiveAvatarError) as caught, api.session(session_request()) as session:
@@ -384,7 +386,9 @@ def test_a_session_that_is_closed_inside_its_block_is_not_stopped_again(flavour:
 
 
 @pytest.mark.row("F8")
-def test_leaving_the_client_stops_every_session_and_tries_all(flavour: str, server: FaultServer, hurry: Hurry) -> None:
+def test_leaving_the_client_stops_every_session_and_tries_all(
+    flavour: str, server: FaultServer, fast_retries: FastRetries
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         with pytest.raises(Own, match="mine") as caught, client(flavour, KEY, base_url=server.url) as api:  # noqa: PT012

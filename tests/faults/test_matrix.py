@@ -16,7 +16,7 @@ from tests.clients import FLAVOURS, watch_aiohttp
 from tests.faults import server as fault
 from tests.faults.canaries import leaks
 from tests.faults.cases import BODIES, CASES, LIMITS, MORE, STATUSES, WIRE, Case, says, session_request
-from tests.faults.conftest import KEY, Hurry, opened
+from tests.faults.conftest import KEY, FastRetries, opened
 from tests.faults.server import FaultServer
 
 
@@ -133,35 +133,35 @@ def check_requests(server: FaultServer) -> None:
 
 @in_both(*WIRE)
 def test_a_broken_wire_ends_in_a_value_or_a_connection_error_and_leaves_nothing_running(
-    case: Case, flavour: str, server: FaultServer, hurry: Hurry, caplog: pytest.LogCaptureFixture
+    case: Case, flavour: str, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(case, flavour, server, caplog)
 
 
 @in_both(*STATUSES)
 def test_each_status_has_its_error_and_its_number_of_requests(
-    case: Case, flavour: str, server: FaultServer, hurry: Hurry, caplog: pytest.LogCaptureFixture
+    case: Case, flavour: str, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(case, flavour, server, caplog)
 
 
 @in_both(*BODIES)
 def test_a_body_under_success_is_a_value_or_a_typed_error(
-    case: Case, flavour: str, server: FaultServer, hurry: Hurry, caplog: pytest.LogCaptureFixture
+    case: Case, flavour: str, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(case, flavour, server, caplog)
 
 
 @in_both(*LIMITS)
 def test_a_rate_limit_is_respected(
-    case: Case, flavour: str, server: FaultServer, hurry: Hurry, caplog: pytest.LogCaptureFixture
+    case: Case, flavour: str, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(case, flavour, server, caplog)
 
 
 @in_both(*MORE)
 def test_a_fault_of_the_same_kind_as_a_row_is_no_surprise(
-    case: Case, flavour: str, server: FaultServer, hurry: Hurry, caplog: pytest.LogCaptureFixture
+    case: Case, flavour: str, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(case, flavour, server, caplog)
 
@@ -169,7 +169,7 @@ def test_a_fault_of_the_same_kind_as_a_row_is_no_surprise(
 @pytest.mark.row("B8")
 @pytest.mark.parametrize("on", ["token", "start"])
 def test_an_answer_nobody_asked_for_is_not_taken_for_the_next_requests_answer(
-    on: str, flavour: str, server: FaultServer, hurry: Hurry
+    on: str, flavour: str, server: FaultServer, fast_retries: FastRetries
 ) -> None:
     stray = fault.message(200, {"code": 1000, "data": None, "message": "stopped"})
     with opened(flavour, server) as api:
@@ -184,7 +184,7 @@ def test_an_answer_nobody_asked_for_is_not_taken_for_the_next_requests_answer(
 
 @pytest.mark.row("B8")
 def test_after_an_answer_nobody_asked_for_its_connection_is_not_used_again(
-    flavour: str, server: FaultServer, hurry: Hurry
+    flavour: str, server: FaultServer, fast_retries: FastRetries
 ) -> None:
     stray = fault.message(200, {"code": 1000, "data": None, "message": "stopped"})
     with opened(flavour, server) as api:
@@ -199,7 +199,7 @@ def test_after_an_answer_nobody_asked_for_its_connection_is_not_used_again(
 
 @pytest.mark.row("B4")
 def test_a_connection_that_the_service_closed_while_idle_costs_nobody_an_error(
-    flavour: str, server: FaultServer, hurry: Hurry
+    flavour: str, server: FaultServer, fast_retries: FastRetries
 ) -> None:
     with opened(flavour, server) as api:
         server.on("start", fault.leaves, 1)
@@ -218,7 +218,7 @@ def test_no_two_cases_have_one_name() -> None:
 @pytest.mark.row("B4")
 @pytest.mark.parametrize("how", [fault.resets, fault.hangs_up])
 def test_a_stop_that_happened_but_lost_its_answer_is_a_success(
-    how: Any, flavour: str, server: FaultServer, hurry: Hurry
+    how: Any, flavour: str, server: FaultServer, fast_retries: FastRetries
 ) -> None:
     with opened(flavour, server) as api:
         session = api.new_session(session_request())
@@ -234,7 +234,7 @@ def test_a_stop_that_happened_but_lost_its_answer_is_a_success(
 
 @pytest.mark.row("C3")
 def test_after_a_401_the_stop_goes_out_with_the_api_key_and_the_id(
-    flavour: str, server: FaultServer, hurry: Hurry
+    flavour: str, server: FaultServer, fast_retries: FastRetries
 ) -> None:
     with opened(flavour, server) as api:
         session = api.new_session(session_request())
@@ -254,7 +254,7 @@ def test_after_a_401_the_stop_goes_out_with_the_api_key_and_the_id(
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("on", ["token", "start"])
 def test_a_redirect_is_an_error_and_the_other_host_sees_nothing(
-    status: int, on: str, flavour: str, server: FaultServer, hurry: Hurry
+    status: int, on: str, flavour: str, server: FaultServer, fast_retries: FastRetries
 ) -> None:
     with fault.serving() as other, opened(flavour, server) as api:
         server.on(on, fault.redirects(status, other.url, acts=on == "start"))
@@ -270,7 +270,9 @@ def test_a_redirect_is_an_error_and_the_other_host_sees_nothing(
 
 
 @pytest.mark.row("C16")
-def test_a_redirected_stop_is_an_error_and_keeps_the_session(flavour: str, server: FaultServer, hurry: Hurry) -> None:
+def test_a_redirected_stop_is_an_error_and_keeps_the_session(
+    flavour: str, server: FaultServer, fast_retries: FastRetries
+) -> None:
     with fault.serving() as other, opened(flavour, server) as api:
         session = api.new_session(session_request())
         server.on("stop", fault.redirects(307, other.url))

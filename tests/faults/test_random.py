@@ -17,7 +17,7 @@ from tests.clients import FLAVOURS
 from tests.faults import server as fault
 from tests.faults.canaries import leaks
 from tests.faults.cases import session_request
-from tests.faults.conftest import Hurry, opened
+from tests.faults.conftest import FastRetries, opened
 from tests.faults.server import Behaviour, FaultServer
 
 bounded = settings(
@@ -79,7 +79,9 @@ step = st.tuples(
 @both
 @given(steps=st.lists(step, min_size=1, max_size=8))
 @settings(bounded, max_examples=100)
-def test_nothing_runs_that_the_client_does_not_know_of(steps: list[Any], flavour: str, hurry: Hurry) -> None:
+def test_nothing_runs_that_the_client_does_not_know_of(
+    steps: list[Any], flavour: str, fast_retries: FastRetries
+) -> None:
     with FaultServer() as server, opened(flavour, server) as api:
         begun = 0
         released: set[str] = set()
@@ -232,7 +234,9 @@ def check_any_body(on: str, behaviour: Behaviour, flavour: str, *, search: bool 
 @pytest.mark.parametrize("on", fault.ENDPOINTS)
 @given(body=json_values | envelopes, status=statuses)
 @settings(bounded, max_examples=40)
-def test_any_json_is_a_value_or_a_typed_error(body: Any, status: int, on: str, flavour: str, hurry: Hurry) -> None:
+def test_any_json_is_a_value_or_a_typed_error(
+    body: Any, status: int, on: str, flavour: str, fast_retries: FastRetries
+) -> None:
     # A start that is refused in so many words did not happen.
     acts = on != "start" or status < 400
     if on == "start" and 400 <= status < 500 and status != 409:
@@ -248,7 +252,7 @@ def test_any_json_is_a_value_or_a_typed_error(body: Any, status: int, on: str, f
 @given(mutation=mutations())
 @settings(bounded, max_examples=50)
 def test_any_change_to_a_valid_body_is_a_value_or_a_typed_error(
-    mutation: tuple[str, Callable[[Any], bytes]], on: str, flavour: str, hurry: Hurry
+    mutation: tuple[str, Callable[[Any], bytes]], on: str, flavour: str, fast_retries: FastRetries
 ) -> None:
     kind, mutate = mutation
     # A secret under a name that says nothing of it cannot be told from words.

@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import time
 import traceback
-import warnings
 from typing import Any
 
 import pytest
-from liveavatar import AsyncLiveAvatarApi, LiveAvatarApiError, LiveAvatarError
+from liveavatar import AsyncLiveAvatarApi, LiveAvatarApiError, LiveAvatarError, _shutdown
 
 from tests.clients import client
 from tests.faults import server as fault
 from tests.faults.canaries import CANARY, leaks
 from tests.faults.cases import session_request
-from tests.faults.conftest import KEY, Hurry, opened
+from tests.faults.conftest import KEY, FastRetries, opened
 from tests.faults.server import FaultServer, Tokens
 
 FORMS = ("json", "fields", "fastapi", "detail", "html", "text", "escaped")
@@ -49,7 +49,7 @@ def test_a_server_that_repeats_the_request_does_not_make_a_secret_show(
     kind: str,
     flavour: str,
     server: FaultServer,
-    hurry: Hurry,
+    fast_retries: FastRetries,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     key, server.tokens = TOKENS[kind]
@@ -78,7 +78,7 @@ def test_a_server_that_repeats_the_request_does_not_make_a_secret_show(
 
 @pytest.mark.parametrize("part", [n / 20 for n in range(20)])
 def test_an_answer_cut_anywhere_does_not_show_the_secrets_in_its_half(
-    part: float, flavour: str, server: FaultServer, hurry: Hurry, caplog: pytest.LogCaptureFixture
+    part: float, flavour: str, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(flavour, server) as api:
 
@@ -121,18 +121,18 @@ def test_an_open_session_and_its_client_show_no_secret(
         assert server.running == set()
 
 
-def test_warnings_and_their_places_show_no_secret(flavour: str, server: FaultServer) -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        with opened(flavour, server) as api:
-            api.new_session(session_request())
-            with warnings.catch_warnings(record=True) as inner:
-                warnings.simplefilter("always")
-                api.close()
-    assert len(inner) == 1
-    assert leaks(*(str(warning) for warning in [*caught, *inner])) == []
-    assert server.counts == (1, 1, 0)
-    assert len(server.running) == 1
+def test_the_warning_of_a_collected_client_shows_no_secret(
+    flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(flavour, server) as api:
+        config, sessions = api._config, api._flows.sessions
+        session_id = api.new_session(session_request()).session_id
+        _shutdown._stop([_shutdown._Leftovers(config, sessions, None)], time.monotonic() + 5, "the test ends")
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert session_id in warning.getMessage()
+    assert leaks(*caplog.messages) == []
+    assert server.counts == (1, 1, 1)
+    assert server.running == set()
 
 
 def test_arguments_that_are_refused_show_no_secret(flavour: str, server: FaultServer) -> None:
@@ -162,7 +162,9 @@ def test_arguments_that_are_refused_show_no_secret(flavour: str, server: FaultSe
         assert server.running == set()
 
 
-def test_an_exception_of_the_callers_keeps_its_own_locals(flavour: str, server: FaultServer, hurry: Hurry) -> None:
+def test_an_exception_of_the_callers_keeps_its_own_locals(
+    flavour: str, server: FaultServer, fast_retries: FastRetries
+) -> None:
     """Hiding ours must not empty the frames of the caller's code, which error trackers are for."""
     server.on("token", fault.answers(500))
     with opened(flavour, server) as api:
@@ -211,7 +213,7 @@ def test_async_cancellation_and_time_limits_show_no_secret(
 
 
 def test_a_session_that_could_not_be_stopped_is_named_without_its_token(
-    flavour: str, server: FaultServer, hurry: Hurry, caplog: pytest.LogCaptureFixture
+    flavour: str, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(flavour, server) as api:
         server.on("start", fault.echoes(502, acts=True)).on("stop", fault.echoes(503))

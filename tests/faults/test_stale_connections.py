@@ -11,7 +11,7 @@ from liveavatar import LiveAvatarError
 
 from tests.faults import server as fault
 from tests.faults.cases import session_request
-from tests.faults.conftest import Hurry, opened
+from tests.faults.conftest import FastRetries, opened
 from tests.faults.pools import POOLS, driven
 from tests.faults.server import FaultServer, message
 
@@ -102,7 +102,7 @@ def test_stray_bytes_before_the_loop_has_read_them(flavour: str, server: FaultSe
 @pytest.mark.row("H6")
 @over_every_pool
 @pytest.mark.parametrize("on", fault.ENDPOINTS)
-def test_stray_bytes_right_behind_a_response(on: str, pool: str, hurry: Hurry) -> None:
+def test_stray_bytes_right_behind_a_response(on: str, pool: str, fast_retries: FastRetries) -> None:
     """Bytes in the same packet as a response belong to nothing: the next call gets its own response."""
     with driven(pool) as (server, api):
         for stray in STRAYS.values():
@@ -185,7 +185,7 @@ def with_idle_connections(server: FaultServer, api: Any, number: int = 4) -> lis
 
 @pytest.mark.row("H8")
 @over_every_pool
-def test_dead_connections_do_not_cost_a_close_its_time(pool: str, hurry: Hurry) -> None:
+def test_dead_connections_do_not_cost_a_close_its_time(pool: str, fast_retries: FastRetries) -> None:
     """A close on dead connections succeeds within its timeout: only part of it is spent on an old connection."""
     with driven(pool, timeout=2.0) as (server, api):
         first, *_ = with_idle_connections(server, api)
@@ -200,7 +200,7 @@ def test_dead_connections_do_not_cost_a_close_its_time(pool: str, hurry: Hurry) 
 
 @pytest.mark.row("H8")
 @over_every_pool
-def test_dead_connections_do_not_cost_the_client_its_end(pool: str, hurry: Hurry) -> None:
+def test_dead_connections_do_not_cost_the_client_its_end(pool: str, fast_retries: FastRetries) -> None:
     """Closing the client stops all sessions although every idle connection is dead."""
     with driven(pool, timeout=2.0) as (server, api):
         with_idle_connections(server, api)
@@ -212,7 +212,7 @@ def test_dead_connections_do_not_cost_the_client_its_end(pool: str, hurry: Hurry
 
 @pytest.mark.row("H8")
 @over_every_pool
-def test_dead_connections_do_not_cost_a_cleanup(pool: str, impatient: float, hurry: Hurry) -> None:
+def test_dead_connections_do_not_cost_a_cleanup(pool: str, short_cleanup: float, fast_retries: FastRetries) -> None:
     """The stop of a failed start takes a fresh connection: old ones may all be dead."""
     with driven(pool, timeout=0.8) as (server, api):
         old = with_idle_connections(server, api)
@@ -232,7 +232,7 @@ def test_dead_connections_do_not_cost_a_cleanup(pool: str, impatient: float, hur
 
 @pytest.mark.row("H8")
 @over_every_pool
-def test_dead_connections_do_not_cost_a_new_session(pool: str, hurry: Hurry) -> None:
+def test_dead_connections_do_not_cost_a_new_session(pool: str, fast_retries: FastRetries) -> None:
     """A token request on a dead connection is sent again on a fresh one, in time for the session."""
     with driven(pool, timeout=2.0) as (server, api):
         (old,) = with_idle_connections(server, api, 1)

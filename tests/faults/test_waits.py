@@ -13,7 +13,7 @@ from liveavatar import LiveAvatarError, LiveAvatarTimeoutError, RateLimitError
 from tests.clients import FLAVOURS
 from tests.faults import server as fault
 from tests.faults.cases import session_request
-from tests.faults.conftest import Hurry, opened
+from tests.faults.conftest import FastRetries, opened
 from tests.faults.server import FaultServer
 
 
@@ -25,8 +25,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def asleep(seconds: float) -> None:
         asked.append(seconds)
 
-    monkeypatch.setattr("liveavatar.client.time.sleep", asked.append)
-    monkeypatch.setattr("liveavatar.async_client.asyncio.sleep", asleep)
+    monkeypatch.setattr("liveavatar._transports._blocking.time.sleep", asked.append)
+    monkeypatch.setattr("liveavatar._transports._asyncio.asyncio.sleep", asleep)
     return asked
 
 
@@ -170,7 +170,9 @@ def test_a_429_that_says_when_is_waited_out(on: str, counts: Any, flavour: str, 
 
 @pytest.mark.row("E2")
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_a_rate_limited_stop_of_a_failed_start_still_goes_out(flavour: str, server: FaultServer, hurry: Hurry) -> None:
+def test_a_rate_limited_stop_of_a_failed_start_still_goes_out(
+    flavour: str, server: FaultServer, fast_retries: FastRetries
+) -> None:
     with opened(flavour, server) as api:
         server.on("start", fault.answers(500, acts=True)).on("stop", fault.refuses(429, "Slow down"), 2)
         with pytest.raises(LiveAvatarError) as caught:

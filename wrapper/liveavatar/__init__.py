@@ -1,4 +1,4 @@
-"""Open and close LiveAvatar sessions, blocking and async, and leave none behind.
+"""Open and close LiveAvatar sessions, blocking and async, and leave none running.
 
 from liveavatar import LiveAvatarApi, LiveAvatarNewSessionRequest
 
@@ -7,94 +7,66 @@ with LiveAvatarApi() as api:
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
-from ._version import __version__
+from ._version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from liveavatar_client.models import (
-        CustomSDKLiveKitConfig,
-        LiveAvatarSessionData,
-        LiveAvatarSessionResponse,
-        SessionTokenData,
-        SessionTokenResponse,
-        StopReason,
-        StopSessionResponse,
-        VideoEncoding,
-        VideoQuality,
-        VideoSettings,
-    )
+# The types of these names are in __init__.pyi.
+_MODULES = {
+    ".async_client": ("AsyncLiveAvatarApi",),
+    ".client": ("LiveAvatarApi",),
+    ".errors": (
+        "AuthenticationError",
+        "BadRequestError",
+        "BadResponseError",
+        "ConcurrencyLimitError",
+        "ConflictError",
+        "InsufficientCreditsError",
+        "InvalidRequestError",
+        "LiveAvatarApiError",
+        "LiveAvatarConnectionError",
+        "LiveAvatarError",
+        "LiveAvatarTimeoutError",
+        "NotFoundError",
+        "PermissionDeniedError",
+        "RateLimitError",
+        "ServerError",
+        "SessionDurationError",
+        "SessionTokenNotFoundError",
+    ),
+    ".models": ("AvatarPersona", "LiveAvatarNewSessionRequest", "StandardSessionResponse"),
+    "._shutdown": ("graceful_shutdown",),
+    "liveavatar_client.models": (
+        "CustomSDKLiveKitConfig",
+        "LiveAvatarSessionData",
+        "LiveAvatarSessionResponse",
+        "SessionInfo",
+        "SessionTokenData",
+        "SessionTokenResponse",
+        "SessionTranscript",
+        "StopReason",
+        "StopSessionResponse",
+        "TranscriptLine",
+        "VideoEncoding",
+        "VideoQuality",
+        "VideoSettings",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-    from .async_client import AsyncLiveAvatarApi
-    from .client import LiveAvatarApi
-    from .errors import (
-        AuthenticationError,
-        BadRequestError,
-        BadResponseError,
-        ConcurrencyLimitError,
-        ConflictError,
-        InsufficientCreditsError,
-        InvalidRequestError,
-        LiveAvatarApiError,
-        LiveAvatarConnectionError,
-        LiveAvatarError,
-        LiveAvatarTimeoutError,
-        NotFoundError,
-        PermissionDeniedError,
-        RateLimitError,
-        ServerError,
-        SessionTokenNotFoundError,
-    )
-    from .models import AvatarPersona, LiveAvatarNewSessionRequest, StandardSessionResponse
-
-__all__ = [
-    "AsyncLiveAvatarApi",
-    "AuthenticationError",
-    "AvatarPersona",
-    "BadRequestError",
-    "BadResponseError",
-    "ConcurrencyLimitError",
-    "ConflictError",
-    "CustomSDKLiveKitConfig",
-    "InsufficientCreditsError",
-    "InvalidRequestError",
-    "LiveAvatarApi",
-    "LiveAvatarApiError",
-    "LiveAvatarConnectionError",
-    "LiveAvatarError",
-    "LiveAvatarNewSessionRequest",
-    "LiveAvatarSessionData",
-    "LiveAvatarSessionResponse",
-    "LiveAvatarTimeoutError",
-    "NotFoundError",
-    "PermissionDeniedError",
-    "RateLimitError",
-    "ServerError",
-    "SessionTokenData",
-    "SessionTokenNotFoundError",
-    "SessionTokenResponse",
-    "StandardSessionResponse",
-    "StopReason",
-    "StopSessionResponse",
-    "VideoEncoding",
-    "VideoQuality",
-    "VideoSettings",
-    "__version__",
-]
-
-_HOMES = (".errors", ".models", ".client", "liveavatar_client.models", ".async_client")
+__all__ = sorted([*_MODULE_OF, "__version__"])
 
 
 def __getattr__(name: str) -> object:
-    """A public name, when it is first asked for: `import liveavatar` alone loads nothing."""
-    if name in __all__:
-        for home in _HOMES:
-            module = import_module(home, __name__)
-            if hasattr(module, name):
-                globals()[name] = value = getattr(module, name)
-                return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a public name when it is first used: `import liveavatar` alone loads nothing."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(import_module(_MODULE_OF[name], __name__), name)
+    except AttributeError as error:  # `from liveavatar import ...` would hide it
+        raise ImportError(f"{_MODULE_OF[name]} cannot be imported: {error}") from error
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

@@ -1,97 +1,96 @@
-"""What the blocking and the async client have in common: their settings and their memory, no I/O."""
+"""What the blocking and the async client have in common: settings, open sessions, and their behaviour after a fork."""
 
 from __future__ import annotations
 
 import os
-import warnings
 from typing import Any, ClassVar
 
-from . import _config
+from . import _constants, _shutdown
+from ._calls import IO
+from ._config import Config
 from ._flows import Flows
-from ._secrets import without_locals
-from .errors import LiveAvatarError
+from ._redaction import redact, scrub_traceback
 
-_inherited: list[object] = []
-"""Transports of a parent process, kept from being collected, which would shut what the parent still uses."""
+_parent_transports: list[object] = []
+"""Transports inherited by a fork, referenced so that collecting them does not close the parent's sockets."""
 
 
 class BaseApi:
     """Settings and open sessions of a client."""
 
-    _transport: Any
+    BASE_URL: ClassVar[str] = _constants.BASE_URL
+    """Base URL of the service, unless base_url= or LIVEAVATAR_BASE_URL gives another."""
 
-    BASE_URL: ClassVar[str] = _config.BASE_URL
-    """Where the service is, unless base_url= or LIVEAVATAR_BASE_URL says otherwise."""
+    _transport: Any
+    _own_flows: Flows
 
     def __init__(self, api_key: str | None, base_url: str | None, timeout: float, max_retries: int) -> None:
-        self._config = _config.configure(api_key, base_url, timeout, max_retries, self.BASE_URL)
-        self._closed = False
-        self._begin()
+        self._config = Config.from_arguments(api_key, base_url, timeout, max_retries, self.BASE_URL)
+        self._reset()
 
-    def _begin(self) -> None:
-        """Start with no sessions and no connections; each client adds its transport."""
+    def _reset(self) -> None:
+        """Start with no sessions and no connections."""
         self._pid = os.getpid()
-        self._own_flows = Flows(self._config)
+        self._closed = False
+        io, leftover_io = self._new_io()
+        self._own_flows = Flows(self._config, io)
+        _shutdown.watch(self, self._config, self._own_flows.sessions, leftover_io)
+
+    def _new_io(self) -> tuple[IO, IO | None]:
+        """Create the transport; return the client's I/O, and the I/O for sessions that outlive the client."""
+        raise NotImplementedError
 
     @property
     def _flows(self) -> Flows:
-        if os.getpid() != self._pid:  # a forked child: the sockets and the sessions are its parent's
-            _inherited.append(self._transport)
-            self._begin()
+        if os.getpid() != self._pid:  # a forked child: the sockets and the sessions belong to its parent
+            _parent_transports.append(self._transport)
+            self._reset()
         return self._own_flows
 
     @property
     def session_token(self) -> str | None:
-        """The token of the session opened last of those still open, else None."""
+        """The token of the session that was opened last and is still open, or None."""
         return self._flows.sessions.latest_token
 
     @property
     def open_sessions(self) -> tuple[str, ...]:
-        """Ids of the sessions this client opened and has not seen end, oldest first."""
+        """Ids of the sessions that this client has opened and that may be running, oldest first."""
         return self._flows.sessions.ids
 
-    @without_locals
+    @scrub_traceback
     def release_session(self, session_id: str) -> str:
-        """Forget a session without stopping it, and return its token: to hand it to another process.
+        """Stop tracking a session without stopping it, and return its token, to hand it to another process.
 
-        From here on nobody but the token's new owner, or `stop_session` with the API key, ends it.
+        From here on, only the token's new owner, or `stop_session` with the API key, ends the session.
 
         Args:
-            session_id: an id that new_session gave.
+            session_id: An id that new_session has returned.
+
+        Returns:
+            The session token.
 
         Raises:
-            SessionTokenNotFoundError: this client did not open it, or has closed it.
+            SessionTokenNotFoundError: This client did not open the session, is still opening it, or has closed it.
         """
-        return self._flows.sessions.release(session_id)
-
-    def _warn_of_open_sessions(self) -> None:
-        if self.open_sessions:
-            warnings.warn(
-                f"{type(self).__name__} was closed while sessions are open, which go on and cost: "
-                f"{', '.join(self.open_sessions)}",
-                ResourceWarning,
-                stacklevel=3,
-            )
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise LiveAvatarError("This client is closed.")
+        token = self._flows.sessions.release(session_id)
+        return "" if token is None else token.reveal()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._config.base_url} {self._flows.sessions!r}>"
+        count = len(self._flows.sessions)
+        return f"<{type(self).__name__} {self._config.base_url}, {count} open session{'' if count == 1 else 's'}>"
 
 
-def note(error: BaseException, failure: BaseException) -> None:
-    """Say on a caller's exception that closing up behind it failed as well."""
+def add_failure_note(error: BaseException, failure: BaseException) -> None:
+    """Add a note to the caller's exception that the cleanup after it has failed as well."""
     session_id = getattr(failure, "session_id", None)
-    error.add_note(f"Session {session_id} may still be running: {failure or type(failure).__name__}")
+    error.add_note(f"Session {session_id} may still be running: {redact(str(failure)) or type(failure).__name__}")
 
 
 def raise_first(failures: list[BaseException]) -> None:
-    """Raise the first failure, an interruption before any other, with a note of each other."""
+    """Raise the first failure, an interruption before any other, with a note for each other one."""
     if failures:
         first = next((failure for failure in failures if not isinstance(failure, Exception)), failures[0])
         for other in failures:
             if other is not first:
-                note(first, other)
+                add_failure_note(first, other)
         raise first

@@ -1,224 +1,191 @@
-"""One call to one endpoint: what goes out, what its answer means, and whether it is sent again. No I/O here."""
+"""One call to one endpoint: builds the request, sends it, retries it, and reads the response."""
 
 from __future__ import annotations
 
 import json
 import logging
 import random
-import re
 import time
-from collections.abc import Callable, Generator
-from types import ModuleType, SimpleNamespace
-from typing import Any, Generic, TypeAlias, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, Protocol, TypeAlias, TypeVar
+from urllib.parse import quote, urlencode
 
-import attrs
-
-from liveavatar_client.api.sessions import create_session_token, start_session, stop_session
-from liveavatar_client.models import LiveAvatarSessionResponse, SessionTokenResponse, StopSessionResponse
-
-from . import _answers, errors
 from ._config import Config
-from ._secrets import Secret, secrets_in
-from ._wire import USER_AGENT, Answer, WireRequest
-from .errors import LiveAvatarApiError, LiveAvatarConnectionError, LiveAvatarError
+from ._constants import MAX_RETRY_AFTER, MAX_RETRY_DELAY, MIN_RETRY_DELAY
+from ._endpoints import STOP, Endpoint, has_ended
+from ._redaction import Secret, secrets_in
+from ._responses import read
+from ._transports._base import Request, Response
+from ._version import __version__
+from .errors import (
+    ConcurrencyLimitError,
+    InsufficientCreditsError,
+    LiveAvatarApiError,
+    LiveAvatarConnectionError,
+    LiveAvatarError,
+)
 
 logger = logging.getLogger("liveavatar")
 
 T = TypeVar("T")
 
+Body: TypeAlias = Secret[Any]
+"""A JSON body. Its room tokens are not printed."""
+
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
-LONGEST_RETRY_AFTER = 30.0
-"""Seconds: a service that asks for more is not waited for."""
-
-_ENDED = re.compile(
-    r"\b(already|has|been|was|is) (stopped|ended|closed|expired|finished|terminated)\b|\bnot (active|running)\b",
-    re.IGNORECASE,
-)
-
-
-def never_started(error: LiveAvatarError) -> bool:
-    """Whether a failed start certainly started nothing."""
-    if isinstance(error, LiveAvatarConnectionError):
-        return not error.request_sent
-    refused = isinstance(error, LiveAvatarApiError) and 400 <= error.status <= 499 and error.status != 408
-    return refused and not isinstance(error, errors.ConflictError)
+_HEADERS = {
+    "accept": "application/json",
+    "accept-encoding": "identity",
+    "user-agent": f"liveavatar-python/{__version__}",
+}
+_HEADERS_WITH_BODY = {**_HEADERS, "content-type": "application/json"}
 
 
-def has_ended(error: LiveAvatarError) -> bool:
-    """Whether a refused stop says that the session does not run."""
-    conflict = isinstance(error, errors.ConflictError) and _ENDED.search(error.message)
-    return isinstance(error, errors.NotFoundError) or bool(conflict)
+class IO(Protocol):
+    """The I/O of a client, blocking or async."""
+
+    async def send(self, request: Request) -> Response:
+        """Send a request and return its response."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+    async def run_all(self, works: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        """Do all of the work, at the same time where that is possible."""
+
+    async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do work that a cancellation does not reach."""
+
+    async def shield_cleanup(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do work that neither a cancellation nor Ctrl-C reaches."""
 
 
-@attrs.frozen
-class Endpoint(Generic[T]):
-    """One endpoint of the contract, and what may be sent to it again."""
-
-    name: str
-    operation: ModuleType
-    """The generated code: what builds its request, and what reads its answer."""
-    success: int
-    """The status that the contract documents for a success."""
-    repeats: Callable[[int], bool]
-    """Whether a request that was answered with this error status is sent again."""
-    repeats_lost: bool
-    """Whether a request that may have arrived is sent again when its answer is lost."""
-    harmless: Callable[[LiveAvatarError], bool] = lambda error: True
-    """Whether an error leaves no session running."""
-
-    @property
-    def path(self) -> str:
-        return f"/v1/sessions/{self.name}"
-
-
-# The whole retry policy. A start that may have arrived is never repeated: it would be a second session.
-TOKEN = Endpoint[SessionTokenResponse](
-    "token", create_session_token, 200, lambda status: status in (408, 429) or status >= 500, repeats_lost=True
-)
-START = Endpoint[LiveAvatarSessionResponse](
-    "start", start_session, 201, lambda status: status == 429, repeats_lost=False, harmless=never_started
-)
-STOP = Endpoint[StopSessionResponse](
-    "stop",
-    stop_session,
-    200,
-    lambda status: status in (408, 409, 429) or status >= 500,
-    repeats_lost=True,
-    harmless=has_ended,
-)
-
-
-@attrs.define
-class Call:
-    """One request to one endpoint, for the client to send; built and read by the endpoint's generated code."""
-
-    endpoint: Endpoint[Any]
-    body: Any
-    base_url: str
-    headers: dict[str, str] = attrs.field(repr=False)
-    credentials: tuple[str, ...] = attrs.field(repr=False)
-    deadline: float
-    urgent: bool
-    sent: Any = attrs.field(default=None, init=False, repr=False)
-    answer: Answer | None = attrs.field(default=None, init=False)
-
-    def request(self) -> WireRequest:
-        """What goes on the wire."""
-        built = self.endpoint.operation._get_kwargs(**({} if self.body is None else {"body": self.body}))
-        headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": USER_AGENT}
-        headers.update(self.headers)
-        content = b""
-        if "json" in built:
-            self.sent = built["json"]
-            headers["content-type"] = "application/json"
-            content = _encode(self.sent).encode()
-        url = self.base_url + built["url"].removeprefix("/v1")
-        return WireRequest(url, headers, content, self.deadline, self.urgent)
-
-    def result(self, answer: Answer) -> Any:
-        """What the answer says, in the models of the contract.
-
-        Raises:
-            LiveAvatarError: it is no success, or breaks the contract.
-        """
-        self.answer = answer
-        payload = _answers.read(answer, self.endpoint.name, self.secrets)
-        # Under the status that the contract documents: any 2xx is as good.
-        accepted = SimpleNamespace(status_code=self.endpoint.success, json=lambda: payload)
-        try:
-            return self.endpoint.operation._parse_response(client=None, response=accepted)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            # The contract asks for something that our own checks do not know of.
-            what = f"the body breaks the contract at {error}"
-            raise _answers.error(answer, self.endpoint.name, self.secrets(), what) from None
-
-    def secrets(self) -> tuple[str, ...]:
-        """What must not show in an error, should the service echo it."""
-        return (*self.credentials, *secrets_in(self.sent))
-
-
-@attrs.frozen
-class Wait:
-    """A pause of so many seconds."""
-
-    seconds: float
-
-
-@attrs.frozen
-class Uninterrupted:
-    """A flow that is finished whatever happens to the thread or task that waits for it."""
-
-    flow: Flow[Any]
-    apart: bool = False
-    """A blocking client, too, performs it where Ctrl-C does not reach."""
-
-
-Step: TypeAlias = Call | Wait | Uninterrupted
-Flow: TypeAlias = Generator[Step, Any, T]
-"""Yields steps, gets back what came of each (an exception is raised at the step), and returns the result."""
-
-
-def call(
+async def call(
+    io: IO,
     config: Config,
     endpoint: Endpoint[T],
-    token: Secret | None,
+    token: Secret[str] | None,
     deadline: float,
-    body: Any = None,
+    body: Body | None = None,
     *,
+    path: Mapping[str, str] | None = None,
+    query: Mapping[str, Any] | None = None,
     session_id: str | None = None,
     max_retries: int | None = None,
-    urgent: bool = False,
-) -> Flow[T]:
-    """Call an endpoint with a session token, or without one with the API key; repeat it as the endpoint allows."""
-    credential = (config.api_key if token is None else token).reveal()
-    headers = {"X-API-KEY": credential} if token is None else {"Authorization": f"Bearer {credential}"}
-    credentials = (credential, config.api_key.reveal())
+    is_cleanup: bool = False,
+) -> T:
+    """Send one request, again where that is safe, until there is a response to return or an error to raise.
+
+    Args:
+        io: The client's I/O.
+        config: The client's settings.
+        endpoint: What to call.
+        token: The session token that is the credential; None for the API key.
+        deadline: Time on `time.monotonic` at which all attempts must have ended.
+        body: The JSON body; None for no body.
+        path: Values of the path's placeholders.
+        query: Parameters of the query string; those that are None are left out.
+        session_id: The session that the call is about, for errors and logs.
+        max_retries: How many retries there may be, if not as many as the config says.
+        is_cleanup: Whether the call stops a session that may be running unnoticed.
+
+    Raises:
+        LiveAvatarError: The call failed. All attributes of the error are set.
+        ValueError, TypeError: The body cannot be sent as JSON.
+    """
     retries = config.max_retries if max_retries is None else max_retries
+    credential = ("X-API-KEY", config.api_key) if token is None else _bearer(token)
+    content = Secret(b"" if body is None else _encode(body.reveal()).encode())
+    url = config.base_url + _fill(endpoint.path, path)
+    if query and (parameters := {name: value for name, value in query.items() if value is not None}):
+        url += f"?{urlencode(parameters, doseq=True)}"
+    response_lost = False
     attempt = 0
     while True:
         attempt += 1
-        step = Call(endpoint, body, config.base_url, headers, credentials, deadline, urgent)
-        begun = time.monotonic()
-        failure: BaseException | None = None
+        started = time.monotonic()
+        request = Request(
+            method=endpoint.method,
+            url=url,
+            headers=_HEADERS if body is None else _HEADERS_WITH_BODY,
+            credential=credential,
+            content=content,
+            deadline=deadline,
+            is_cleanup=is_cleanup,
+            new_connection=is_cleanup or response_lost,
+            last_resort=response_lost and endpoint is STOP and (is_cleanup or attempt > retries),
+        )
+        if endpoint.retry_if_lost and attempt <= retries:
+            request.reused_deadline = started + (deadline - started) / (retries + 2 - attempt)
+        outcome: Any = None
         try:
-            parsed: T = yield step
-            return parsed
+            response = await io.send(request)
+            outcome = response.status
+            return read(response, endpoint, config.base_url, lambda: _secrets(config, token, body))
         except LiveAvatarError as error:
-            failure = error
-            error.endpoint, error.attempts, error.session_id = endpoint.path, attempt, session_id
-            error.session_may_be_running = not endpoint.harmless(error)
-            pause = _pause(endpoint, error, attempt, retries)
-            if pause is None or time.monotonic() + pause >= deadline:
+            outcome = outcome or type(error).__name__
+            error.endpoint, error.attempts, error.session_id = endpoint.full_path, attempt, session_id
+            error.session_may_be_running = endpoint.may_be_running(error)
+            response_lost = isinstance(error, LiveAvatarConnectionError) and error.request_sent
+            delay = _retry_delay(endpoint, error, attempt, retries)
+            if delay is None or time.monotonic() + delay >= deadline:
                 raise
-        except BaseException as error:  # an interruption, or the caller's mistake: nothing was sent
-            failure = error
+        except BaseException as error:
+            outcome = type(error).__name__
             raise
         finally:
-            logger.debug(
-                "POST %s: %s, attempt %d, %.0f ms, session %s",
-                endpoint.path,
-                step.answer.status if step.answer else type(failure).__name__,
-                attempt,
-                (time.monotonic() - begun) * 1000,
-                session_id or "-",
-            )
-        yield Wait(pause)
+            _log(endpoint, outcome, attempt, started, session_id)
+        await io.sleep(delay)
 
 
-def _pause(endpoint: Endpoint[Any], error: LiveAvatarError, attempt: int, retries: int) -> float | None:
-    """Seconds to wait before another try; None when there is to be none."""
+def _fill(path: str, values: Mapping[str, str] | None) -> str:
+    """Return a path with its placeholders filled."""
+    return path.format_map({name: quote(value, "") for name, value in values.items()}) if values else path
+
+
+def _bearer(token: Secret[str]) -> tuple[str, Secret[str]]:
+    return "Authorization", Secret(f"Bearer {token.reveal()}")
+
+
+def _secrets(config: Config, token: Secret[str] | None, body: Body | None) -> list[str]:
+    """Return what must not appear in an error, even if the service repeats it."""
+    credentials = [config.api_key] if token is None else [config.api_key, token]
+    return [*(each.reveal() for each in credentials), *secrets_in(None if body is None else body.reveal())]
+
+
+def _log(endpoint: Endpoint[Any], outcome: object, attempt: int, started: float, session_id: str | None) -> None:
+    milliseconds = (time.monotonic() - started) * 1000
+    logger.debug(
+        "%s %s: %s, attempt %d, %.0f ms, session %s",
+        endpoint.method,
+        endpoint.full_path,
+        outcome,
+        attempt,
+        milliseconds,
+        session_id or "-",
+        extra={
+            "method": endpoint.method,
+            "endpoint": endpoint.full_path,
+            "outcome": outcome,
+            "attempt": attempt,
+            "milliseconds": milliseconds,
+            "session_id": session_id,
+        },
+    )
+
+
+def _retry_delay(endpoint: Endpoint[Any], error: LiveAvatarError, attempt: int, retries: int) -> float | None:
+    """Return the seconds to wait before another attempt; None if there is to be none."""
     if attempt > retries:
         return None
     if isinstance(error, LiveAvatarConnectionError):
-        if error.certificate_rejected or (error.request_sent and not endpoint.repeats_lost):
+        if error.certificate_rejected or (error.request_sent and not endpoint.retry_if_lost):
             return None
-    elif not isinstance(error, LiveAvatarApiError) or not endpoint.repeats(error.status):
+    elif not isinstance(error, LiveAvatarApiError) or not endpoint.retry_statuses(error.status):
         return None
-    elif isinstance(error, errors.ConcurrencyLimitError | errors.InsufficientCreditsError) or (
-        endpoint is STOP and has_ended(error)
-    ):
-        return None  # another try changes nothing
+    elif isinstance(error, ConcurrencyLimitError | InsufficientCreditsError) or has_ended(error):
+        return None  # another attempt changes nothing
     elif error.retry_after is not None:
-        return None if error.retry_after > LONGEST_RETRY_AFTER else error.retry_after + random.uniform(0.01, 0.25)
-    return min(8.0, 0.5 * 2.0 ** (attempt - 1)) * random.uniform(0.75, 1.0)
+        return None if error.retry_after > MAX_RETRY_AFTER else error.retry_after + random.uniform(0.01, 0.25)
+    return min(MAX_RETRY_DELAY, MIN_RETRY_DELAY * 2.0 ** (attempt - 1)) * random.uniform(0.75, 1.0)

@@ -1,177 +1,339 @@
-"""What each method of a client does, as flows that do no I/O; and the stop that no fault may skip.
+"""What each method of a client does, as coroutines over its I/O; and the cleanup that no failure skips.
 
-The client, blocking or async, performs each step of a flow: a Call through the generated code, a Wait, or an
-Uninterrupted flow that is to be finished whatever happens. What a step meets, cancellation and Ctrl-C included, is
-raised in the flow at that step. This is the one place that knows a session may be running, and stops it.
+The async client awaits these coroutines. The blocking client runs them to their end in one step, because its I/O never
+suspends. This is the one place that knows that a session may be running, and stops it.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
+import random
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from liveavatar_client.models import (
     LiveAvatarSessionResponse,
+    SessionInfo,
+    SessionPage,
+    SessionTokenData,
     SessionTokenResponse,
+    SessionTranscript,
     StopReason,
-    StopSessionRequest,
     StopSessionResponse,
 )
 
-from ._calls import START, STOP, TOKEN, Flow, Uninterrupted, Wait, call, has_ended, logger, never_started
+from ._arguments import check_params, check_request, check_seconds, check_session_id, check_timestamp
+from ._calls import IO, Body, call, logger
 from ._config import Config
-from ._requests import session_request, stop_reason
-from ._secrets import Secret
-from ._sessions import Session, Sessions, check_session_id
-from .errors import AuthenticationError, LiveAvatarApiError, LiveAvatarError, NotFoundError
+from ._constants import CLEANUP_RETRY_DELAYS, CLEANUP_TIMEOUT, MAX_SLOT_DELAY, MIN_SLOT_DELAY
+from ._endpoints import (
+    CREATE_TOKEN,
+    DELETE_EVENTS,
+    GET,
+    KEEP_ALIVE,
+    LIST,
+    START,
+    STOP,
+    TRANSCRIPT,
+    custom,
+    has_ended,
+    is_unknown,
+    never_started,
+)
+from ._redaction import Secret, redact
+from ._schema import session_request, stop_request
+from ._sessions import Session, Sessions
+from .errors import AuthenticationError, ConcurrencyLimitError, LiveAvatarApiError, LiveAvatarError, NotFoundError
 from .models import StandardSessionResponse
 
-RESCUE_TIME = 5.0
-"""Seconds that the stop of a session whose owner has gone may take."""
+_MAX_INTERRUPTS = 10
+"""How many exceptions may interrupt the stop of a session before it is given up."""
 
 
 class Flows:
-    """The flows of one client, and the sessions it knows."""
+    """The flows of one client, and the sessions that it has opened."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, io: IO, sessions: Sessions | None = None) -> None:
         self._config = config
-        self.sessions = Sessions()
+        self.io = io
+        self.sessions = Sessions() if sessions is None else sessions
 
-    def create_session_token(self, request: object) -> Flow[SessionTokenResponse]:
-        return (yield from call(self._config, TOKEN, None, self._deadline(), session_request(request)))
+    async def create_session_token(self, request: object) -> SessionTokenResponse:
+        """Create a session token."""
+        body = Secret(session_request(request))
+        return await call(self.io, self._config, CREATE_TOKEN, None, self._deadline(), body)
 
-    def start_session(self, token: Secret) -> Flow[LiveAvatarSessionResponse]:
-        # Once: whether another start is right, only the owner of the token can know.
-        return (yield from call(self._config, START, token, self._deadline(), max_retries=0))
+    async def start_session(self, token: Secret[str]) -> LiveAvatarSessionResponse:
+        """Start the session of a token, without retries: only the owner of the token knows whether one is right."""
+        return await call(self.io, self._config, START, token, self._deadline(), max_retries=0)
 
-    def stop_session(
-        self, session_id: str, token: Secret | None, reason: StopReason | str | None
-    ) -> Flow[StopSessionResponse]:
-        body = StopSessionRequest(session_id=check_session_id(session_id), reason=stop_reason(reason))
-        return (yield from call(self._config, STOP, token, self._deadline(), body, session_id=session_id))
+    async def stop_session(
+        self, session_id: str, token: Secret[str] | None, reason: StopReason | str | None
+    ) -> StopSessionResponse:
+        """Stop any session of the account."""
+        body = Secret(stop_request(check_session_id(session_id), reason))
+        return await call(self.io, self._config, STOP, token, self._deadline(), body, session_id=session_id)
 
-    def new_session(self, request: object) -> Flow[StandardSessionResponse]:
-        deadline = self._deadline()
-        minted = (yield from call(self._config, TOKEN, None, deadline, session_request(request))).data
-        session = self.sessions.remember(minted.session_id, Secret(minted.session_token))
-        try:
-            answer = yield from call(self._config, START, session.token, deadline, session_id=session.id)
-            if session.ended:  # and the stop may have been there before the start
-                raise LiveAvatarError(f"Session {session.id} was closed while it was being opened.")
-            self.sessions.started(session, answer.data.session_id)
-            return StandardSessionResponse.of(session.id, answer)
-        except BaseException as error:
-            yield from self._undo(session, error)
-            raise
-
-    def close_session(self, session_id: str) -> Flow[StopSessionResponse]:
-        session = self.sessions.find(session_id)
-        try:
-            # A close that has begun is not taken back by a cancellation: the session would go on, and cost.
-            answer: StopSessionResponse = yield Uninterrupted(self._end_for_sure(session, self._deadline()))
-            return answer
-        except BaseException as error:
-            self._warn_if_running(session, error)
-            raise
-
-    def _undo(self, session: Session, error: BaseException) -> Flow[None]:
-        """Stop a session that new_session will not hand out, unless it is certain that it never started."""
-        if isinstance(error, LiveAvatarError) and never_started(error):
-            self.sessions.forget(session)
-            return
-        # A stop can overtake the start it undoes: the service then does not know the session yet. But not
-        # where the service itself, rather than a gateway before it, has answered the start.
-        answered = isinstance(error, LiveAvatarApiError) and error.status != 408 and error.status <= 501
-        doubts = () if answered else (0.5, 1.0, 2.0)
-        stop = self._end_for_sure(session, time.monotonic() + RESCUE_TIME, doubts, urgent=True)
-        failure = latest = error
-        # An interruption may come before the stop has begun; what has begun is finished by the client.
-        while not isinstance(latest, GeneratorExit) and inspect.getgeneratorstate(stop) == inspect.GEN_CREATED:
+    async def new_session(self, request: object, wait_for_slot: float = 0.0) -> StandardSessionResponse:
+        """Open a session. At the account's concurrency limit, try again for `wait_for_slot` seconds."""
+        self.sessions.ensure_open()
+        body = Secret(session_request(request))
+        until = time.monotonic() + check_seconds(wait_for_slot, "wait_for_slot")
+        delay = MIN_SLOT_DELAY
+        created: SessionTokenData | None = None
+        while True:
+            reused, deadline = created is not None, self._deadline()
+            if created is None:
+                created = (await call(self.io, self._config, CREATE_TOKEN, None, deadline, body)).data
             try:
-                yield Uninterrupted(stop, apart=True)
-            except Exception as caught:
-                failure = caught
+                return await self._start(created, deadline)
+            except ConcurrencyLimitError:
+                remaining = until - time.monotonic()
+                if remaining <= 0:
+                    raise
+            except AuthenticationError:
+                if not reused:
+                    raise
+                created = None  # its token has expired while there was no slot
+                continue
+            await self.io.sleep(min(remaining, delay * random.uniform(0.75, 1.0)))
+            delay = min(MAX_SLOT_DELAY, 2 * delay)
+
+    async def _start(self, created: SessionTokenData, deadline: float) -> StandardSessionResponse:
+        """Start a session; if it cannot be returned to the caller, stop it."""
+        session = self.sessions.add(created.session_id, Secret(created.session_token))
+        try:
+            self.sessions.mark_starting(session)
+            response = await call(self.io, self._config, START, session.token, deadline, session_id=session.id)
+            self.sessions.mark_started(session, response.data.session_id)
+            return StandardSessionResponse.from_response(session.id, response)
+        except BaseException as error:
+            await self._compensate(session, error)
+            raise
+
+    async def close_session(self, session_id: str, reason: StopReason | str | None = None) -> StopSessionResponse:
+        """Stop a session that new_session has opened. A cancellation does not interrupt the stop."""
+        if self.sessions.take_ended(check_session_id(session_id)):
+            return StopSessionResponse(message="The session has already ended.")
+        session = self.sessions.get(session_id)
+        body, deadline = Secret(stop_request(session.id, reason)), self._deadline()
+        try:
+            return await self.io.shield(lambda: self._stop_despite_interrupts(session, deadline, body))
+        except BaseException as error:
+            if session in self.sessions:
+                error.session_id, error.session_may_be_running = session.id, True  # type: ignore[attr-defined]
+                _warn(session, error)
+            raise
+
+    async def keep_session_alive(self, session_id: str) -> None:
+        """Reset the idle timer of a session, with its token if this client has opened it."""
+        session = self.sessions.find(check_session_id(session_id)) or Session(session_id, None)
+        try:
+            await self._keep_alive(session, self._deadline(), None)
+        except LiveAvatarError as error:
+            self._note_end(session, error)
+            raise
+
+    async def keep_alive_once(self, session: Session, seconds: float) -> bool:
+        """Reset the idle timer of a session of this client; return False if the session has ended."""
+        try:
+            await self._keep_alive(session, time.monotonic() + min(seconds, self._config.timeout), 0)
+        except LiveAvatarError as error:
+            if not self._note_end(session, error):
+                raise
+            return False
+        return True
+
+    async def _keep_alive(self, session: Session, deadline: float, max_retries: int | None) -> None:
+        body = Secret({"session_id": session.id})
+        for token in _credentials(session):
+            try:
+                await call(
+                    self.io,
+                    self._config,
+                    KEEP_ALIVE,
+                    token,
+                    deadline,
+                    body,
+                    session_id=session.id,
+                    max_retries=max_retries,
+                )
+                return
+            except AuthenticationError:
+                if token is None:
+                    raise
+
+    def _note_end(self, session: Session, error: LiveAvatarError) -> bool:
+        """Remove a session that has ended, as an error says; return whether it does."""
+        ended = has_ended(error)
+        if ended and self.sessions.discard_ended(session):
+            logger.info("Session %s has ended: %s", session.id, _message(error))
+        return ended
+
+    async def list_page(self, query: Mapping[str, Any]) -> SessionPage:
+        """Return one page of the list of sessions."""
+        return (await call(self.io, self._config, LIST, None, self._deadline(), query=query)).data
+
+    async def get_session(self, session_id: str) -> SessionInfo:
+        """Return what the service records about a session."""
+        path = {"session_id": check_session_id(session_id)}
+        response = await call(self.io, self._config, GET, None, self._deadline(), path=path, session_id=session_id)
+        if response.data is None:
+            error = NotFoundError("200 The service has no such session.", 200, "")
+            error.endpoint, error.session_id = GET.full_path, session_id
+            raise error
+        return response.data
+
+    async def get_session_transcript(self, session_id: str, start: int | None, end: int | None) -> SessionTranscript:
+        """Return the transcript of a session."""
+        path = {"session_id": check_session_id(session_id)}
+        query = {
+            "start_timestamp": check_timestamp(start, "start_timestamp"),
+            "end_timestamp": check_timestamp(end, "end_timestamp"),
+        }
+        response = await call(
+            self.io, self._config, TRANSCRIPT, None, self._deadline(), path=path, query=query, session_id=session_id
+        )
+        return response.data
+
+    async def delete_session_events(self, session_id: str) -> None:
+        """Delete the stored events of a session."""
+        path = {"session_id": check_session_id(session_id)}
+        await call(self.io, self._config, DELETE_EVENTS, None, self._deadline(), path=path, session_id=session_id)
+
+    async def request(
+        self, method: str, path: str, json: object, params: Mapping[str, Any] | None, idempotent: bool | None
+    ) -> Any:
+        """Call an endpoint that has no method."""
+        method, path = check_request(method, path)
+        endpoint = custom(method, path, idempotent=method in ("GET", "HEAD") if idempotent is None else idempotent)
+        body = None if json is None else Secret(json)
+        return await call(self.io, self._config, endpoint, None, self._deadline(), body, query=check_params(params))
+
+    async def close_opening_session(self, session: Session) -> None:
+        """Stop a session whose start has not been answered yet, because the client is closed."""
+        deadline = time.monotonic() + CLEANUP_TIMEOUT
+        await self.io.shield(lambda: self.stop_leftover(session, deadline))
+
+    async def stop_leftover(self, session: Session, deadline: float) -> None:
+        """Stop a session that the caller does not have; one that was not started yet is not started any more."""
+        if not session.start_sent:
+            self.sessions.discard(session)
+            return
+        body = Secret(stop_request(session.id))
+        await self._stop_despite_interrupts(session, deadline, body, is_cleanup=True)
+
+    async def _compensate(self, session: Session, error: BaseException) -> None:
+        """Stop a session that new_session does not return, unless it certainly never started."""
+        refused = isinstance(error, LiveAvatarError) and never_started(error) and not session.start_known
+        if refused or not session.start_sent:
+            self.sessions.discard(session)
+            return
+        begun = False
+
+        async def cleanup() -> None:
+            nonlocal begun
+            begun = True
+            await self.stop_leftover(session, time.monotonic() + CLEANUP_TIMEOUT)
+
+        failure = latest = error
+        # An interrupt may arrive before the cleanup has begun: then try again. Once it has begun, it is finished.
+        for _ in range(_MAX_INTERRUPTS):
+            if begun or session.ended or isinstance(latest, GeneratorExit):
                 break
+            try:
+                await self.io.shield_cleanup(cleanup)
+            except LiveAvatarError as caught:
+                failure = caught
             except BaseException as interruption:
                 failure = latest = interruption
-        self._warn_if_running(session, failure)
-        _mark(latest, session.id, failure if session in self.sessions else None)
-        if latest is not error:  # the latest is what the caller is to see
+        unconfirmed = session in self.sessions
+        if unconfirmed:
+            _warn(session, failure)
+        _annotate(latest, session.id, failure if unconfirmed else None)
+        if latest is not error:
             raise latest
 
-    def _end_for_sure(
-        self, session: Session, deadline: float, doubts: tuple[float, ...] = (), urgent: bool = False
-    ) -> Flow[StopSessionResponse]:
-        """End a session; an interruption leaves that RESCUE_TIME to succeed in, and is raised after it."""
+    async def _stop_despite_interrupts(
+        self, session: Session, deadline: float, body: Body, *, is_cleanup: bool = False
+    ) -> StopSessionResponse:
+        """Stop a session. If interrupted, keep trying for CLEANUP_TIMEOUT, then re-raise the interruption."""
         interruption: BaseException | None = None
-        while True:
+        for _ in range(_MAX_INTERRUPTS):
             try:
-                answer = yield from self._end(session, deadline, doubts, urgent)
+                response = await self._stop_and_discard(session, deadline, body, is_cleanup)
                 if interruption is None:
-                    return answer
+                    return response
                 break
-            except GeneratorExit:  # nobody performs our steps any more
+            except GeneratorExit:  # the event loop is gone, and with it what could send a request
                 raise
-            except Exception:
+            except LiveAvatarError:
                 if interruption is None:
                     raise
                 break
             except BaseException as error:
                 if interruption is None:
-                    deadline = min(deadline, time.monotonic() + RESCUE_TIME)
+                    deadline = min(deadline, time.monotonic() + CLEANUP_TIMEOUT)
                 interruption = error
                 if time.monotonic() >= deadline:
                     break
+        assert interruption is not None
         raise interruption
 
-    def _end(
-        self, session: Session, deadline: float, doubts: tuple[float, ...], urgent: bool
-    ) -> Flow[StopSessionResponse]:
-        """Stop a session, and forget it once the service says that it does not run.
-
-        `doubts` are pauses, in seconds, after which a service that does not know the session is asked again.
-        """
-        remaining = list(doubts)
+    async def _stop_and_discard(
+        self, session: Session, deadline: float, body: Body, is_cleanup: bool
+    ) -> StopSessionResponse:
+        """Stop a session, and remove it from the registry once the service says that it does not run."""
+        delays = iter(CLEANUP_RETRY_DELAYS)
         while True:
             try:
-                answer = yield from self._stop(session, deadline, urgent)
+                response = await self._stop(session, deadline, body, is_cleanup)
+                break
             except LiveAvatarApiError as error:
-                if not has_ended(error):
+                if session.ended or has_ended(error, start_known=session.start_known):
+                    response = StopSessionResponse(message=error.message)
+                    break
+                # The stop may have reached the service before the start: send it again.
+                delay = next(delays, CLEANUP_RETRY_DELAYS[-1])
+                if not is_unknown(error) or time.monotonic() + delay >= deadline:
                     raise
-                if isinstance(error, NotFoundError) and remaining and time.monotonic() + remaining[0] < deadline:
-                    yield Wait(remaining.pop(0))
-                    continue
-                answer = StopSessionResponse(message=error.message)  # it has ended by itself
-            self.sessions.forget(session)
-            return answer
+            await self.io.sleep(delay)
+        self.sessions.discard(session)
+        return response
 
-    def _stop(self, session: Session, deadline: float, urgent: bool) -> Flow[StopSessionResponse]:
-        """Stop with the session's own token, else, when that is no longer good, with the API key."""
-        body = StopSessionRequest(session_id=session.id)
-        stop = functools.partial(call, self._config, STOP, deadline=deadline, session_id=session.id, urgent=urgent)
-        try:
-            return (yield from stop(session.token, body=body))
-        except AuthenticationError:
-            pass  # and not from in here: what fails next is no consequence of it
-        return (yield from stop(None, body=body))
+    async def _stop(self, session: Session, deadline: float, body: Body, is_cleanup: bool) -> StopSessionResponse:
+        """Stop a session with its own token or, if that is no longer valid, with the API key."""
+        for token in _credentials(session):
+            try:
+                return await call(
+                    self.io, self._config, STOP, token, deadline, body, session_id=session.id, is_cleanup=is_cleanup
+                )
+            except AuthenticationError:
+                if token is None:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
     def _deadline(self) -> float:
         return time.monotonic() + self._config.timeout
 
-    def _warn_if_running(self, session: Session, error: BaseException) -> None:
-        if session in self.sessions:
-            logger.warning("Session %s may still be running: %s", session.id, _words(error))
+
+def _credentials(session: Session) -> tuple[Secret[str] | None, ...]:
+    """Return the tokens to try for a session; None is the API key."""
+    return (None,) if session.token is None else (session.token, None)
 
 
-def _mark(error: BaseException, session_id: str, failure: BaseException | None) -> None:
-    """Say on an exception, of whatever class, what became of the session."""
+def _warn(session: Session, error: BaseException) -> None:
+    logger.warning("Session %s may still be running: %s", session.id, _message(error))
+
+
+def _annotate(error: BaseException, session_id: str, failure: BaseException | None) -> None:
+    """Set on an exception, of whatever class, what became of the session."""
     error.session_id = session_id  # type: ignore[attr-defined]
     error.session_may_be_running = failure is not None  # type: ignore[attr-defined]
     if failure is not None:
-        because = "" if failure is error else f", for its stop failed too: {_words(failure)}"
-        error.add_note(f"Session {session_id} may still be running{because}. close_session() tries again.")
+        cause = "" if failure is error else f", because its stop failed too: {_message(failure)}"
+        error.add_note(f"Session {session_id} may still be running{cause}. close_session() tries again.")
 
 
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+def _message(error: BaseException) -> str:
+    return redact(str(error)) or type(error).__name__

@@ -1,16 +1,17 @@
-"""Which sessions a client has opened and not seen end, each with its own token. Pure memory, shared by threads."""
+"""The registry of the sessions that a client has opened, each with its own token."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 
 import attrs
 
-from ._secrets import Secret
-from .errors import SessionTokenNotFoundError
-
-_REMEMBERED_ENDS = 1024
+from ._arguments import check_session_id
+from ._constants import MAX_ENDED_IDS
+from ._redaction import Secret
+from .errors import LiveAvatarError, SessionTokenNotFoundError
 
 
 @attrs.define(eq=False)
@@ -18,113 +19,200 @@ class Session:
     """One session that may be running."""
 
     id: str
-    token: Secret
+    token: Secret[str] | None
+    """Its token; None if the API key stops it."""
+    start_sent: bool = False
+    """True once its start request may have been sent."""
+    start_known: bool = False
+    """True once the service is known to have carried out the start."""
     opened: bool = False
-    """True once new_session has handed it to the caller."""
+    """True once new_session has returned it to the caller."""
     ended: bool = False
     """True once it is known not to run."""
 
 
 class Sessions:
-    """The sessions of one client, in the order they were opened."""
+    """The sessions of one client, in the order in which they were opened.
+
+    The lock is reentrant, because a signal handler or finalizer may use the client while its thread holds the lock.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._open: dict[str, Session] = {}
-        # Ids alone, and only the latest, to tell "closed already" from "never opened here".
-        self._ended: deque[str] = deque(maxlen=_REMEMBERED_ENDS)
+        # Only ids, and only the latest, to tell "closed already" from "never opened here".
+        self._ended: deque[str] = deque(maxlen=MAX_ENDED_IDS)
+        self._ended_by_service: deque[str] = deque(maxlen=MAX_ENDED_IDS)
+        self.closed = False
+        self.on_removed: Callable[[], None] | None = None
+        """Called, in any thread, when sessions were removed or the registry was closed."""
 
-    def remember(self, session_id: str, token: Secret) -> Session:
-        """Take up a session whose start is about to leave."""
+    def close(self) -> None:
+        """Let no further session be opened."""
+        with self._lock:
+            self.closed = True
+        self._removed()
+
+    def ensure_open(self) -> None:
+        """Check that sessions may be opened.
+
+        Raises:
+            LiveAvatarError: The client is closed.
+        """
+        if self.closed:
+            raise LiveAvatarError("This client is closed.")
+
+    def add(self, session_id: str, token: Secret[str] | None) -> Session:
+        """Add a session before its start request is sent.
+
+        Raises:
+            LiveAvatarError: The client was closed meanwhile.
+        """
         session = Session(session_id, token)
         with self._lock:
+            self.ensure_open()
             self._open[session_id] = session
         return session
 
-    def started(self, session: Session, session_id: str) -> None:
-        """The session runs, and is the caller's from here; under the id that the start's answer gives it.
+    def mark_starting(self, session: Session) -> None:
+        """Mark a session as one whose start request is about to be sent.
 
-        Unless that id is another session's: each keeps its own token.
+        Raises:
+            LiveAvatarError: The session or the client was closed meanwhile, so it must not be started.
         """
         with self._lock:
+            self._ensure_wanted(session)
+            session.start_sent = True
+
+    def mark_started(self, session: Session, session_id: str) -> None:
+        """Mark a session as started, under the id in the response, unless that id belongs to another open session.
+
+        Raises:
+            LiveAvatarError: The session or the client was closed meanwhile, so it must not be returned to the caller.
+        """
+        with self._lock:
+            session.start_known = True
+            self._ensure_wanted(session)
             if session_id not in self._open:
                 self._open.pop(session.id, None)
                 session.id = session_id
                 self._open[session_id] = session
             session.opened = True
 
-    def forget(self, session: Session) -> None:
-        """The session is known not to run."""
-        session.ended = True
+    def _ensure_wanted(self, session: Session) -> None:
+        if session.ended or self.closed:
+            closed = f"Session {session.id}" if session.ended else "The client"
+            raise LiveAvatarError(f"{closed} was closed while the session was being opened.")
+
+    def discard(self, session: Session) -> None:
+        """Remove a session that is known not to run."""
         with self._lock:
+            session.ended = True
             if self._open.get(session.id) is session:
                 del self._open[session.id]
             self._ended.append(session.id)
+        self._removed()
 
-    def find(self, session_id: str) -> Session:
-        """The session of that id.
+    def discard_ended(self, session: Session) -> bool:
+        """Remove a session that the service has ended; return False if it was removed before."""
+        with self._lock:
+            known = session in self
+            self.discard(session)
+            if known:
+                self._ended_by_service.append(session.id)
+        return known
+
+    def take_ended(self, session_id: str) -> bool:
+        """Return True, once, for a session that the service has ended."""
+        with self._lock:
+            if session_id in self._ended_by_service:
+                self._ended_by_service.remove(session_id)
+                return True
+        return False
+
+    def find(self, session_id: str) -> Session | None:
+        """Return the session with this id, or None."""
+        with self._lock:
+            return self._open.get(session_id)
+
+    def get(self, session_id: str) -> Session:
+        """Return the session with this id.
 
         Raises:
-            TypeError, ValueError: `session_id` cannot be one.
-            SessionTokenNotFoundError: no token is remembered for it.
+            TypeError, ValueError: `session_id` is not an id.
+            SessionTokenNotFoundError: The client has no token for it.
         """
         check_session_id(session_id)
         with self._lock:
             session = self._open.get(session_id)
             ended = session is None and session_id in self._ended
         if session is None:
-            why = (
+            raise _not_found(
+                session_id,
                 "it is closed already"
                 if ended
-                else "this client did not open it. stop_session(session_id) stops any session of the account"
+                else f"this client {'is closed and ' if self.closed else ''}did not open it. "
+                "stop_session(session_id) stops any session of the account",
             )
-            error = SessionTokenNotFoundError(f"No token for session {session_id!r}: {why}.")
-            error.session_id = session_id
-            raise error
         return session
 
-    def release(self, session_id: str) -> str:
-        """Forget a session that goes on running, and give its token away.
+    def release(self, session_id: str) -> Secret[str] | None:
+        """Remove a session that goes on running, and return its token.
 
         Raises:
             ValueError: `session_id` is empty.
-            SessionTokenNotFoundError: no token is remembered for it.
+            SessionTokenNotFoundError: The client has no token for it, or is still opening it.
         """
-        session = self.find(session_id)
         with self._lock:
-            self._open.pop(session_id, None)
-        return session.token.reveal()
+            session = self.get(session_id)
+            if not session.opened:
+                raise _not_found(session_id, "it is still being opened")
+            del self._open[session_id]
+        self._removed()
+        return session.token
+
+    def adopt(self, session_id: str, token: Secret[str] | None) -> Session:
+        """Add a running session that another client has opened.
+
+        Raises:
+            LiveAvatarError: The client is closed.
+        """
+        with self._lock:
+            self.ensure_open()
+            session = Session(session_id, token, start_sent=True, start_known=True, opened=True)
+            self._open[session_id] = session
+        return session
+
+    @property
+    def all(self) -> tuple[Session, ...]:
+        """The sessions that may be running, oldest first."""
+        with self._lock:
+            return tuple(self._open.values())
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The sessions not seen to end, oldest first."""
+        """The ids of the sessions that may be running, oldest first."""
         with self._lock:
             return tuple(self._open)
 
     @property
     def latest_token(self) -> str | None:
-        """The token of the session opened last of those not seen to end."""
-        with self._lock:
-            opened = [session for session in self._open.values() if session.opened]
-        return opened[-1].token.reveal() if opened else None
+        """The token of the session that was opened last and may be running."""
+        opened = [session for session in self.all if session.opened]
+        return opened[-1].token.reveal() if opened and opened[-1].token else None
+
+    def _removed(self) -> None:
+        if self.on_removed is not None:
+            self.on_removed()
 
     def __contains__(self, session: Session) -> bool:
         return self._open.get(session.id) is session
 
-    def __repr__(self) -> str:
-        return f"<{len(self._open)} open sessions>"
+    def __len__(self) -> int:
+        return len(self._open)
 
 
-def check_session_id(session_id: object) -> str:
-    """`session_id`, when it can be one.
-
-    Raises:
-        TypeError, ValueError: it cannot.
-    """
-    if session_id is None:
-        raise ValueError("session_id is None; it is the id of a session (UUID)")
-    if not isinstance(session_id, str):
-        raise TypeError(f"session_id must be a str, not {type(session_id).__name__}")
-    if not session_id.strip():
-        raise ValueError("session_id is empty; it is the id of a session (UUID)")
-    return session_id
+def _not_found(session_id: str, reason: str) -> SessionTokenNotFoundError:
+    error = SessionTokenNotFoundError(f"No token for session {session_id!r}: {reason}.")
+    error.session_id = session_id
+    return error

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import inspect
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -16,283 +13,487 @@ import httpx
 from liveavatar_client.models import (
     LiveAvatarNewSessionRequest,
     LiveAvatarSessionResponse,
+    SessionInfo,
+    SessionListType,
+    SessionPage,
     SessionTokenResponse,
+    SessionTranscript,
     StopReason,
     StopSessionResponse,
 )
 
-from ._base import BaseApi, note, raise_first
-from ._calls import Call, Flow, Step, Wait
-from ._config import credential, environment_proxy
-from ._flows import RESCUE_TIME
-from ._secrets import without_locals, without_locals_async
+from ._arguments import check_session_id
+from ._base import BaseApi, add_failure_note, raise_first
+from ._calls import IO
+from ._config import parse_credential
+from ._constants import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
+from ._flows import Flows
+from ._keep_alive import TaskWorker, keep_alive_interval
+from ._pagination import MAX_PAGE_SIZE, Pages
+from ._redaction import scrub_traceback
+from ._sessions import Session
 from .errors import LiveAvatarError, SessionTokenNotFoundError
 from .models import StandardSessionResponse
 
 if TYPE_CHECKING:
     import aiohttp
 
-    from ._asyncio import AsyncTransport
+    from ._transports._asyncio import AsyncTransport
 
 T = TypeVar("T")
 
 
 class AsyncLiveAvatarApi(BaseApi):
-    """Opens and closes LiveAvatar sessions, on asyncio. One client serves any number of tasks of one event loop.
+    """Opens and closes LiveAvatar sessions on asyncio. Any number of tasks in one event loop may share one client.
+
+    Closing the client, or leaving `async with AsyncLiveAvatarApi() as api:`, stops the sessions that it has opened.
 
     Args:
-        api_key: the account's API key; without it the environment variable LIVEAVATAR_API_KEY.
-        session: your own aiohttp.ClientSession, whose connections and trace configs are then used, and nothing else
-            of it (no headers, cookies, middlewares or proxy); it is never closed here.
-        base_url: where the service is; without it LIVEAVATAR_BASE_URL, then `BASE_URL`.
-        timeout: seconds one method call may take, retries and waits included.
-        max_retries: how many more times a request that is safe to repeat is tried; 0 turns retries off.
-        http_client: your own httpx.AsyncClient in place of aiohttp; it is never closed or changed here.
+        api_key: The account's API key. Default: the environment variable LIVEAVATAR_API_KEY.
+        session: Your own aiohttp.ClientSession. Only its connector and trace configs are used, not its headers,
+            cookies, middlewares or proxy. The client never closes it.
+        base_url: Base URL of the service. Default: LIVEAVATAR_BASE_URL, then `BASE_URL`.
+        timeout: Seconds that one method call may take, retries and delays included.
+        max_retries: How many times a request that is safe to repeat is sent again; 0 turns retries off.
+        http_client: Your own httpx.AsyncClient in place of aiohttp. The client never closes or changes it.
 
     Raises:
-        LiveAvatarError: there is no API key.
-        ValueError, TypeError: an argument cannot be used.
-
-    Leaving `async with AsyncLiveAvatarApi() as api:` stops the sessions it opened that are still open.
+        LiveAvatarError: There is no API key.
+        ValueError, TypeError: An argument is not valid.
     """
 
-    @without_locals
+    @scrub_traceback
     def __init__(
         self,
         api_key: str | None = None,
         session: aiohttp.ClientSession | None = None,
         *,
         base_url: str | None = None,
-        timeout: float = 60.0,
-        max_retries: int = 2,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_retries: int = DEFAULT_MAX_RETRIES,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
         if http_client is not None and not isinstance(http_client, httpx.AsyncClient):
             raise TypeError(f"http_client must be an httpx.AsyncClient, not {type(http_client).__name__}")
         if session is not None and http_client is not None:
-            raise ValueError("session and http_client are two ways to send a request: give one of them")
+            raise ValueError("session and http_client are alternatives: pass one of them")
         self._session = session
         self._http_client = http_client
         super().__init__(api_key, base_url, timeout, max_retries)
 
-    def _begin(self) -> None:
-        from ._asyncio import AiohttpTransport, HttpxTransport  # loaded when a client is made: it takes its time
+    def _new_io(self) -> tuple[IO, IO | None]:
+        from ._transports._aiohttp import AiohttpTransport  # imported late, to keep our import light
+        from ._transports._asyncio import AsyncIO, HttpxTransport
 
-        super()._begin()
         self._transport: AsyncTransport
         if self._http_client is not None:
             self._transport = HttpxTransport(self._config.base_url, self._http_client)
         else:
-            environment_proxy(self._config.base_url, needed=self._session is None)
             self._transport = AiohttpTransport(self._config.base_url, self._session)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._unfinished: set[asyncio.Task[Any]] = set()
+        self._worker: TaskWorker | None = None
+        return AsyncIO(self._transport), None
 
-    @without_locals_async
+    @scrub_traceback
     async def create_session_token(self, request_data: LiveAvatarNewSessionRequest) -> SessionTokenResponse:
-        """Mint a session token, which costs nothing.
+        """Create a session token. It costs nothing.
 
         Args:
-            request_data: what the session is to be.
+            request_data: The session's configuration.
+
+        Returns:
+            The response of the service; the token is `.data.session_token`.
 
         Raises:
-            LiveAvatarError: the service refused, or gave no answer.
-            TypeError, ValueError: the request cannot be sent.
+            LiveAvatarError: The service responded with an error, or not at all.
+            TypeError, ValueError: The request is not valid.
 
-        Reference: https://docs.liveavatar.com/reference/create_session_token_v1_sessions_token_post
+        Reference: https://docs.liveavatar.com/api-reference/sessions/create-session-token
         """
-        return await self._run(self._flows.create_session_token(request_data))
+        self._flows.sessions.ensure_open()
+        return await self._run(lambda: self._flows.create_session_token(request_data))
 
-    @without_locals_async
+    @scrub_traceback
     async def start_session(self, session_token: str) -> LiveAvatarSessionResponse:
-        """Start the session of a token: from here it costs credits by the minute, until it is stopped.
+        """Start the session of a token. It costs credits per minute until it is stopped.
 
-        One request is sent and never repeated, and nothing is stopped when it fails: the token is yours.
+        The request is sent once, and nothing is stopped if it fails, because the token is yours.
         `error.session_may_be_running` says whether the session may run all the same.
 
         Args:
-            session_token: from `create_session_token`.
+            session_token: The token from `create_session_token`.
+
+        Returns:
+            The response of the service; `.data` has the room's URL and tokens.
 
         Raises:
-            LiveAvatarError: the service refused, or gave no answer.
-            ValueError, TypeError: the token cannot be one.
+            LiveAvatarError: The service responded with an error, or not at all.
+            ValueError, TypeError: The value is not a token.
 
-        Reference: https://docs.liveavatar.com/reference/start_session_v1_sessions_start_post
+        Reference: https://docs.liveavatar.com/api-reference/sessions/start-session
         """
-        return await self._run(self._flows.start_session(credential(session_token, "session_token")))
+        token = parse_credential(session_token, "session_token")
+        del session_token
+        self._flows.sessions.ensure_open()
+        return await self._run(lambda: self._flows.start_session(token))
 
-    @without_locals_async
+    @scrub_traceback
     async def stop_session(
         self, session_id: str, session_token: str | None = None, *, reason: StopReason | str | None = None
     ) -> StopSessionResponse:
         """Stop any session of the account, and report what the service says.
 
         Args:
-            session_id: id of the session (UUID).
-            session_token: the session's own token; without it the API key is the credential.
-            reason: why, for the account's statistics: a `StopReason` or its value.
+            session_id: Id of the session (UUID).
+            session_token: The session's own token. Default: the API key is the credential.
+            reason: The reason for the account's statistics: a `StopReason` or its value.
+
+        Returns:
+            The response of the service.
 
         Raises:
-            LiveAvatarError: the service refused (NotFoundError: it does not know the session), or gave no answer.
-            ValueError, TypeError: an argument cannot be used.
+            LiveAvatarError: The service responded with an error (NotFoundError: it does not know the session), or not
+                at all.
+            ValueError, TypeError: An argument is not valid.
 
-        Reference: https://docs.liveavatar.com/reference/stop_session_v1_sessions_stop_post
+        Reference: https://docs.liveavatar.com/api-reference/sessions/stop-session
         """
-        token = None if session_token is None else credential(session_token, "session_token")
-        return await self._run(self._flows.stop_session(session_id, token, reason))
+        token = None if session_token is None else parse_credential(session_token, "session_token")
+        del session_token
+        self._flows.sessions.ensure_open()
+        return await self._run(lambda: self._flows.stop_session(session_id, token, reason))
 
-    @without_locals_async
-    async def new_session(self, request_data: LiveAvatarNewSessionRequest) -> StandardSessionResponse:
-        """Open a session: create its token, remember it, start it.
+    @scrub_traceback
+    async def new_session(
+        self,
+        request_data: LiveAvatarNewSessionRequest,
+        *,
+        keep_alive: bool | float = False,
+        wait_for_slot: float = 0.0,
+    ) -> StandardSessionResponse:
+        """Open a session: create its token, remember the token, start the session.
 
-        If the session cannot be handed to you, it is stopped before this raises: `error.session_may_be_running`
-        is True only if that could not be confirmed, and `close_session(error.session_id)` then tries again.
+        If the session cannot be returned to you, it is stopped before this raises. `error.session_may_be_running`
+        is True only if the stop could not be confirmed; `close_session(error.session_id)` then tries again.
 
         Args:
-            request_data: what the session is to be.
+            request_data: The session's configuration.
+            keep_alive: Keep the session from ending as idle, which also keeps it costing credits: True for a
+                keep-alive request every 2 minutes, or the seconds between two.
+            wait_for_slot: Seconds to go on trying while the account has too many sessions. Each attempt may take
+                `timeout` seconds.
+
+        Returns:
+            The open session.
 
         Raises:
-            LiveAvatarError: the service refused, or gave no answer.
-            TypeError, ValueError: the request cannot be sent.
+            LiveAvatarError: The service responded with an error, or not at all.
+            TypeError, ValueError: The request is not valid.
         """
-        return await self._run(self._flows.new_session(request_data))
+        interval = keep_alive_interval(keep_alive)
+        opened = await self._run(lambda: self._flows.new_session(request_data, wait_for_slot))
+        if interval is not None:
+            self._keep_alive(opened.session_id, interval)
+        return opened
 
-    @without_locals_async
-    async def close_session(self, session_id: str) -> StopSessionResponse:
-        """Stop a session that `new_session` opened. One that has ended by itself is no error.
+    @scrub_traceback
+    async def close_session(self, session_id: str, *, reason: StopReason | str | None = None) -> StopSessionResponse:
+        """Stop a session that `new_session` has opened. A session that has ended by itself is not an error.
 
         Args:
-            session_id: the id that new_session gave.
+            session_id: The id that new_session has returned.
+            reason: The reason for the account's statistics: a `StopReason` or its value.
+
+        Returns:
+            The response of the service.
 
         Raises:
-            SessionTokenNotFoundError: this client did not open the session, or has closed it; a ValueError too.
-            LiveAvatarError: the stop failed; the session is remembered, and this may be called again.
+            SessionTokenNotFoundError: This client did not open the session, or has closed it. Also a ValueError.
+            LiveAvatarError: The stop failed. The session stays remembered, so this may be called again.
         """
-        return await self._run(self._flows.close_session(session_id))
+        async with self._closing_flows() as flows:
+            return await flows.close_session(session_id, reason)
 
     @contextlib.asynccontextmanager
-    async def session(self, request_data: LiveAvatarNewSessionRequest) -> AsyncIterator[StandardSessionResponse]:
-        """A session that is closed when the `async with` block ends, whatever happens inside.
+    async def session(
+        self,
+        request_data: LiveAvatarNewSessionRequest,
+        *,
+        keep_alive: bool | float = False,
+        wait_for_slot: float = 0.0,
+    ) -> AsyncIterator[StandardSessionResponse]:
+        """Open a session that is closed when the `async with` block ends, whatever happens inside.
 
         Args:
-            request_data: what the session is to be.
+            request_data: The session's configuration.
+            keep_alive: As for new_session.
+            wait_for_slot: As for new_session.
+
+        Yields:
+            The open session.
 
         Raises:
-            LiveAvatarError: as new_session and close_session; after an exception of the block, that exception
-                is raised, with a note if the session could not be closed.
+            LiveAvatarError: As for new_session and close_session. After an exception in the block, that exception is
+                raised, with a note if the session could not be closed.
         """
-        opened = await self.new_session(request_data)
+        opened = await self.new_session(request_data, keep_alive=keep_alive, wait_for_slot=wait_for_slot)
         try:
             yield opened
         except BaseException as error:
             try:
                 await self._close_if_open(opened.session_id)
             except Exception as failure:
-                note(error, failure)
+                add_failure_note(error, failure)
             raise
         await self._close_if_open(opened.session_id)
 
-    async def close_all_sessions(self) -> None:
-        """Stop every session this client opened that is still open, at the same time; all are tried.
+    @scrub_traceback
+    async def keep_session_alive(self, session_id: str) -> None:
+        """Reset the idle timer of a session, which otherwise ends after 5 quiet minutes. It goes on costing credits.
+
+        The session's own token is the credential if this client has opened the session, else the API key.
+
+        Args:
+            session_id: Id of the session (UUID).
 
         Raises:
-            LiveAvatarError: of the first that could not be stopped, with a note for each other.
+            LiveAvatarError: The service responded with an error (NotFoundError, ConflictError: the session has ended),
+                or not at all.
+            ValueError, TypeError: The id is not valid.
+
+        Reference: https://docs.liveavatar.com/api-reference/sessions/keep-session-alive
         """
-        stops = {asyncio.ensure_future(self._close_if_open(session_id)) for session_id in self.open_sessions}
-        await self._patiently(stops)
-        raise_first([error for stop in stops if (error := stop.exception())])
+        self._flows.sessions.ensure_open()
+        await self._run(lambda: self._flows.keep_session_alive(session_id))
+
+    def list_sessions(
+        self,
+        type: SessionListType | str = "active",  # noqa: A002  # the name of the parameter at the service
+        *,
+        avatar_id: str | None = None,
+        context_id: str | None = None,
+        page_size: int = MAX_PAGE_SIZE,
+    ) -> AsyncIterator[SessionInfo]:
+        """List the sessions of the account, those that other programs have opened included.
+
+        The pages are fetched as they are needed.
+
+        Args:
+            type: "active" for the sessions that run, "historic" for those that have ended.
+            avatar_id: List only sessions with this avatar.
+            context_id: List only sessions with this context.
+            page_size: Sessions per request, 1 to 100.
+
+        Returns:
+            An async iterator of the sessions, without duplicates.
+
+        Raises:
+            LiveAvatarError: The service responded with an error, or not at all; raised while iterating.
+            ValueError, TypeError: An argument is not valid.
+
+        Reference: https://docs.liveavatar.com/api-reference/sessions/list-sessions
+        """
+        self._flows.sessions.ensure_open()
+        return self._iterate(Pages(type, avatar_id, context_id, page_size))
+
+    async def _iterate(self, pages: Pages) -> AsyncIterator[SessionInfo]:
+        while not pages.done:
+            for session in pages.add(await self._fetch_page(pages.next_query())):
+                yield session
+
+    @scrub_traceback
+    async def _fetch_page(self, query: dict[str, Any]) -> SessionPage:
+        self._flows.sessions.ensure_open()
+        return await self._run(lambda: self._flows.list_page(query))
+
+    @scrub_traceback
+    async def get_session(self, session_id: str) -> SessionInfo:
+        """Return what the service records about a session: duration, credits, end reason.
+
+        Args:
+            session_id: Id of the session (UUID).
+
+        Returns:
+            The record. `end_at` and `end_reason` are set once the session has ended.
+
+        Raises:
+            LiveAvatarError: The service responded with an error (NotFoundError: it does not know the session), or not
+                at all.
+            ValueError, TypeError: The id is not valid.
+
+        Reference: https://docs.liveavatar.com/api-reference/sessions/get-session
+        """
+        self._flows.sessions.ensure_open()
+        return await self._run(lambda: self._flows.get_session(session_id))
+
+    @scrub_traceback
+    async def get_session_transcript(
+        self, session_id: str, *, start_timestamp: int | None = None, end_timestamp: int | None = None
+    ) -> SessionTranscript:
+        """Return the transcript of a FULL session.
+
+        Args:
+            session_id: Id of the session (UUID).
+            start_timestamp: Return only lines from this time on. The service does not document the unit.
+            end_timestamp: Return only lines up to this time.
+
+        Returns:
+            The transcript; the lines are in `transcript_data`. `next_timestamp` is where the next request continues.
+
+        Raises:
+            LiveAvatarError: The service responded with an error, or not at all.
+            ValueError, TypeError: An argument is not valid.
+
+        Reference: https://docs.liveavatar.com/api-reference/sessions/get-session-transcript
+        """
+        self._flows.sessions.ensure_open()
+        return await self._run(lambda: self._flows.get_session_transcript(session_id, start_timestamp, end_timestamp))
+
+    @scrub_traceback
+    async def delete_session_events(self, session_id: str) -> None:
+        """Delete the stored events of a session, the transcript included, for good.
+
+        Args:
+            session_id: Id of the session (UUID).
+
+        Raises:
+            LiveAvatarError: The service responded with an error, or not at all.
+            ValueError, TypeError: The id is not valid.
+
+        Reference: https://docs.liveavatar.com/api-reference/sessions/delete-session-events
+        """
+        self._flows.sessions.ensure_open()
+        await self._run(lambda: self._flows.delete_session_events(session_id))
+
+    @scrub_traceback
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: object = None,
+        params: Mapping[str, Any] | None = None,
+        idempotent: bool | None = None,
+    ) -> Any:
+        """Call an endpoint that has no method here, with the API key and the same timeout, retries and errors.
+
+        Args:
+            method: The HTTP method.
+            path: The path below the base URL, for example "/users/credits".
+            json: The body, if any.
+            params: Parameters of the query string, if any; those that are None are left out.
+            idempotent: Whether the request may be sent again if its response is lost. Default: only GET may.
+
+        Returns:
+            `data` of the response's envelope; the whole body if it is no envelope; None if there is no body.
+
+        Raises:
+            LiveAvatarError: The service responded with an error, or not at all.
+            ValueError, TypeError: An argument is not valid.
+        """
+        self._flows.sessions.ensure_open()
+        return await self._run(lambda: self._flows.request(method, path, json, params, idempotent))
+
+    @scrub_traceback
+    def adopt_session(self, session_id: str, token: str | None = None) -> None:
+        """Take over a running session that another client or process has opened: closing it is this client's task now.
+
+        Args:
+            session_id: Id of the session (UUID).
+            token: Its session token, as `release_session` has returned it. Default: the API key is the credential.
+
+        Raises:
+            LiveAvatarError: The client is closed.
+            ValueError, TypeError: An argument is not valid.
+        """
+        credential = None if token is None else parse_credential(token, "token")
+        del token
+        self._flows.sessions.adopt(check_session_id(session_id), credential)
+
+    async def close_all_sessions(self) -> None:
+        """Stop every session that this client has opened and that is still open, at the same time; try all of them.
+
+        Raises:
+            LiveAvatarError: The first that could not be stopped, with a note for each other one.
+        """
+        from ._transports._asyncio import wait_shielded
+
+        sessions = self._flows.sessions.all
+        if not sessions:
+            return
+        async with self._closing_flows() as flows:
+            loop = asyncio.get_running_loop()
+            stops = [loop.create_task(_close_if_open(flows, session)) for session in sessions]
+            await wait_shielded(stops)
+            raise_first([error for stop in stops if (error := stop.exception())])
 
     async def aclose(self) -> None:
-        """Close the local connection pool. Open sessions go on; a ResourceWarning names them."""
-        if not self._closed:
-            self._warn_of_open_sessions()
+        """Stop the sessions that this client has opened and not released, then close the connection pool.
+
+        A session that is being opened by another task is stopped too. To let a session go on, call
+        `release_session` first.
+
+        Raises:
+            LiveAvatarError: The first session that could not be stopped, with a note for each other one. The client is
+                closed all the same.
+        """
+        self._flows.sessions.close()
+        try:
+            await self.close_all_sessions()
+        finally:
             self._closed = True
             await self._transport.close()
 
     async def __aenter__(self) -> Self:
-        self._check_open()
+        self._flows.sessions.ensure_open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if not self._closed:
-                await self.close_all_sessions()
+            await self.aclose()
         except Exception as failure:
             if error is None:
                 raise
-            note(error, failure)
-        finally:
-            await self.aclose()
+            add_failure_note(error, failure)
 
     async def _close_if_open(self, session_id: str) -> None:
         with contextlib.suppress(SessionTokenNotFoundError):  # closed meanwhile, by the block or another task
             await self.close_session(session_id)
 
-    async def _run(self, flow: Flow[T]) -> T:
-        self._check_open()
+    def _keep_alive(self, session_id: str, interval: float) -> None:
+        session = self._flows.sessions.find(session_id)
+        if session is not None:
+            self._worker = self._worker or TaskWorker(self._flows)
+            self._worker.add(session, interval)
+
+    async def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
-            raise LiveAvatarError("This client belongs to another event loop: make one client per loop.")
-        return await self._drive(flow)
+            raise LiveAvatarError("This client belongs to another event loop: create one client per loop.")
+        return await work()
 
-    async def _drive(self, flow: Flow[T]) -> T:
-        proceed: Callable[[], Step] = functools.partial(next, flow)
-        while True:
-            try:
-                step = proceed()
-                while True:
-                    step = flow.send(await self._perform(step))
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
-            except BaseException as error:
-                if inspect.getgeneratorstate(flow) == inspect.GEN_CLOSED:  # it is the flow that ended with this
-                    raise
-                if isinstance(error, GeneratorExit):  # the loop is gone, and with it what could perform a step
-                    flow.close()
-                    raise
-                proceed = functools.partial(flow.throw, error)
+    @contextlib.asynccontextmanager
+    async def _closing_flows(self) -> AsyncIterator[Flows]:
+        """Yield flows that can stop sessions here, even if the client is closed or belongs to another event loop."""
+        if not self._closed and self._loop in (None, asyncio.get_running_loop()):
+            yield self._flows
+            return
+        from ._transports._asyncio import AsyncIO
 
-    async def _perform(self, step: Step) -> object:
-        if isinstance(step, Call):
-            return step.result(await self._transport.send(step.request()))
-        if isinstance(step, Wait):
-            await asyncio.sleep(step.seconds)
-            return None
-        return await self._drive_apart(step.flow)
+        transport = self._transport.spare()
+        try:
+            yield Flows(self._config, AsyncIO(transport), self._flows.sessions)
+        finally:
+            await transport.close()
 
-    async def _drive_apart(self, flow: Flow[T]) -> T:
-        """Perform a flow in a task of its own, so that cancelling this one does not reach it."""
-        loop = asyncio.get_running_loop()  # before the coroutine is made: without a loop, none is to be left
-        task = loop.create_task(self._drive(flow))
-        await self._patiently({task})
-        return task.result()
 
-    async def _patiently(self, tasks: set[asyncio.Task[Any]]) -> None:
-        """Wait until tasks are done; cancelled, for as long as a stop may take, and then leave them to finish.
-
-        Raises:
-            asyncio.CancelledError: at the end, if it came meanwhile.
-        """
-        cancelled: asyncio.CancelledError | None = None
-        until: float | None = None
-        pending = tasks
-        while pending and (until is None or until > time.monotonic()):
-            try:
-                _, pending = await asyncio.wait(pending, timeout=until and until - time.monotonic())
-            except asyncio.CancelledError as error:
-                cancelled = error
-                until = until or time.monotonic() + RESCUE_TIME
-        if cancelled is not None:
-            for task in tasks:
-                self._unfinished.add(task)  # the loop itself keeps only weak references
-                task.add_done_callback(self._finish)
-            raise cancelled
-
-    def _finish(self, task: asyncio.Task[Any]) -> None:
-        self._unfinished.discard(task)
-        if not task.cancelled():
-            task.exception()  # the flow has logged it; nobody else is left to tell
+async def _close_if_open(flows: Flows, session: Session) -> None:
+    with contextlib.suppress(SessionTokenNotFoundError):  # closed meanwhile, by the block or another task
+        if session.opened:
+            await flows.close_session(session.id)
+        else:
+            await flows.close_opening_session(session)

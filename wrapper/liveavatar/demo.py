@@ -13,8 +13,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from ._config import KEY_VARIABLE
-from ._secrets import MASK
+from ._constants import API_KEY_VARIABLE
+from ._redaction import MASK
 from .async_client import AsyncLiveAvatarApi
 from .client import LiveAvatarApi
 from .errors import LiveAvatarError
@@ -40,7 +40,7 @@ def main() -> int:
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     try:
-        return _at_the_live_service() if os.environ.get(KEY_VARIABLE, "").strip() else _at_a_mock_server()
+        return _at_the_live_service() if os.environ.get(API_KEY_VARIABLE, "").strip() else _at_a_mock_server()
     except ModuleNotFoundError as missing:
         _say(str(missing), _BAD, to=sys.stderr)
         return 2
@@ -56,7 +56,7 @@ def main() -> int:
 
 def _at_the_live_service() -> int:
     with LiveAvatarApi() as api:
-        _say(f"{KEY_VARIABLE} is set: one session of the free sandbox avatar, at {api._config.base_url}", _HEADING)
+        _say(f"{API_KEY_VARIABLE} is set: one session of the free sandbox avatar, at {api._config.base_url}", _HEADING)
         with api.session(_request()) as session:
             _show(session)
         return _verdict("\nThe client says:", len(api.open_sessions))
@@ -114,13 +114,15 @@ class _CallsShown(logging.Handler):
     """Shows each request as the client logs it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno != logging.DEBUG or not isinstance(record.args, tuple):
+        call = vars(record)
+        if record.levelno != logging.DEBUG or "endpoint" not in call:
             _say(f"  {record.getMessage()}", _BAD)
             return
-        path, outcome, _, milliseconds, session_id = record.args
+        outcome = call["outcome"]
         good = isinstance(outcome, int) and outcome < 300
-        about = "" if session_id == "-" else f"  session {session_id}"
-        _say(f"  {milliseconds:4.0f} ms  POST {path}  {outcome}{about}", _FAINT if good else _BAD)
+        about = f"  session {call['session_id']}" if call["session_id"] else ""
+        line = f"  {call['milliseconds']:4.0f} ms  {call['method']} {call['endpoint']}  {outcome}{about}"
+        _say(line, _FAINT if good else _BAD)
 
 
 def _say(line: str, style: str = "", *, to: TextIO | None = None) -> None:

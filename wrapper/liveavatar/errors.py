@@ -1,56 +1,68 @@
-"""Everything this package raises on purpose; one `except LiveAvatarError` covers it all.
+"""Exceptions of this package. One `except LiveAvatarError` catches them all.
 
 LiveAvatarError
-├── LiveAvatarApiError            the service answered, and not with success
+├── LiveAvatarApiError            the service responded with an error
 │   ├── BadRequestError           400
+│   │   └── SessionDurationError  400: max_session_duration exceeds the account's limit
 │   ├── AuthenticationError       401
-│   ├── InsufficientCreditsError  402, or words that say credits
+│   ├── InsufficientCreditsError  402, or a message about credits
 │   ├── PermissionDeniedError     403
-│   ├── ConcurrencyLimitError     403, 409 or 429 whose words say concurrency
+│   ├── ConcurrencyLimitError     403, 409 or 429 with a message about concurrency
 │   ├── NotFoundError             404
 │   ├── ConflictError             409
 │   ├── InvalidRequestError       422
 │   ├── RateLimitError            429
 │   ├── ServerError               5xx
-│   └── BadResponseError          a success status with a body that breaks the contract
-├── LiveAvatarConnectionError     no answer
-│   └── LiveAvatarTimeoutError    no answer in time
-└── SessionTokenNotFoundError     close_session() of a session this client has no token for (a ValueError too)
+│   └── BadResponseError          a 2xx whose body violates the contract
+├── LiveAvatarConnectionError     no response
+│   └── LiveAvatarTimeoutError    no response in time
+└── SessionTokenNotFoundError     close_session() of a session that this client has no token for (also a ValueError)
 
-Mistakes in arguments are ValueError or TypeError, raised before anything is sent.
+Invalid arguments raise ValueError or TypeError before any request is sent.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class LiveAvatarError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base class of all exceptions that this package raises on purpose."""
 
     endpoint: str | None = None
     """Path of the endpoint that was called, for example `/v1/sessions/start`."""
     attempts: int = 0
-    """Requests that were sent, or tried, for this call."""
+    """Number of requests that were sent, or tried, for this call."""
     session_id: str | None = None
-    """The session that the failed call was about, when one is known."""
+    """Id of the session that the failed call was about, if one is known."""
     session_may_be_running: bool = False
-    """True when that session may still run, and cost, at the service."""
+    """True if that session may still run, and cost credits."""
 
 
 class LiveAvatarApiError(LiveAvatarError):
-    """The service answered, and not with success.
+    """The service responded with an error.
 
-    `str()` is one line for a person; `.message` holds the service's own words alone.
+    `str()` is one line for a person. `.message` is the service's own message alone.
     """
 
+    hint: ClassVar[str] = ""
+    """What to do about an error of this class; the last part of `str()`."""
+
     code: int | None = None
-    """The envelope's code, when the body was an envelope."""
+    """The envelope's code, if the body was an envelope."""
     request_id: str | None = None
-    """The id the service or its gateway gave the request: what its support asks for."""
+    """The id that the service or its gateway gave the request. The service's support asks for it."""
     retry_after: float | None = None
-    """Seconds the service asked to wait before another try."""
+    """Seconds that the service asks to wait before another attempt."""
 
     def __init__(self, message: str, status: int, response_text: str) -> None:
-        """Args: a line for a person; the HTTP status; the body as it came, with secrets masked."""
+        """Create the error.
+
+        Args:
+            message: One line for a person.
+            status: The HTTP status.
+            response_text: The response body, with secrets redacted.
+        """
         super().__init__(message, status, response_text)
         self.message = message
         self.status = status
@@ -64,20 +76,35 @@ class BadRequestError(LiveAvatarApiError):
     """400: the service cannot use the request."""
 
 
+class SessionDurationError(BadRequestError):
+    """400: `max_session_duration` exceeds what the account, or a sandbox session, may have."""
+
+    hint = "Set max_session_duration to at most the allowed maximum, or leave it out."
+
+    max_allowed: int | None = None
+    """The longest duration allowed, in seconds, if the service says."""
+
+
 class AuthenticationError(LiveAvatarApiError):
     """401: the credential is wrong, expired, or of the wrong kind."""
 
 
 class InsufficientCreditsError(LiveAvatarApiError):
-    """402, or a refusal that names credits: the account cannot pay for a minute."""
+    """402, or a message about credits: the account cannot pay for one minute."""
+
+    hint = "Add credits: a session needs enough for one minute to start."
 
 
 class PermissionDeniedError(LiveAvatarApiError):
     """403: the account may not do this."""
 
+    hint = "Check what the account's plan allows."
+
 
 class ConcurrencyLimitError(LiveAvatarApiError):
-    """403, 409 or 429 that names concurrency: too many sessions run at once."""
+    """403, 409 or 429 with a message about concurrency: too many sessions run at once."""
+
+    hint = "Close a session, or wait until one ends: list_sessions() shows those that count against the limit."
 
 
 class NotFoundError(LiveAvatarApiError):
@@ -85,40 +112,44 @@ class NotFoundError(LiveAvatarApiError):
 
 
 class ConflictError(LiveAvatarApiError):
-    """409: the session is already started, or already stopped."""
+    """409: the session has already started, or has already stopped."""
 
 
 class InvalidRequestError(LiveAvatarApiError):
     """422: the request has the wrong shape."""
 
     errors: tuple[tuple[str, str], ...] = ()
-    """(location, message) of each complaint, for example `("body.avatar_id", "Field required")`."""
+    """(location, message) of each violation, for example `("body.avatar_id", "Field required")`."""
 
 
 class RateLimitError(LiveAvatarApiError):
-    """429: too many requests; `.retry_after` says how many seconds to wait, when the service does."""
+    """429: too many requests. `.retry_after` is the number of seconds to wait, if the service says."""
+
+    hint = "Send fewer requests at a time, or try again later."
 
 
 class ServerError(LiveAvatarApiError):
     """5xx: the service, or the gateway in front of it, failed."""
 
+    hint = "The service failed; try again later."
+
 
 class BadResponseError(LiveAvatarApiError):
-    """A success status with a body that is not what the contract says."""
+    """A 2xx response whose body violates the contract."""
 
 
 class LiveAvatarConnectionError(LiveAvatarError):
-    """The service gave no answer: it was not reached, or the connection broke."""
+    """There was no response: the service was not reached, or the connection broke."""
 
     request_sent: bool = True
-    """False when it is certain that no byte of the request left."""
+    """False if it is certain that no byte of the request was sent."""
     certificate_rejected: bool = False
-    """True when the service's certificate was not trusted."""
+    """True if the service's certificate was not trusted."""
 
 
 class LiveAvatarTimeoutError(LiveAvatarConnectionError):
-    """The service gave no answer within the call's time."""
+    """There was no response within the time of the call."""
 
 
 class SessionTokenNotFoundError(LiveAvatarError, ValueError):
-    """This client holds no token for the session: it did not open it, or has closed it already."""
+    """This client has no token for the session: it did not open the session, or has closed it."""

@@ -12,12 +12,24 @@ from urllib.parse import urlencode
 import attrs
 
 import liveavatar_client.models as generated
-from liveavatar_client.models import VideoEncoding, VideoQuality, VideoSettings
+from liveavatar_client.models import VideoEncoding, VideoQuality
 from liveavatar_client.types import UNSET, Unset
 
-from ._secrets import masked
+from ._constants import MEET_PAGE
+from ._redaction import redact
 
-MEET_PAGE = "https://meet.livekit.io/custom"
+
+@attrs.define
+class VideoSettings(generated.VideoSettings):
+    """Encoding and quality of the avatar's video.
+
+    Attributes:
+        encoding: the video codec. The service's own default is H264; VP8 is deprecated and will be removed.
+        quality: the video quality, "high" by default.
+    """
+
+    encoding: VideoEncoding | Unset
+    quality: VideoQuality | Unset = VideoQuality.high
 
 
 def _default_video() -> VideoSettings:
@@ -56,7 +68,8 @@ class LiveAvatarNewSessionRequest(generated.LiveAvatarNewSessionRequest):
     Reference: https://docs.liveavatar.com/reference/create_session_token_v1_sessions_token_post
     """
 
-    video_settings: VideoSettings | Unset | None = attrs.field(factory=_default_video)
+    mode: str = "LITE"
+    video_settings: generated.VideoSettings | Unset | None = attrs.field(factory=_default_video)
     avatar_persona: generated.AvatarPersona | Unset | None = None
     livekit_config: generated.CustomSDKLiveKitConfig | Unset | None = None
 
@@ -70,13 +83,16 @@ class LiveAvatarNewSessionRequest(generated.LiveAvatarNewSessionRequest):
         """
         defaults = cls(avatar_id="").to_dict()
         del defaults["avatar_id"]
-        return super().from_dict(defaults | dict(src_dict))
+        request = super().from_dict(defaults | dict(src_dict))
+        if isinstance(request.video_settings, generated.VideoSettings):
+            request.video_settings = VideoSettings.from_dict(request.video_settings.to_dict())
+        return request
 
     def __repr__(self) -> str:
         fields = [field.name for field in attrs.fields(type(self)) if field.repr]
         given = (f"{name}={value!r}" for name in fields if (value := getattr(self, name)) not in (None, UNSET))
         # A part may have been given as a plain dict, with a token in it.
-        return masked(f"{type(self).__name__}({', '.join(given)})")
+        return redact(f"{type(self).__name__}({', '.join(given)})")
 
 
 @attrs.define(kw_only=True)
@@ -102,9 +118,9 @@ class StandardSessionResponse:
     raw_response: generated.LiveAvatarSessionResponse = attrs.field(repr=False)
 
     @classmethod
-    def of(cls, session_id: str, answer: generated.LiveAvatarSessionResponse) -> StandardSessionResponse:
+    def from_response(cls, session_id: str, response: generated.LiveAvatarSessionResponse) -> StandardSessionResponse:
         """The session that a start's answer describes."""
-        data = answer.data
+        data = response.data
         return cls(
             session_id=session_id,
             access_token=data.livekit_client_token,
@@ -112,7 +128,7 @@ class StandardSessionResponse:
             livekit_url=data.livekit_url,
             ws_url=data.ws_url or None,
             max_session_duration=data.max_session_duration or None,
-            raw_response=answer,
+            raw_response=response,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -27,8 +27,9 @@ except ModuleNotFoundError:
         "pytest is not installed; liveavatar.testing needs it: pip install 'liveavatar[testing]'", name="pytest"
     ) from None
 
-from ._config import BASE_URL, KEY_VARIABLE, URL_VARIABLE, is_loopback
-from ._secrets import MASK, masked, secrets_in
+from ._constants import API_KEY_VARIABLE, BASE_URL, BASE_URL_VARIABLE
+from ._proxies import is_loopback
+from ._redaction import MASK, redact, secrets_in
 
 if TYPE_CHECKING:
     from .mock import MockServer
@@ -56,11 +57,11 @@ def _clean_request(request: Any) -> Any:
         credentials.append(credential)
         headers[name] = f"{scheme} {_stand_in(credential)}".strip()
     request.headers = headers
-    request.uri = masked(_service_uri(request.uri))
+    request.uri = redact(_service_uri(request.uri))
     if request.body is None or isinstance(request.body, bytes | bytearray):  # the rest is no request of ours
         text = _text(request.body or b"")
         secrets = [*filter(_telling, credentials), *secrets_in(_json(text))]
-        request.body = masked(text, secrets).encode("utf-8", "surrogateescape") or None
+        request.body = redact(text, secrets).encode("utf-8", "surrogateescape") or None
     return request
 
 
@@ -70,11 +71,11 @@ def _clean_response(response: dict[str, Any]) -> dict[str, Any]:
     text = "" if "content-encoding" in headers else _text(response["body"].get("string") or b"")
     body = _json(text)
     secrets = [*filter(_telling, _stand_ins), *secrets_in(body)]
-    text = _with_stand_in(body, masked(text, secrets))
+    text = _with_stand_in(body, redact(text, secrets))
     return {
         **response,
         "headers": {
-            name: [masked(_text(value), secrets) for value in ([values] if isinstance(values, str) else values)]
+            name: [redact(_text(value), secrets) for value in ([values] if isinstance(values, str) else values)]
             for name, values in headers.items()
             if name in _RESPONSE_HEADERS or name.startswith(_RATE_LIMIT)
         },
@@ -161,6 +162,6 @@ def liveavatar_mock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     from .mock import mock_server
 
     with mock_server(**getattr(request, "param", {})) as service:
-        monkeypatch.setenv(URL_VARIABLE, service.base_url)
-        monkeypatch.setenv(KEY_VARIABLE, service.api_key)
+        monkeypatch.setenv(BASE_URL_VARIABLE, service.base_url)
+        monkeypatch.setenv(API_KEY_VARIABLE, service.api_key)
         yield service

@@ -395,14 +395,13 @@ def sync_detailed(
 ]:
     """Create a session token
 
-     Fixes the configuration of one session and returns its id and a short-lived token that is good for
-    that session
-    alone. Costs nothing. Needs the API key, so it belongs on a backend.
+     Fixes the configuration of one session and returns its id and a short-lived token that is valid for
+    this session only. Costs nothing. Needs the API key, so call it from a backend.
 
     Args:
-        body (LiveAvatarNewSessionRequest): What a session is to be. `mode` decides who thinks and
-            speaks: in LITE the caller does, and the service only
-            animates the avatar; in FULL the service runs the whole conversation.
+        body (LiveAvatarNewSessionRequest): The configuration of a session. In mode LITE the
+            caller provides the speech and the service only animates the avatar. In mode FULL the
+            service runs the whole conversation. Null means that a field is not given.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -437,14 +436,13 @@ def sync(
 ):
     """Create a session token
 
-     Fixes the configuration of one session and returns its id and a short-lived token that is good for
-    that session
-    alone. Costs nothing. Needs the API key, so it belongs on a backend.
+     Fixes the configuration of one session and returns its id and a short-lived token that is valid for
+    this session only. Costs nothing. Needs the API key, so call it from a backend.
 
     Args:
-        body (LiveAvatarNewSessionRequest): What a session is to be. `mode` decides who thinks and
-            speaks: in LITE the caller does, and the service only
-            animates the avatar; in FULL the service runs the whole conversation.
+        body (LiveAvatarNewSessionRequest): The configuration of a session. In mode LITE the
+            caller provides the speech and the service only animates the avatar. In mode FULL the
+            service runs the whole conversation. Null means that a field is not given.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -473,14 +471,13 @@ async def asyncio_detailed(
 ]:
     """Create a session token
 
-     Fixes the configuration of one session and returns its id and a short-lived token that is good for
-    that session
-    alone. Costs nothing. Needs the API key, so it belongs on a backend.
+     Fixes the configuration of one session and returns its id and a short-lived token that is valid for
+    this session only. Costs nothing. Needs the API key, so call it from a backend.
 
     Args:
-        body (LiveAvatarNewSessionRequest): What a session is to be. `mode` decides who thinks and
-            speaks: in LITE the caller does, and the service only
-            animates the avatar; in FULL the service runs the whole conversation.
+        body (LiveAvatarNewSessionRequest): The configuration of a session. In mode LITE the
+            caller provides the speech and the service only animates the avatar. In mode FULL the
+            service runs the whole conversation. Null means that a field is not given.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -513,14 +510,13 @@ async def asyncio(
 ):
     """Create a session token
 
-     Fixes the configuration of one session and returns its id and a short-lived token that is good for
-    that session
-    alone. Costs nothing. Needs the API key, so it belongs on a backend.
+     Fixes the configuration of one session and returns its id and a short-lived token that is valid for
+    this session only. Costs nothing. Needs the API key, so call it from a backend.
 
     Args:
-        body (LiveAvatarNewSessionRequest): What a session is to be. `mode` decides who thinks and
-            speaks: in LITE the caller does, and the service only
-            animates the avatar; in FULL the service runs the whole conversation.
+        body (LiveAvatarNewSessionRequest): The configuration of a session. In mode LITE the
+            caller provides the speech and the service only animates the avatar. In mode FULL the
+            service runs the whole conversation. Null means that a field is not given.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.

@@ -384,11 +384,13 @@ def sync_detailed(
 ]:
     """Start the session of a token
 
-     Brings the avatar into its room. From here on the session costs credits per minute (FULL 2, LITE 1),
-    and the
-    account needs enough of them for one minute. There is no body: the token says which session it is.
+     Brings the avatar into its room. From now on the session costs credits per minute (FULL 2, LITE 1).
+    The account
+    needs enough credits for one minute. The call has no body: the token identifies the session. The
+    service ignores
+    an API key that is sent beside the token.
 
-    Do not repeat this call blindly when no answer came: the session may be running already.
+    Do not repeat this call blindly when no response arrived: the session may be running already.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -420,11 +422,13 @@ def sync(
 ):
     """Start the session of a token
 
-     Brings the avatar into its room. From here on the session costs credits per minute (FULL 2, LITE 1),
-    and the
-    account needs enough of them for one minute. There is no body: the token says which session it is.
+     Brings the avatar into its room. From now on the session costs credits per minute (FULL 2, LITE 1).
+    The account
+    needs enough credits for one minute. The call has no body: the token identifies the session. The
+    service ignores
+    an API key that is sent beside the token.
 
-    Do not repeat this call blindly when no answer came: the session may be running already.
+    Do not repeat this call blindly when no response arrived: the session may be running already.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -451,11 +455,13 @@ async def asyncio_detailed(
 ]:
     """Start the session of a token
 
-     Brings the avatar into its room. From here on the session costs credits per minute (FULL 2, LITE 1),
-    and the
-    account needs enough of them for one minute. There is no body: the token says which session it is.
+     Brings the avatar into its room. From now on the session costs credits per minute (FULL 2, LITE 1).
+    The account
+    needs enough credits for one minute. The call has no body: the token identifies the session. The
+    service ignores
+    an API key that is sent beside the token.
 
-    Do not repeat this call blindly when no answer came: the session may be running already.
+    Do not repeat this call blindly when no response arrived: the session may be running already.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -485,11 +491,13 @@ async def asyncio(
 ):
     """Start the session of a token
 
-     Brings the avatar into its room. From here on the session costs credits per minute (FULL 2, LITE 1),
-    and the
-    account needs enough of them for one minute. There is no body: the token says which session it is.
+     Brings the avatar into its room. From now on the session costs credits per minute (FULL 2, LITE 1).
+    The account
+    needs enough credits for one minute. The call has no body: the token identifies the session. The
+    service ignores
+    an API key that is sent beside the token.
 
-    Do not repeat this call blindly when no answer came: the session may be running already.
+    Do not repeat this call blindly when no response arrived: the session may be running already.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.

@@ -388,9 +388,13 @@ def sync_detailed(
 ]:
     """Stop a session
 
-     Ends the session, its bill, and its hold on one of the account's places for concurrent sessions. The
-    credential
-    is the session's own token, or the API key together with `session_id`; never both.
+     Ends the session. It costs nothing any more and no longer counts against the concurrency limit. The
+    credential is
+    the session's own token, or the API key together with `session_id`. If both credentials are sent,
+    the session of
+    the token is meant.
+
+    Without a body the reason is USER_CLOSED; in a body without `reason` it is UNKNOWN.
 
     Args:
         body (StopSessionRequest | Unset): Which session to stop, and why.
@@ -428,9 +432,13 @@ def sync(
 ):
     """Stop a session
 
-     Ends the session, its bill, and its hold on one of the account's places for concurrent sessions. The
-    credential
-    is the session's own token, or the API key together with `session_id`; never both.
+     Ends the session. It costs nothing any more and no longer counts against the concurrency limit. The
+    credential is
+    the session's own token, or the API key together with `session_id`. If both credentials are sent,
+    the session of
+    the token is meant.
+
+    Without a body the reason is USER_CLOSED; in a body without `reason` it is UNKNOWN.
 
     Args:
         body (StopSessionRequest | Unset): Which session to stop, and why.
@@ -458,9 +466,13 @@ async def asyncio_detailed(
 ]:
     """Stop a session
 
-     Ends the session, its bill, and its hold on one of the account's places for concurrent sessions. The
-    credential
-    is the session's own token, or the API key together with `session_id`; never both.
+     Ends the session. It costs nothing any more and no longer counts against the concurrency limit. The
+    credential is
+    the session's own token, or the API key together with `session_id`. If both credentials are sent,
+    the session of
+    the token is meant.
+
+    Without a body the reason is USER_CLOSED; in a body without `reason` it is UNKNOWN.
 
     Args:
         body (StopSessionRequest | Unset): Which session to stop, and why.
@@ -496,9 +508,13 @@ async def asyncio(
 ):
     """Stop a session
 
-     Ends the session, its bill, and its hold on one of the account's places for concurrent sessions. The
-    credential
-    is the session's own token, or the API key together with `session_id`; never both.
+     Ends the session. It costs nothing any more and no longer counts against the concurrency limit. The
+    credential is
+    the session's own token, or the API key together with `session_id`. If both credentials are sent,
+    the session of
+    the token is meant.
+
+    Without a body the reason is USER_CLOSED; in a body without `reason` it is UNKNOWN.
 
     Args:
         body (StopSessionRequest | Unset): Which session to stop, and why.

@@ -13,10 +13,10 @@ from typer.core import TyperGroup
 
 from liveavatar_client.models import VideoEncoding, VideoQuality, VideoSettings
 
-from .._calls import has_ended
+from .._endpoints import has_ended
 from .._version import __version__
 from ..errors import BadRequestError, ConflictError, InvalidRequestError, LiveAvatarError, NotFoundError
-from ..mock._sessions import SANDBOX_AVATAR
+from ..mock._settings import SANDBOX_AVATAR
 from ..models import AvatarPersona, LiveAvatarNewSessionRequest
 from ._doctor import FAIL, examine
 from ._failures import ExitCode, Misconfigured, StillRunning, advised, raise_signals, report

@@ -15,10 +15,12 @@ from urllib.parse import urlsplit
 import attrs
 import httpx
 
-from .._config import KEY_VARIABLE, configure, credential, environment_proxy
-from .._secrets import masked
+from .._config import Config, parse_credential
+from .._constants import API_KEY_VARIABLE
+from .._proxies import proxy_from_environment
+from .._redaction import redact
 from ..errors import LiveAvatarError
-from ..mock._sessions import SANDBOX_AVATAR
+from ..mock._settings import SANDBOX_AVATAR
 from ..models import LiveAvatarNewSessionRequest
 from ._failures import advised
 from ._settings import Settings, connected, in_flags
@@ -51,7 +53,7 @@ def examine(settings: Settings, *, session: bool) -> Iterator[Finding]:
     key = _key(settings)
     yield key
     try:
-        url = configure("any", settings.base_url, 1, 0).base_url
+        url = Config.from_arguments("any", settings.base_url, 1, 0).base_url
     except ValueError as error:
         yield Finding(FAIL, "Base URL", in_flags(error), "Unset it for the live service.")
         return
@@ -84,12 +86,12 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _key(settings: Settings) -> Finding:
-    fix = f"Set {KEY_VARIABLE} to the account's API key, in the environment or in a file .env here."
+    fix = f"Set {API_KEY_VARIABLE} to the account's API key, in the environment or in a file .env here."
     if settings.key_from is None:
         return Finding(FAIL, "API key", "there is none", fix)
-    value = os.environ[KEY_VARIABLE].strip()
+    value = os.environ[API_KEY_VARIABLE].strip()
     try:
-        credential(value, KEY_VARIABLE)
+        parse_credential(value, API_KEY_VARIABLE)
     except ValueError as error:
         return Finding(FAIL, "API key", str(error), fix)
     if value.startswith("eyJ"):
@@ -101,7 +103,7 @@ def _key(settings: Settings) -> Finding:
 
 def _way(url: str) -> Generator[Finding, None, bool]:
     """The way to the service; True when it has answered."""
-    proxy = environment_proxy(url)
+    proxy = proxy_from_environment(url, required=False)
     target = urlsplit(proxy or url)
     host, port = target.hostname or "", target.port or (443 if target.scheme == "https" else 80)
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # a proxy's user and password stay out of it
@@ -137,7 +139,7 @@ def _way(url: str) -> Generator[Finding, None, bool]:
             fix = "If your network has a certificate authority of its own, name its file in SSL_CERT_FILE."
             yield Finding(FAIL, "TLS", "the certificate is not trusted", fix)
         else:
-            yield Finding(FAIL, "HTTP", f"no answer: {masked(str(error)) or type(error).__name__}", whose)
+            yield Finding(FAIL, "HTTP", f"no answer: {redact(str(error)) or type(error).__name__}", whose)
         return False
     return True
 

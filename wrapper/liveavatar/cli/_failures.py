@@ -14,7 +14,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from .._secrets import masked
+from .._redaction import redact
 from ..errors import (
     AuthenticationError,
     LiveAvatarConnectionError,
@@ -76,10 +76,10 @@ def report(error: BaseException, *, debug: bool) -> int:
     code, lines = _explain(error)
     with contextlib.suppress(OSError):  # the terminal may be gone
         if debug:
-            sys.stderr.write(masked("".join(traceback.format_exception(error))))
+            sys.stderr.write(redact("".join(traceback.format_exception(error))))
         console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         for line in lines:
-            console.print(masked(line), style="yellow" if code > ExitCode.SIGNAL else "red")
+            console.print(redact(line), style="yellow" if code > ExitCode.SIGNAL else "red")
     return code
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from .._secrets import masked
+from .._redaction import redact
 from ..models import LiveAvatarNewSessionRequest, StandardSessionResponse
 
 _PER_MINUTE = {"FULL": 2}  # all else is LITE, at 1
@@ -50,7 +50,7 @@ class Opened:
         return {
             "Session": self.session.session_id,
             "Avatar": self.request.avatar_id,
-            "Room": masked(self.session.livekit_url),
+            "Room": redact(self.session.livekit_url),
             "Mode": f"{self.request.mode}{', sandbox' if self.request.is_sandbox else ''} ({self.rate()})",
             "Duration": "as long as the plan allows" if longest is None else f"at most {clock(longest)}",
             "Time left": "unknown" if left == math.inf else clock(math.ceil(left)),
@@ -76,7 +76,7 @@ class Opened:
             "avatar_id": self.request.avatar_id,
             "mode": self.request.mode,
             "is_sandbox": bool(self.request.is_sandbox),
-            "livekit_url": masked(self.session.livekit_url),
+            "livekit_url": redact(self.session.livekit_url),
             "max_session_duration": self.session.max_session_duration,
             "credits_per_minute": self.credits_per_minute,
             "stop": stop,

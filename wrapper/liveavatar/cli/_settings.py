@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import attrs
 from dotenv import dotenv_values
 
-from .._config import BASE_URL, KEY_VARIABLE, URL_VARIABLE, is_loopback
+from .._constants import API_KEY_VARIABLE, BASE_URL, BASE_URL_VARIABLE
+from .._proxies import is_loopback
 from ..client import LiveAvatarApi
 from ..errors import LiveAvatarError
 from ._failures import Misconfigured, StillRunning
@@ -48,20 +49,25 @@ def load(base_url: str | None = None) -> Settings:
     file = _read(Path(".env"))
     set_already = {name for name in file if os.environ.get(name, "").strip()}
     taken = {name: value for name, value in file.items() if name not in set_already}
-    if base_url is None and URL_VARIABLE in taken and KEY_VARIABLE not in taken and os.environ.get(KEY_VARIABLE):
+    if (
+        base_url is None
+        and BASE_URL_VARIABLE in taken
+        and API_KEY_VARIABLE not in taken
+        and os.environ.get(API_KEY_VARIABLE)
+    ):
         # A folder got from somebody else is not to have the user's own key sent where it likes.
-        host = urlsplit(taken[URL_VARIABLE]).hostname or ""
+        host = urlsplit(taken[BASE_URL_VARIABLE]).hostname or ""
         if not is_loopback(host) and host != urlsplit(BASE_URL).hostname:
             raise Misconfigured(
                 f"this folder's .env names the service {host}, and the API key is not from there. "
-                f"If you trust it, set {URL_VARIABLE} in the environment, or put the key into .env too."
+                f"If you trust it, set {BASE_URL_VARIABLE} in the environment, or put the key into .env too."
             )
     os.environ.update(taken)
-    key_set, url_set = (os.environ.get(name, "").strip() for name in (KEY_VARIABLE, URL_VARIABLE))
+    key_set, url_set = (os.environ.get(name, "").strip() for name in (API_KEY_VARIABLE, BASE_URL_VARIABLE))
     return Settings(
         base_url=base_url if base_url is not None else url_set or None,
-        url_from=_FLAG if base_url is not None else _origin(URL_VARIABLE, taken) if url_set else "default",
-        key_from=_origin(KEY_VARIABLE, taken) if key_set else None,
+        url_from=_FLAG if base_url is not None else _origin(BASE_URL_VARIABLE, taken) if url_set else "default",
+        key_from=_origin(API_KEY_VARIABLE, taken) if key_set else None,
     )
 
 
@@ -74,7 +80,7 @@ def connected(settings: Settings, *, timeout: float = 60.0, max_retries: int = 2
         StillRunning: a session could not be stopped.
     """
     if settings.key_from is None:
-        raise Misconfigured(f"there is no API key. Set {KEY_VARIABLE} in the environment, or in a file .env here.")
+        raise Misconfigured(f"there is no API key. Set {API_KEY_VARIABLE} in the environment, or in a file .env here.")
     try:
         api = LiveAvatarApi(base_url=settings.base_url, timeout=timeout, max_retries=max_retries)
     except (LiveAvatarError, ValueError) as error:
@@ -90,7 +96,7 @@ def connected(settings: Settings, *, timeout: float = 60.0, max_retries: int = 2
 
 def in_flags(error: Exception) -> str:
     """What the client says of its arguments, in the names that the command line has for them."""
-    return str(error).replace("api_key", KEY_VARIABLE).replace("base_url", f"{_FLAG} or {URL_VARIABLE}")
+    return str(error).replace("api_key", API_KEY_VARIABLE).replace("base_url", f"{_FLAG} or {BASE_URL_VARIABLE}")
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -98,7 +104,9 @@ def _read(path: Path) -> dict[str, str]:
         values = dotenv_values(path, interpolate=False)
     except (OSError, ValueError) as error:
         raise Misconfigured(f".env cannot be read: {error}") from error
-    return {name: value for name in (KEY_VARIABLE, URL_VARIABLE) if (value := (values.get(name) or "").strip())}
+    return {
+        name: value for name in (API_KEY_VARIABLE, BASE_URL_VARIABLE) if (value := (values.get(name) or "").strip())
+    }
 
 
 def _origin(name: str, taken: dict[str, str]) -> str:

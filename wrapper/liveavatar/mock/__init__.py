@@ -1,7 +1,7 @@
-"""A LiveAvatar service on this machine, for demos and tests: no account, no network, no cost.
+"""A mock LiveAvatar service on this machine, for demos and tests: no account, no network, no cost.
 
-It speaks the three session endpoints over real HTTP, with the service's credentials, states, limits and error
-envelopes, and holds every request and every answer of its own against the contract. From a shell::
+It serves the session endpoints over real HTTP, with the service's credentials, states, limits and error envelopes. It
+checks every request, and every response of its own, against the OpenAPI contract. From a shell::
 
     python -m liveavatar.mock --port 8080
 
@@ -12,9 +12,10 @@ and in a test suite::
 
 It needs the extra: ``pip install 'liveavatar[mock]'``.
 
-Where the service leaves it open, the mock server has decided: the nil UUID is the one avatar it does not know;
-stopping a session that never started ends it, and its token then starts nothing; as no media flows, a session
-is idle from its start; all API keys belong to one account.
+Where the behavior of the service is not known, the mock server has made these choices. Any avatar exists but the nil
+UUID, unless ``avatar_ids`` lists them. An LLM configuration exists unless it is the nil UUID. Stopping a session that
+never started ends it. No media flows, so only a start and a keep-alive are signs of life. All API keys belong to one
+account.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from ._app import create_app
     from ._contract import ContractError
     from ._server import MockServer, mock_server
-    from ._sessions import SessionSnapshot, SessionState
+    from ._session import SessionSnapshot, SessionState
     from ._settings import Settings
 
 __all__ = [
@@ -39,11 +40,11 @@ __all__ = [
     "mock_server",
 ]
 
-_HOME = {
+_LAZY = {
     "ContractError": "_contract",
     "MockServer": "_server",
-    "SessionSnapshot": "_sessions",
-    "SessionState": "_sessions",
+    "SessionSnapshot": "_session",
+    "SessionState": "_session",
     "Settings": "_settings",
     "create_app": "_app",
     "mock_server": "_server",
@@ -51,11 +52,11 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, so that a missing extra can be named in one line."""
-    if name not in _HOME:
+    """Import a name on first use, so that the error for a missing extra is one line."""
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.startswith("liveavatar"):
             raise

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+from ._settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int | str:
     """Run the mock server.
 
     Args:
-        arguments: those of the command line; None for this process's own.
+        arguments: command line arguments; None for those of this process.
 
     Returns:
-        For ``sys.exit``: 0 after Ctrl-C, a line that says what is wrong if it could not start.
+        The argument for ``sys.exit``: 0 after Ctrl-C, a message if the server could not start.
     """
     options = vars(_parser().parse_args(arguments))
-    # What was not given is left to the settings' own defaults.
+    quiet = options.pop("quiet")
+    # The settings have their own defaults for what was not given.
     settings: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     try:
         from liveavatar.mock import mock_server
 
-        with mock_server(**settings) as service:
+        with _request_log(quiet), mock_server(**settings) as service:
             sys.stdout.write(
                 f"export LIVEAVATAR_BASE_URL={service.base_url}\n"
                 f"export LIVEAVATAR_API_KEY={service.api_key}\n"
@@ -35,28 +40,97 @@ def main(arguments: Sequence[str] | None = None) -> int | str:
         return 0
     except ModuleNotFoundError as missing:
         return str(missing)
-    except ValueError as wrong:
-        return f"cannot start: {wrong}"
-    except OSError as taken:
-        return f"cannot listen on port {options['port']}: {taken.strerror}; --port 0 takes a free one"
+    except ValueError as invalid:
+        return f"cannot start: {invalid}"
+    except OSError as error:
+        return f"cannot listen on port {options['port']}: {error.strerror}; --port 0 takes a free one"
     return 0
+
+
+@contextmanager
+def _request_log(quiet: bool) -> Iterator[None]:
+    """Print the request log to stderr."""
+    handler = logging.NullHandler() if quiet else logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("liveavatar.mock")
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        level, logger.propagate = before
+        logger.setLevel(level)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m liveavatar.mock",
-        description="A LiveAvatar service on this machine, for demos and tests: no account, no cost.",
+        description="Run a mock LiveAvatar service on this machine, for demos and tests: no account, no cost. "
+        "It prints the two variables that point a client at it, and logs each request to stderr.",
     )
+
+    usual = Settings()
     add = parser.add_argument
-    add("--port", type=_port, default=8080, help="TCP port, 0 for a free one (default: 8080)")
-    add("--host", default="127.0.0.1", help="loopback address to listen on (default: 127.0.0.1)")
-    add("--api-key", dest="api_keys", action="append", metavar="KEY", help="key to let in, may be repeated")
-    add("--rate-limit", type=int, metavar="N", help="requests per second for each credential and endpoint")
-    add("--max-concurrent", type=int, metavar="N", help="sessions that may run at once")
-    add("--credits", type=int, metavar="N", help="credits that the account has to spend")
-    add("--max-session-duration", type=int, metavar="SECONDS", help="longest a session may run")
-    add("--idle-timeout", type=float, metavar="SECONDS", help="a session ends so long after its start")
-    add("--token-lifetime", type=float, metavar="SECONDS", help="how long a session token is good for")
+    add("--port", type=_port, default=8080, help="TCP port; 0 takes a free one (default: %(default)s)")
+    add("--host", default="127.0.0.1", help="loopback address to listen on (default: %(default)s)")
+    add(
+        "--api-key",
+        dest="api_keys",
+        action="append",
+        metavar="KEY",
+        help=f"accept this API key; may be repeated (default: {usual.api_keys[0]})",
+    )
+    add(
+        "--avatar-id",
+        dest="avatar_ids",
+        action="append",
+        metavar="UUID",
+        help="accept only this avatar and that of the free trial; may be repeated "
+        "(default: accept any avatar but the nil UUID)",
+    )
+    add(
+        "--allow-origin",
+        dest="allow_origins",
+        action="append",
+        metavar="ORIGIN",
+        help="let web pages of this origin call the API (CORS); may be repeated (default: none)",
+    )
+    add(
+        "--rate-limit",
+        type=int,
+        metavar="N",
+        help="requests per second for each credential and endpoint (default: no limit)",
+    )
+    add("--max-concurrent", type=int, metavar="N", help="sessions that may run at once (default: no limit)")
+    add(
+        "--credits",
+        type=int,
+        metavar="N",
+        help="credits that the account may spend; a session that needs more ends (default: no limit)",
+    )
+    add(
+        "--max-session-duration",
+        type=int,
+        metavar="SECONDS",
+        help=f"longest duration of a session (default: {usual.max_session_duration})",
+    )
+    add(
+        "--idle-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="end a session that gives no sign of life for so long; a start and a keep-alive are signs of life "
+        f"(default: {usual.idle_timeout})",
+    )
+    add(
+        "--token-lifetime",
+        type=float,
+        metavar="SECONDS",
+        help=f"how long a session token is valid (default: {usual.token_lifetime})",
+    )
+    add("--quiet", action="store_true", help="do not log requests to stderr")
     return parser
 
 

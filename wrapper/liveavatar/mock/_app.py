@@ -1,190 +1,154 @@
-"""The three endpoints and the page, as an ASGI app."""
+"""The mock server as an ASGI app."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import re
 from collections import Counter
-from dataclasses import asdict
-from functools import cache
-from importlib.resources import files
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, Unpack
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from . import _contract
 from ._credentials import Credentials, RateLimit
-from ._sessions import RefusedError, Session, Sessions
+from ._endpoints import ENDPOINTS, Call, Endpoint
+from ._errors import ApiError
+from ._http import LoopbackHost, RequestLog, error_response, parse_json, read_body
+from ._page import page, sessions_json
+from ._sessions import Sessions
 from ._settings import Settings, SettingsKeywords
 
 SUCCESS = 1000
-_ROOM_URL = "wss://room.mock.invalid"  # a name that never resolves
-_EVENTS_URL = "wss://events.mock.invalid"
-_JSON = re.compile(r"application/([\w.-]+\+)?json\s*(;|$)", re.IGNORECASE)
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
+_REPORTED_HEADERS = ("Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 
 
 def create_app(**settings: Unpack[SettingsKeywords]) -> Starlette:
-    """The mock server as an ASGI app, to run under a server of your own.
+    """Create the mock server as an ASGI app, to run under another server.
 
     Args:
         **settings: see ``Settings``.
 
     Raises:
-        ValueError: a setting is not possible.
+        ValueError: a setting is not valid.
     """
     return MockService(Settings(**settings)).app
 
 
 class MockService:
-    """The state behind the endpoints, and the app in front of it."""
+    """The state behind the endpoints, and the app that serves them.
+
+    Attributes:
+        settings: its settings.
+        sessions: its sessions.
+        credentials: the credentials that it accepts.
+        requests: number of requests by the short name of the endpoint.
+        app: the ASGI app.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.sessions = Sessions(settings)
+        self.credentials = Credentials(settings)
         self.requests: Counter[str] = Counter()
-        self._credentials = Credentials(settings)
         self._rate_limit = RateLimit(settings)
         self.app = Starlette(
             routes=[
-                Route("/v1/sessions/token", self._token, methods=["POST"]),
-                Route("/v1/sessions/start", self._start, methods=["POST"]),
-                Route("/v1/sessions/stop", self._stop, methods=["POST"]),
-                Route("/", self._page),
-                Route("/sessions.json", self._sessions_json),
+                *self._routes(),
+                Route("/", page),
+                Route("/sessions.json", partial(sessions_json, self)),
             ],
-            exception_handlers={RefusedError: _refusal, HTTPException: _refusal},
+            middleware=[Middleware(RequestLog), Middleware(LoopbackHost), *self._cors()],
+            exception_handlers={ApiError: self._failure, HTTPException: self._failure},
         )
 
-    async def _token(self, request: Request) -> Response:
-        self.requests["token"] += 1
-        self._pace(request, self._credentials.api_key(request.headers), "token")
-        session = self.sessions.create(await _body(request, "LiveAvatarNewSessionRequest"))
-        token = self._credentials.session_token(session.id)
-        return _answer(request, "SessionTokenResponse", {"session_id": session.id, "session_token": token})
+    def _routes(self) -> Iterator[Route]:
+        paths: dict[str, dict[str, tuple[Endpoint, _contract.Operation]]] = {}
+        for endpoint in ENDPOINTS:
+            operation = _contract.operation(endpoint.operation_id)
+            paths.setdefault(operation.path, {})[operation.method] = endpoint, operation
+        for path, methods in paths.items():
+            yield Route(path, partial(self._dispatch, methods), methods=_METHODS)
 
-    async def _start(self, request: Request) -> Response:
-        self.requests["start"] += 1
-        session_id = self._credentials.session_id(request.headers)
-        self._pace(request, session_id, "start")
-        session = self.sessions.start(session_id)
-        return _answer(request, "LiveAvatarSessionResponse", self._room(session), status=201)
-
-    async def _stop(self, request: Request) -> Response:
-        self.requests["stop"] += 1
-        by_key = "x-api-key" in request.headers and "authorization" not in request.headers
-        read = self._credentials.api_key if by_key else self._credentials.session_id
-        credential = read(request.headers)
-        self._pace(request, credential, "stop")
-        body = await _body(request, "StopSessionRequest", optional=True)
-        session_id = body.get("session_id") or (None if by_key else credential)
-        if session_id is None:
-            fault = {"loc": ["body", "session_id"], "message": "is required with an API key"}
-            raise RefusedError(422, "A stop with an API key wants a session_id.", [fault])
-        if not by_key and session_id.lower() != credential:
-            raise RefusedError(403, "The session token is another session's.")
-        self.sessions.stop(session_id, body.get("reason") or "UNKNOWN")
-        return _answer(request, "StopSessionResponse", None)
-
-    async def _page(self, request: Request) -> Response:
-        page, policy = _page()
-        return HTMLResponse(page, headers={"Content-Security-Policy": policy, **_VIEW_HEADERS})
-
-    async def _sessions_json(self, request: Request) -> Response:
-        sessions = [asdict(session) for session in reversed(self.sessions.snapshots())]
-        facts = {"sessions": sessions, "credits": self.sessions.credits(), "requests": dict(self.requests)}
-        return JSONResponse(facts, headers=_VIEW_HEADERS)
-
-    def _pace(self, request: Request, credential: str, endpoint: str) -> None:
-        allowed, request.state.headers = self._rate_limit.count(credential, endpoint)
-        if not allowed:
-            raise RefusedError(429, f"Rate limit exceeded: {self.settings.rate_limit} requests per second.")
-
-    def _room(self, session: Session) -> dict[str, Any]:
-        def token(identity: str) -> str:
-            return self._credentials.room_token(session.id, identity, session.max_duration)
-
-        room = {
-            "livekit_url": _ROOM_URL,
-            "livekit_client_token": token("client"),
-            "livekit_agent_token": None,
-            "ws_url": None,
+    def _cors(self) -> list[Middleware]:
+        if not self.settings.allow_origins:
+            return []
+        allowed: dict[str, Any] = {
+            "allow_origins": self.settings.allow_origins,
+            "allow_methods": ["*"],
+            "allow_headers": ["*"],
+            "allow_credentials": True,  # the service's web SDK asks for it
+            "allow_private_network": True,
+            "expose_headers": _REPORTED_HEADERS,
         }
-        if session.livekit_config:
-            room |= {name: session.livekit_config[name] for name in ("livekit_url", "livekit_client_token")}
-        if session.has_agent_room:
-            room["livekit_agent_token"] = token("agent")
-            room["ws_url"] = f"{_EVENTS_URL}/{session.id}?token={token('events')}"
-        return {"session_id": session.id, "max_session_duration": session.max_duration, **room}
+        return [Middleware(CORSMiddleware, **allowed)]
+
+    async def _dispatch(self, methods: dict[str, tuple[Endpoint, _contract.Operation]], request: Request) -> Response:
+        if request.method not in methods:
+            raise HTTPException(405, headers={"Allow": ", ".join(methods)})
+        return await self._handle(*methods[request.method], request)
+
+    async def _handle(self, endpoint: Endpoint, operation: _contract.Operation, request: Request) -> Response:
+        self.requests[endpoint.name] += 1
+        self._check_rate_limit(request, endpoint.name)
+        token_session_id = self.credentials.authenticate(request.headers, operation.credentials)
+        request.state.session_id = token_session_id
+        raw = await read_body(request)
+        given = {"path": request.path_params, "query": request.query_params}
+        parameters, found = _contract.read_parameters(operation, given)
+        if found:
+            raise ApiError.invalid_request(found)
+        call = Call(
+            url=request.url,
+            token_session_id=token_session_id,
+            body=self._body(operation, request, raw),
+            parameters=parameters,
+        )
+        request.state.session_id = token_session_id or call.body.get("session_id") or parameters.get("session_id")
+        data = endpoint.handle(self, call)
+        if isinstance(data, dict) and "session_id" in data:
+            request.state.session_id = data["session_id"]
+        return self._success(request, operation, data)
+
+    def _body(self, operation: _contract.Operation, request: Request, raw: bytes) -> dict[str, Any]:
+        if operation.body is None:
+            return {}
+        if not raw and operation.default_body is not None:
+            return dict(operation.default_body)
+        body = parse_json(request, raw)
+        found = _contract.violations(operation.body, body)
+        if found:
+            raise ApiError.invalid_request(found)
+        return dict(body)
+
+    def _success(self, request: Request, operation: _contract.Operation, data: Any) -> Response:
+        envelope = {"code": SUCCESS, "data": data, "message": "Success"}
+        _contract.check(operation.response, envelope)
+        return JSONResponse(envelope, operation.status, headers=_rate_limit_headers(request))
+
+    async def _failure(self, request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException):  # the path or the method is wrong
+            headers = dict(error.headers or {})
+            error = ApiError(error.status_code, error.detail, headers=headers)
+            try:
+                self._check_rate_limit(request, "")
+            except ApiError as limited:
+                error = limited
+        assert isinstance(error, ApiError)
+        request.state.error = error.summary
+        return error_response(error, _rate_limit_headers(request))
+
+    def _check_rate_limit(self, request: Request, endpoint: str) -> None:
+        allowed, request.state.headers = self._rate_limit.count(request.headers, endpoint)
+        if not allowed:
+            raise ApiError(429, f"Rate limit exceeded: {self.settings.rate_limit} requests per second.")
 
 
-_VIEW_HEADERS = {
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-
-
-async def _body(request: Request, component: str, *, optional: bool = False) -> dict[str, Any]:
-    """The request's JSON, once it has passed the contract."""
-    try:
-        raw = await request.body()
-    except ClientDisconnect:
-        raise RefusedError(400, "The request broke off.") from None
-    if optional and not raw:
-        return {}
-    try:
-        body = json.loads(raw if _JSON.match(request.headers.get("content-type", "application/json")) else b"")
-    except (ValueError, RecursionError):  # not JSON, not UTF-8, nested without end, or not said to be JSON
-        raise RefusedError(422, "The body is not JSON.", [{"loc": ["body"], "message": "is not JSON"}]) from None
-    faults = _contract.faults(component, body)
-    if faults:
-        where = ".".join(map(str, faults[0]["loc"]))
-        raise RefusedError(422, f"Invalid request: {where}: {faults[0]['message']}", faults)
-    return dict(body)
-
-
-def _answer(request: Request, component: str, data: object, *, status: int = 200) -> Response:
-    return _envelope(request, component, status, {"code": SUCCESS, "data": data, "message": "Success"})
-
-
-async def _refusal(request: Request, refused: Exception) -> Response:
-    if isinstance(refused, RefusedError):
-        status, message, data = refused.status, refused.message, refused.faults
-    else:
-        assert isinstance(refused, HTTPException)  # what Starlette raises for a wrong path or method
-        status, message, data = refused.status_code, refused.detail, None
-        request.state.headers = refused.headers  # those a 405 owes: which methods there are
-    return _envelope(request, "ErrorResponse", status, {"code": status * 10, "data": data, "message": message})
-
-
-def _envelope(request: Request, component: str, status: int, envelope: dict[str, Any]) -> Response:
-    _contract.check(component, envelope)
-    return JSONResponse(envelope, status, headers=getattr(request.state, "headers", None))
-
-
-@cache
-def _page() -> tuple[str, str]:
-    """The page, and the policy that lets its own style and script run and nothing else."""
-    page = (files("liveavatar.mock") / "_page.html").read_text(encoding="utf-8")
-
-    def hash_of(tag: str) -> str:
-        inline = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)[0]
-        return f"'sha256-{base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()}'"
-
-    policy = {
-        "default-src": "'none'",
-        "style-src": hash_of("style"),
-        "script-src": hash_of("script"),
-        "connect-src": "'self'",
-        "img-src": "data:",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-        "frame-ancestors": "'none'",
-    }
-    return page, "; ".join(f"{name} {value}" for name, value in policy.items())
+def _rate_limit_headers(request: Request) -> dict[str, str]:
+    return dict(getattr(request.state, "headers", {}))

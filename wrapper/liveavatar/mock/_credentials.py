@@ -1,84 +1,94 @@
-"""Who is calling: API keys, session tokens, and how often each may call."""
+"""API keys, session tokens, and the rate limit that is counted for each of them."""
 
 from __future__ import annotations
 
 import math
 import secrets
 from collections import Counter
+from typing import Any
 
 import jwt
 from starlette.datastructures import Headers
 
-from ._sessions import RefusedError
+from ._errors import ApiError
+from ._session import Session
 from ._settings import Settings
 
 _ALGORITHM = "HS256"
-_SESSION = "liveavatar-session"  # the audience that tells a session token from a room token
+_AUDIENCE = "liveavatar-session"  # distinguishes a session token from a room token
 
 
 class Credentials:
-    """Makes tokens, and reads the credential of a request."""
+    """Makes tokens, and authenticates requests."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._secret = secrets.token_bytes(32)
 
-    def session_token(self, session_id: str) -> str:
-        """A token that may start and stop one session."""
-        return self._sign({"aud": _SESSION, "sub": session_id}, self._settings.token_lifetime)
+    def session_token(self, session: Session) -> str:
+        """Return a token that may start, keep alive and stop one session."""
+        claims = {"aud": _AUDIENCE, "sub": session.id, "start_session_data": session.start_data}
+        return self._sign(claims, self._settings.token_lifetime)
 
     def room_token(self, room: str, identity: str, seconds: float) -> str:
-        """A token of a LiveKit room that nobody hosts."""
+        """Return a token for a LiveKit room that does not exist."""
         return self._sign({"sub": identity, "video": {"room": room, "roomJoin": True}}, seconds)
 
-    def api_key(self, headers: Headers) -> str:
-        """The API key of a request that takes nothing else."""
-        key, token = _credential(headers)
-        if token is not None:
-            raise RefusedError(401, "This endpoint takes an API key in X-API-KEY, not a session token.")
-        if not key:
-            raise RefusedError(401, "The API key is missing.")
-        if key not in self._settings.api_keys:
-            raise RefusedError(401, "The API key is not valid.")
-        return key
+    def authenticate(self, headers: Headers, accepted: frozenset[str]) -> str | None:
+        """Authenticate a request.
 
-    def session_id(self, headers: Headers) -> str:
-        """The session of a request that takes a session token and nothing else."""
-        key, token = _credential(headers)
-        if key is not None:
-            raise RefusedError(401, "This endpoint takes a session token as Bearer, not an API key.")
-        if not token:
-            raise RefusedError(401, "The session token is missing.")
+        A request may carry both credentials. The session token counts where the endpoint accepts one.
+
+        Args:
+            headers: the headers of the request.
+            accepted: the security schemes of the endpoint.
+
+        Returns:
+            The id of the session whose token was sent, or None if the API key is the credential.
+
+        Raises:
+            ApiError: the credential is missing or not valid.
+        """
+        if "sessionToken" in accepted and ("authorization" in headers or "apiKey" not in accepted):
+            return self._session_id(headers)
+        self._check_api_key(headers)
+        return None
+
+    def _check_api_key(self, headers: Headers) -> None:
+        key = headers.get("x-api-key")
+        if key is None and "authorization" in headers:
+            raise ApiError(401, "This endpoint takes an API key in X-API-KEY, not a session token as Bearer.")
+        if not key:
+            raise ApiError(401, "The API key is missing.")
+        if key not in self._settings.api_keys:
+            raise ApiError(401, "The API key is not valid.")
+
+    def _session_id(self, headers: Headers) -> str:
+        authorization = headers.get("authorization")
+        if authorization is None and "x-api-key" in headers:
+            raise ApiError(401, "This endpoint takes a session token as Bearer, not an API key.")
+        scheme, _, token = (authorization or "Bearer").partition(" ")
+        if scheme.lower() != "bearer":
+            raise ApiError(401, "The Authorization header must use the Bearer scheme.")
+        if not token.strip():
+            raise ApiError(401, "The session token is missing.")
         try:
             claims = jwt.decode(
-                token,
+                token.strip(),
                 self._secret,
                 [_ALGORITHM],
-                audience=_SESSION,
-                options={"verify_exp": False},  # PyJWT looks at the wall clock, the mock server at its own
+                audience=_AUDIENCE,
+                options={"verify_exp": False},  # PyJWT reads the system's clock, the mock server its own
             )
         except jwt.InvalidTokenError:
-            raise RefusedError(401, "The session token is not valid.") from None
+            raise ApiError(401, "The session token is not valid.") from None
         if claims["exp"] <= self._settings.clock():
-            raise RefusedError(401, "The session token has expired.")
+            raise ApiError(401, "The session token has expired.")
         return str(claims["sub"])
 
-    def _sign(self, claims: dict[str, object], seconds: float) -> str:
+    def _sign(self, claims: dict[str, Any], seconds: float) -> str:
         expiry = math.ceil(self._settings.clock() + seconds)
         return jwt.encode({**claims, "iss": "liveavatar-mock", "exp": expiry}, self._secret, _ALGORITHM)
-
-
-def _credential(headers: Headers) -> tuple[str | None, str | None]:
-    """The API key or the session token of a request; with both it is refused."""
-    key, authorization = headers.get("x-api-key"), headers.get("authorization")
-    if key is not None and authorization is not None:
-        raise RefusedError(400, "Send an API key or a session token, not both.")
-    if authorization is None:
-        return key, None
-    scheme, _, token = authorization.partition(" ")
-    if scheme.lower() != "bearer":
-        raise RefusedError(401, "Authorization wants the Bearer scheme.")
-    return None, token.strip()
 
 
 class RateLimit:
@@ -89,8 +99,8 @@ class RateLimit:
         self._window = 0
         self._counts: Counter[tuple[str, str]] = Counter()
 
-    def count(self, credential: str, endpoint: str) -> tuple[bool, dict[str, str]]:
-        """Whether one more request may pass, and the headers that tell the caller where it stands."""
+    def count(self, headers: Headers, endpoint: str) -> tuple[bool, dict[str, str]]:
+        """Count a request. Return whether it may pass, and the response headers that report the limit."""
         limit = self._settings.rate_limit
         if limit is None:
             return True, {}
@@ -98,12 +108,13 @@ class RateLimit:
         if math.floor(now) != self._window:
             self._window = math.floor(now)
             self._counts.clear()
+        credential = headers.get("authorization") or headers.get("x-api-key") or ""
         self._counts[credential, endpoint] += 1
         count = self._counts[credential, endpoint]
         reset = str(math.ceil(self._window + 1 - now))
-        headers = {
+        report = {
             "X-RateLimit-Limit": str(limit),
             "X-RateLimit-Remaining": str(max(0, limit - count)),
             "X-RateLimit-Reset": reset,
         }
-        return count <= limit, headers if count <= limit else {**headers, "Retry-After": reset}
+        return count <= limit, report if count <= limit else {**report, "Retry-After": reset}

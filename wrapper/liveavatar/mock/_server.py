@@ -1,9 +1,8 @@
-"""The mock server on a real socket, in a thread of its own."""
+"""The mock server on a real socket, in a background thread."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -15,14 +14,15 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ._app import MockService
-from ._sessions import SessionSnapshot, SessionState
+from ._http import is_loopback, logger
+from ._session import SessionSnapshot
 from ._settings import Settings, SettingsKeywords
 
-_KEEP_ALIVE_SECONDS = 75  # as long as gateways keep an idle connection: one is enough for many sessions
+_KEEP_ALIVE_SECONDS = 75  # as long as gateways keep an idle connection
 
 
 class MockServer:
-    """A mock server that listens on loopback from entering the ``with`` block to leaving it.
+    """A mock server that listens on loopback inside its ``with`` block.
 
     Args:
         port: TCP port; 0 takes a free one.
@@ -30,13 +30,13 @@ class MockServer:
         **settings: see ``Settings``.
 
     Attributes:
-        host: address it listens on.
-        port: TCP port; once it listens, the real one.
-        connections: how many TCP connections it has accepted.
+        host: the address on which it listens.
+        port: the TCP port; inside the ``with`` block, the real one.
+        connections: number of TCP connections that it has accepted.
 
     Raises:
-        ValueError: the host is not loopback, or a setting is not possible.
-        OSError: on entering: the port is not to be had.
+        ValueError: the host is not loopback, or a setting is not valid.
+        OSError: on entering the block: the port is in use.
     """
 
     def __init__(self, port: int = 0, *, host: str = "127.0.0.1", **settings: Unpack[SettingsKeywords]) -> None:
@@ -49,37 +49,41 @@ class MockServer:
 
     @property
     def url(self) -> str:
-        """Where the page is: ``http://127.0.0.1:PORT``."""
+        """The address of the page: ``http://127.0.0.1:PORT``."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
     @property
     def base_url(self) -> str:
-        """What a client takes as its base URL: ``http://127.0.0.1:PORT/v1``."""
+        """The base URL for clients: ``http://127.0.0.1:PORT/v1``."""
         return f"{self.url}/v1"
 
     @property
     def api_key(self) -> str:
-        """A key that is let in."""
+        """An API key that is accepted."""
         return self._service.settings.api_keys[0]
 
     @property
     def sessions(self) -> list[SessionSnapshot]:
-        """All sessions as they are now, oldest first; of the ended ones, the latest thousand."""
+        """All sessions as they are now, oldest first. Of the ended ones, the last thousand are kept."""
         return self._service.sessions.snapshots()
 
     @property
     def running_sessions(self) -> list[str]:
-        """Ids of the sessions that have started and not ended."""
-        return [session.id for session in self.sessions if session.state is SessionState.STARTED]
+        """Ids of the sessions that are running."""
+        return self._service.sessions.running_ids()
 
     @property
     def requests(self) -> dict[str, int]:
-        """How many requests have come, refused ones too, by endpoint: "token", "start", "stop"."""
-        return {endpoint: self._service.requests[endpoint] for endpoint in ("token", "start", "stop")}
+        """Number of requests by endpoint, refused ones included.
+
+        "token", "start" and "stop" are always present; "keep-alive", "list", "get", "transcript" and "delete-events"
+        once they have been used.
+        """
+        return {"token": 0, "start": 0, "stop": 0, **self._service.requests}
 
     def wait(self) -> None:
-        """Block until the service ends, which by itself it does not; Ctrl-C gets through."""
+        """Block until the server ends. Ctrl-C interrupts it."""
         while self._thread is not None and self._thread.is_alive():
             self._thread.join(timeout=1)
 
@@ -94,8 +98,8 @@ class MockServer:
             ws="none",
             loop="asyncio",
             lifespan="off",
-            log_config=None,  # logging is the embedding program's to set up
-            log_level="warning",
+            log_config=None,  # the embedding program configures logging
+            log_level="error",
             access_log=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=1,
@@ -131,15 +135,15 @@ def mock_server(
         **settings: see ``Settings``.
 
     Raises:
-        ValueError: the host is not loopback, or a setting is not possible.
-        OSError: the port is not to be had.
+        ValueError: the host is not loopback, or a setting is not valid.
+        OSError: the port is in use.
     """
     with MockServer(port, host=host, **settings) as service:
         yield service
 
 
 class _Server(uvicorn.Server):
-    """Says when it listens."""
+    """A server that tells when it listens."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -154,18 +158,18 @@ def _counting(accepted: Callable[[], None]) -> type[asyncio.Protocol]:
     class Counting(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             accepted()
-            # asyncio does it only where a socket names its protocol; each answer would take 40 ms without.
+            # asyncio sets this only on a socket that names its protocol. Without it each response takes 40 ms.
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             super().connection_made(transport)
+
+        def send_400_response(self, msg: str) -> None:
+            logger.info("400 This is not HTTP. A client may be using https://; this server speaks http:// only.")
+            super().send_400_response(msg)
 
     return Counting
 
 
 def _loopback(host: str) -> str:
-    address = "127.0.0.1" if host == "localhost" else host
-    try:
-        if ipaddress.ip_address(address).is_loopback:
-            return address
-    except ValueError:
-        pass
-    raise ValueError(f"the mock server listens on loopback only (127.0.0.1, ::1, localhost), not on {host!r}")
+    if not is_loopback(host):
+        raise ValueError(f"the mock server listens on loopback only (127.0.0.1, ::1, localhost), not on {host!r}")
+    return "127.0.0.1" if host == "localhost" else host

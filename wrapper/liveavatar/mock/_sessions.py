@@ -1,210 +1,214 @@
-"""The sessions and their states: no web, no waiting.
+"""All sessions of a mock server, without HTTP.
 
 ::
 
-    created ──start──▶ started ──stop, or its time is up──▶ ended
-       └──────────────────────stop────────────────────────────▲
+    created ──start──▶ running ──stop, or a limit──▶ ended
+       └─────────────────────stop───────────────────────▲
 
-Nothing runs in the background. When a session ends by itself is settled at its start, and its state is
-worked out from the clock whenever somebody asks.
+No thread runs in the background. A heap holds the next time at which something may happen to each running session.
+Whoever asks for a session first settles all that has become due.
 """
 
 from __future__ import annotations
 
-import math
-import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+import heapq
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
-from ._settings import Settings
+from ._errors import ApiError
+from ._session import Session, SessionSnapshot, SessionState, new_session
+from ._settings import NIL_UUID, Settings
 
-SANDBOX_AVATAR = "dd73ea75-1218-4ef3-92ce-606d5f7fbc0a"
-UNKNOWN_AVATAR = str(uuid.UUID(int=0))
-SANDBOX_SECONDS = 60
-REMEMBERED = 1000  # ended sessions kept for the page; older ones are forgotten, so that memory stays flat
-
-_CREDITS_PER_MINUTE = {"FULL": 2, "LITE": 1}
-
-
-class RefusedError(Exception):
-    """The answer is an error: its HTTP status, its words, and where in the body the faults are."""
-
-    def __init__(self, status: int, message: str, faults: list[dict[str, Any]] | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.faults = faults
-
-
-class SessionState(StrEnum):
-    """Where a session is in its life."""
-
-    CREATED = "created"
-    STARTED = "started"
-    ENDED = "ended"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SessionSnapshot:
-    """One session as it is at one moment. Nothing in it is secret.
-
-    Attributes:
-        id: the session's id, a uuid.
-        mode: "FULL" or "LITE".
-        avatar_id: the avatar's id, a uuid.
-        is_sandbox: whether it is a session of the free sandbox avatar.
-        state: created, started or ended.
-        age: seconds since its token was made.
-        seconds: how long it has run, or ran.
-        credits: what that would have cost at the real service.
-        end_reason: why it ended, in the service's words ("USER_CLOSED", ...); None while it has not.
-    """
-
-    id: str
-    mode: str
-    avatar_id: str
-    is_sandbox: bool
-    state: SessionState
-    age: float
-    seconds: float
-    credits: int
-    end_reason: str | None
-
-
-@dataclass(kw_only=True, slots=True)
-class Session:
-    """What the mock server keeps of a session."""
-
-    id: str
-    mode: str
-    avatar_id: str
-    is_sandbox: bool
-    livekit_config: Mapping[str, str] | None  # of the caller's own room
-    has_agent_room: bool  # LITE in a room of the service's own, where the caller's agent gets a place
-    max_duration: int
-    created_at: float
-    started_at: float | None = None
-    deadline: tuple[float, str] = (math.inf, "")
-    stopped: tuple[float, str] | None = None
-
-    @property
-    def credits_per_minute(self) -> int:
-        return 0 if self.is_sandbox else _CREDITS_PER_MINUTE[self.mode]
-
-    def at(self, now: float) -> SessionSnapshot:
-        """The session as it is at ``now``."""
-        ended = self.stopped or (self.deadline if now >= self.deadline[0] else None)
-        seconds = 0.0 if self.started_at is None else (ended[0] if ended else now) - self.started_at
-        # Every begun minute counts. Rounded first, or a float's last digit would buy one more.
-        minutes = 0 if self.started_at is None else max(1, math.ceil(round(seconds, 3) / 60))
-        return SessionSnapshot(
-            id=self.id,
-            mode=self.mode,
-            avatar_id=self.avatar_id,
-            is_sandbox=self.is_sandbox,
-            state=(
-                SessionState.ENDED
-                if ended
-                else SessionState.CREATED
-                if self.started_at is None
-                else SessionState.STARTED
-            ),
-            age=now - self.created_at,
-            seconds=seconds,
-            credits=minutes * self.credits_per_minute,
-            end_reason=ended[1] if ended else None,
-        )
+MAX_ENDED = 1000  # ended sessions that are kept; older ones are dropped, so that memory stays flat
 
 
 class Sessions:
-    """All sessions of one mock server, by id, oldest first."""
+    """All sessions of one mock server, oldest first. Its methods may be called from any thread."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._lock = threading.Lock()
         self._sessions: dict[str, Session] = {}
-        self._forgotten_credits = 0
+        self._running: dict[str, Session] = {}
+        self._ended: deque[Session] = deque()
+        self._ended_count = 0
+        self._timers: list[tuple[float, str]] = []  # a heap
+        self._spent = 0  # what the ended sessions cost
+        self._reserved = 0  # what the running sessions have paid for so far, if credits are limited
 
-    def snapshots(self) -> list[SessionSnapshot]:
-        """Every session as it is now."""
-        now = self._settings.clock()
-        return [session.at(now) for session in list(self._sessions.values())]
+    # ---- Reading
 
-    def credits(self) -> int:
-        """What all of them would have cost, those forgotten included."""
-        return self._forgotten_credits + sum(session.credits for session in self.snapshots())
+    def snapshots(self, newest: int | None = None) -> list[SessionSnapshot]:
+        """Return every session as it is now, oldest first, or only the newest ones, newest first."""
+        with self._lock:
+            now = self._settle()
+            sessions: Iterable[Session] = self._sessions.values()
+            if newest is not None:
+                sessions = islice(reversed(self._sessions.values()), newest)
+            return [session.snapshot(now) for session in sessions]
+
+    def running_ids(self) -> list[str]:
+        """Return the ids of the running sessions, in the order of their starts."""
+        with self._lock:
+            self._settle()
+            return list(self._running)
+
+    def totals(self) -> dict[str, int]:
+        """Return how many sessions run and have ended, and what all of them have cost."""
+        with self._lock:
+            now = self._settle()
+            cost = self._spent + sum(session.credits(now) for session in self._running.values())
+            return {"running": len(self._running), "ended": self._ended_count, "credits": cost}
+
+    def find(self, session_id: str) -> tuple[Session, float]:
+        """Return a session, settled, and the time now.
+
+        Raises:
+            ApiError: there is no such session.
+        """
+        with self._lock:
+            now = self._settle()
+            return self._find(session_id), now
+
+    def page(
+        self, *, active: bool, number: int, size: int, matches: Callable[[Session], bool] | None
+    ) -> tuple[int, list[dict[str, Any]]]:
+        """Return how many sessions run or have ended, and the records on one page of them, newest first."""
+        with self._lock:
+            now = self._settle()
+            sessions: Iterable[Session] = reversed(self._running.values()) if active else reversed(self._ended)
+            count = len(self._running) if active else len(self._ended)
+            if matches is not None:
+                sessions = [session for session in sessions if matches(session)]
+                count = len(sessions)
+            first = min((number - 1) * size, count)
+            return count, [session.info(now) for session in islice(sessions, first, first + size)]
+
+    # ---- Changing
 
     def create(self, configuration: Mapping[str, Any]) -> Session:
-        """Make a session from a request that has passed the contract."""
-        avatar_id = configuration["avatar_id"].lower()
-        is_sandbox = bool(configuration.get("is_sandbox"))
-        mode = "FULL" if configuration["mode"] == "FULL" else "LITE"  # CUSTOM is LITE's old name
-        if avatar_id == UNKNOWN_AVATAR:
-            raise RefusedError(404, f"Avatar {avatar_id} is not known.")
-        if is_sandbox and avatar_id != SANDBOX_AVATAR:
-            raise RefusedError(400, f"is_sandbox works only with the sandbox avatar, {SANDBOX_AVATAR}.")
-        livekit_config = configuration.get("livekit_config")
-        longest = SANDBOX_SECONDS if is_sandbox else self._settings.max_session_duration
-        session = Session(
-            id=str(uuid.uuid4()),
-            mode=mode,
-            avatar_id=avatar_id,
-            is_sandbox=is_sandbox,
-            livekit_config=livekit_config,
-            has_agent_room=mode == "LITE" and not livekit_config and not configuration.get("agora_config"),
-            max_duration=int(min(configuration.get("max_session_duration", longest), longest)),
-            created_at=self._settings.clock(),
-        )
-        self._sessions[session.id] = session
-        self._forget_old()
+        """Create a session from a request that has passed the contract.
+
+        Raises:
+            ApiError: the configuration asks for something that the account does not have.
+        """
+        session = new_session(configuration, self._settings)
+        with self._lock:
+            self._sessions[session.id] = session
         return session
 
     def start(self, session_id: str) -> Session:
-        """Let a session run, if nothing speaks against it."""
-        now = self._settings.clock()
-        session = self._find(session_id)
-        state = session.at(now).state
-        if state is not SessionState.CREATED:
-            raise RefusedError(409, f"Session {session_id} has already {state}.")
-        self._check_limits(session)
-        session.started_at = now
-        limits = [(now + session.max_duration, "MAX_DURATION_REACHED")]
-        if self._settings.idle_timeout is not None:
-            limits.append((now + self._settings.idle_timeout, "IDLE_TIMEOUT"))
-        session.deadline = min(limits, key=lambda limit: limit[0])
-        return session
+        """Start a session.
+
+        Raises:
+            ApiError: it cannot start.
+        """
+        with self._lock:
+            now = self._settle()
+            session = self._find(session_id)
+            if session.state is not SessionState.CREATED:
+                done = "ended" if session.state is SessionState.ENDED else "started"
+                raise ApiError(409, f"Session {session.id} has already {done}.")
+            self._check_limits(session)
+            session.started_at = session.last_alive = now
+            self._running[session.id] = session
+            if self._settings.credits is not None:
+                self._reserved += session.credits_per_minute
+            heapq.heappush(self._timers, (self._next_event(session)[0], session.id))
+            return session
+
+    def keep_alive(self, session_id: str) -> None:
+        """Reset the idle timer of a running session.
+
+        Raises:
+            ApiError: the session does not run.
+        """
+        with self._lock:
+            now = self._settle()
+            session = self._find(session_id)
+            if session.state is not SessionState.RUNNING:
+                done = "has already ended" if session.state is SessionState.ENDED else "has not started"
+                raise ApiError(409, f"Session {session.id} {done}.")
+            session.last_alive = now
 
     def stop(self, session_id: str, reason: str) -> None:
-        """End a session, started or not."""
-        now = self._settings.clock()
-        session = self._find(session_id)
-        if session.at(now).state is SessionState.ENDED:
-            raise RefusedError(409, f"Session {session_id} has already ended.")
-        session.stopped = (now, reason)
+        """Stop a session, started or not.
+
+        Raises:
+            ApiError: there is no such session, or it has ended.
+        """
+        with self._lock:
+            now = self._settle()
+            session = self._find(session_id)
+            if session.state is SessionState.ENDED:
+                raise ApiError(409, f"Session {session.id} has already ended.")
+            session.closed_by_client = True
+            self._end(session, now, reason)
+
+    # ---- Inside the lock
 
     def _find(self, session_id: str) -> Session:
         try:
             return self._sessions[session_id.lower()]
         except KeyError:
-            raise RefusedError(404, f"Session {session_id} is not known.") from None
+            raise ApiError(404, f"Session {session_id} is not known.") from None
 
     def _check_limits(self, session: Session) -> None:
+        if session.llm_configuration_id == NIL_UUID:
+            raise ApiError(400, f"LLM configuration {NIL_UUID} is not known.")
         if self._settings.credits is not None:
-            left, price = self._settings.credits - self.credits(), session.credits_per_minute
+            left, price = self._settings.credits - self._spent - self._reserved, session.credits_per_minute
             if left < price:
-                raise RefusedError(402, f"Not enough credits: a minute costs {price}, {left} left.")
-        if self._settings.max_concurrent is not None:
-            running = sum(each.state is SessionState.STARTED for each in self.snapshots())
-            allowed = self._settings.max_concurrent
-            if running >= allowed:
-                raise RefusedError(403, f"Concurrency limit reached: {running} of {allowed} sessions running.")
+                raise ApiError(402, f"Not enough credits: a minute costs {price}, {left} left.")
+        running, allowed = len(self._running), self._settings.max_concurrent
+        if allowed is not None and running >= allowed:
+            raise ApiError(403, f"Concurrency limit reached: {running} of {allowed} sessions running.")
 
-    def _forget_old(self) -> None:
-        if len(self._sessions) > REMEMBERED:
-            now = self._settings.clock()
-            for snapshot in (session.at(now) for session in self._sessions.values()):
-                if snapshot.state is SessionState.ENDED:
-                    self._forgotten_credits += snapshot.credits
-                    del self._sessions[snapshot.id]
-                    return
+    def _next_event(self, session: Session) -> tuple[float, int, str]:
+        """Return when a running session ends by itself or has to pay for another minute, and the reason."""
+        assert session.started_at is not None
+        assert session.last_alive is not None
+        events = [(session.started_at + session.max_duration, 0, "MAX_DURATION_REACHED")]
+        if self._settings.idle_timeout is not None:
+            events.append((session.last_alive + self._settings.idle_timeout, 1, "IDLE_TIMEOUT"))
+        if self._settings.credits is not None and session.credits_per_minute:
+            events.append((session.started_at + 60 * session.paid_minutes, 2, "NO_CREDITS"))
+        return min(events)
+
+    def _settle(self) -> float:
+        """Let everything happen that has become due, in the order of time. Return the time now."""
+        now = self._settings.clock()
+        while self._timers and self._timers[0][0] <= now:
+            due, session_id = heapq.heappop(self._timers)
+            session = self._running.get(session_id)
+            if session is None:
+                continue
+            at, _, reason = self._next_event(session)
+            if at <= due and not (reason == "NO_CREDITS" and self._pay(session)):
+                self._end(session, at, reason)
+            else:  # a keep-alive or a payment has moved it
+                heapq.heappush(self._timers, (self._next_event(session)[0], session_id))
+        return now
+
+    def _pay(self, session: Session) -> bool:
+        """Pay for another minute of a session, if the account's credits allow it."""
+        assert self._settings.credits is not None
+        if self._spent + self._reserved + session.credits_per_minute > self._settings.credits:
+            return False
+        session.paid_minutes += 1
+        self._reserved += session.credits_per_minute
+        return True
+
+    def _end(self, session: Session, at: float, reason: str) -> None:
+        session.ended_at = at
+        session.end_reason = reason
+        if self._running.pop(session.id, None) is not None and self._settings.credits is not None:
+            self._reserved -= session.paid_minutes * session.credits_per_minute
+        self._spent += session.credits(at)
+        self._ended_count += 1
+        self._ended.append(session)
+        if len(self._ended) > MAX_ENDED:
+            del self._sessions[self._ended.popleft().id]

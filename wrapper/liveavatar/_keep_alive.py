@@ -1,0 +1,188 @@
+"""Keeps quiet sessions from ending: sends their keep-alive requests when they are due."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import math
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import attrs
+
+from ._calls import logger
+from ._constants import KEEP_ALIVE_INTERVAL
+from ._flows import Flows
+from ._redaction import redact
+from ._sessions import Session
+
+_WARN_AFTER = 3
+"""Failed requests in a row after which a WARNING is logged."""
+
+_MAX_RETRY_DELAY = 10.0
+"""Seconds until a failed request is sent again, at most."""
+
+
+def keep_alive_interval(value: object) -> float | None:
+    """Return the seconds between two keep-alive requests; None for none.
+
+    Raises:
+        TypeError, ValueError: `value` is neither a bool nor a positive number of seconds.
+    """
+    if value is None or value is False:
+        return None
+    if value is True:
+        return KEEP_ALIVE_INTERVAL
+    if not isinstance(value, int | float):
+        raise TypeError(f"keep_alive must be True, False or a number of seconds, not {type(value).__name__}")
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"keep_alive must be a positive number of seconds, not {value}")
+    return float(value)
+
+
+@attrs.define(eq=False)
+class _Entry:
+    session: Session
+    interval: float
+    failures: int = 0
+
+
+class _Schedule:
+    """Which session's keep-alive request is due when."""
+
+    def __init__(self, flows: Flows) -> None:
+        self._flows = flows
+        self._heap: list[tuple[float, int, _Entry]] = []
+        self._numbers = itertools.count()
+
+    def add(self, session: Session, interval: float) -> None:
+        """Send the first request for a session after `interval` seconds."""
+        self._push(_Entry(session, interval), interval)
+
+    def _push(self, entry: _Entry, delay: float) -> None:
+        heapq.heappush(self._heap, (time.monotonic() + delay, next(self._numbers), entry))
+
+    def delay(self) -> float | None:
+        """Return the seconds until a request is due; None if there is no session to keep alive."""
+        while self._heap and not self._is_wanted(self._heap[0][2]):
+            heapq.heappop(self._heap)
+        return max(0.0, self._heap[0][0] - time.monotonic()) if self._heap else None
+
+    def _is_wanted(self, entry: _Entry) -> bool:
+        return entry.session in self._flows.sessions and not self._flows.sessions.closed
+
+    async def send_due(self) -> None:
+        """Send the requests that are due. It never raises because of a failed request."""
+        now = time.monotonic()
+        due = []
+        while self._heap and self._heap[0][0] <= now:
+            entry = heapq.heappop(self._heap)[2]
+            if self._is_wanted(entry):
+                due.append(entry)
+        await self._flows.io.run_all([self._sender(entry) for entry in due])
+
+    def _sender(self, entry: _Entry) -> Callable[[], Coroutine[Any, Any, None]]:
+        async def send() -> None:
+            timeout = min(max(entry.interval / 2, 0.5), _MAX_RETRY_DELAY)
+            try:
+                ended = not await self._flows.keep_alive_once(entry.session, timeout)
+            except Exception as error:
+                self._on_failure(entry, error)
+                self._push(entry, min(entry.interval / 4, _MAX_RETRY_DELAY))
+                return
+            entry.failures = 0
+            if not ended:
+                self._push(entry, entry.interval)
+
+        return send
+
+    def _on_failure(self, entry: _Entry, error: Exception) -> None:
+        entry.failures += 1
+        if entry.failures == _WARN_AFTER:
+            reason = redact(str(error)) or type(error).__name__
+            logger.warning("Session %s may end as idle: keep-alive requests fail: %s", entry.session.id, reason)
+
+
+class ThreadWorker:
+    """Sends the keep-alive requests of a blocking client, in one thread that exists while there are sessions."""
+
+    def __init__(self, flows: Flows) -> None:
+        self._schedule = _Schedule(flows)
+        self._changed = threading.Condition(threading.RLock())
+        self._running = False
+        flows.sessions.on_removed = self.wake
+
+    def add(self, session: Session, interval: float) -> None:
+        """Keep a session alive."""
+        with self._changed:
+            self._schedule.add(session, interval)
+            self._changed.notify()
+            if self._running:
+                return
+            self._running = True
+        try:
+            threading.Thread(target=self._work, name="liveavatar-keep-alive", daemon=True).start()
+        except RuntimeError as error:  # the interpreter is exiting, or out of threads
+            self._running = False
+            logger.warning("Session %s is not kept alive: %s", session.id, error)
+
+    def wake(self) -> None:
+        """Let the thread look at its sessions again: some have been closed."""
+        with self._changed:
+            self._changed.notify()
+
+    def _work(self) -> None:
+        from ._transports._blocking import run
+
+        while True:
+            with self._changed:
+                delay = self._schedule.delay()
+                if delay is None:
+                    self._running = False
+                    return
+                if delay > 0:
+                    self._changed.wait(delay)
+                    continue
+            run(self._schedule.send_due)
+
+
+class TaskWorker:
+    """Sends the keep-alive requests of an async client, in one task that exists while there are sessions."""
+
+    def __init__(self, flows: Flows) -> None:
+        self._schedule = _Schedule(flows)
+        self._changed: asyncio.Event | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        flows.sessions.on_removed = self.wake
+
+    def add(self, session: Session, interval: float) -> None:
+        """Keep a session alive."""
+        self._schedule.add(session, interval)
+        if self._task is None or self._task.done():
+            self._changed = asyncio.Event()
+            self._task = asyncio.get_running_loop().create_task(
+                self._work(self._changed), name="liveavatar-keep-alive"
+            )
+        else:
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the task look at its sessions again: some have been closed, perhaps by another thread."""
+        if self._changed is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._changed.set)
+
+    async def _work(self, changed: asyncio.Event) -> None:
+        while (delay := self._schedule.delay()) is not None:
+            changed.clear()
+            if delay > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await changed.wait()
+            else:
+                await self._schedule.send_due()

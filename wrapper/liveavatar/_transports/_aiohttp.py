@@ -1,0 +1,170 @@
+"""Sends requests through aiohttp: over our own pool, or the pool of the caller's session."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import ssl
+import weakref
+from typing import cast
+
+import aiohttp
+import httpx
+from aiohttp.http_exceptions import HttpProcessingError
+
+from .._constants import CONNECT_TIMEOUT, KEEPALIVE_EXPIRY
+from .._proxies import proxy_from_environment
+from ..errors import LiveAvatarConnectionError
+from ._aiohttp_direct import (
+    CheckedConnector,
+    DirectSender,
+    NotSentError,
+    OpenResponse,
+    can_bypass_session,
+    can_wrap_connector,
+)
+from ._asyncio import AsyncTransport, Attempt
+from ._base import Request, Response, connection_error
+
+_NOT_SENT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
+    NotSentError,
+)
+
+_DEFAULT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
+
+
+class BlockingResolver(aiohttp.abc.AbstractResolver):
+    """Resolves host names in the calling thread: while the interpreter exits, no thread can be started."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[aiohttp.abc.ResolveResult]:
+        """Return the addresses of a host."""
+        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        return [
+            {"hostname": host, "host": str(address[0]), "port": port, "family": kind, "proto": proto, "flags": 0}
+            for kind, _, proto, _, address in found
+        ]
+
+    async def close(self) -> None:
+        """Do nothing: there is nothing to close."""
+
+
+class AiohttpTransport(AsyncTransport):
+    """Sends requests over aiohttp's connections, of our own pool or of the caller's session."""
+
+    errors = (aiohttp.ClientError, HttpProcessingError, OSError, UnicodeError)
+
+    def __init__(
+        self, base_url: str, caller: aiohttp.ClientSession | None, *, resolves_in_thread: bool = True
+    ) -> None:
+        if caller is not None and not isinstance(caller, aiohttp.ClientSession):
+            raise TypeError(f"session must be an aiohttp.ClientSession, not {type(caller).__name__}")
+        self.owns_pool = caller is None
+        self._base_url = base_url
+        self._caller = caller
+        self._proxy = proxy_from_environment(base_url, required=caller is None)
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._direct = DirectSender(base_url)
+        self._resolver = None if resolves_in_thread else BlockingResolver()
+
+    @functools.cached_property
+    def _ssl_context(self) -> ssl.SSLContext | bool:
+        # Loading the CA certificates takes 46 ms; skip it for http://.
+        return httpx.create_ssl_context() if self._base_url.startswith("https:") else True
+
+    def _session(self, *, new_connection: bool) -> aiohttp.ClientSession:
+        """Return a session that adds nothing to a request: no cookies, no .netrc, no headers of the caller."""
+        new_connection = new_connection and self.owns_pool
+        if new_connection in self._sessions:
+            return self._sessions[new_connection]
+        connector: aiohttp.BaseConnector | None
+        if self._caller is not None:
+            connector = self._caller.connector
+        elif new_connection:
+            connector = aiohttp.TCPConnector(limit=0, ssl=self._ssl_context, force_close=True, resolver=self._resolver)
+        else:
+            connector = aiohttp.TCPConnector(limit=0, ssl=self._ssl_context, keepalive_timeout=KEEPALIVE_EXPIRY)
+        if connector is not None and can_wrap_connector():
+            connector = cast(aiohttp.BaseConnector, CheckedConnector(connector))
+        session = self._sessions[new_connection] = aiohttp.ClientSession(
+            connector=connector,
+            connector_owner=self._caller is None,
+            trace_configs=self._caller.trace_configs if self._caller is not None else None,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+        if self._caller is not None:
+            # The connector belongs to the caller, so a client that is not closed must not warn.
+            weakref.finalize(self, session.detach)
+        return session
+
+    async def _exchange(self, attempt: Attempt) -> None:
+        request = attempt.request
+        self._ensure_open(request)
+        session = self._session(new_connection=request.new_connection)
+        if not can_wrap_connector():
+            attempt.limit_to_reused()  # whether the connection was idle is unknown
+        limits = self._timeout(request)
+        try:
+            if self._proxy or session.trace_configs or not can_bypass_session():
+                status, headers, content, release = await self._post_in_session(session, request, limits)
+            else:
+                status, headers, content, release = await self._direct.send(session, request, limits)
+        except RuntimeError:
+            self._ensure_open(request, sent=True)  # aiohttp's error for a session that is closed meanwhile
+            raise
+        try:
+            response = attempt.response = Response(status, headers)
+            while not response.unreadable and (chunk := await content.readany()):
+                response.feed(chunk)
+        finally:
+            release()  # the connection returns to the pool if the body was read to its end, and is closed if not
+
+    def _timeout(self, request: Request) -> aiohttp.ClientTimeout:
+        if self.owns_pool and request.remaining() > CONNECT_TIMEOUT:
+            return _DEFAULT_TIMEOUT
+        return aiohttp.ClientTimeout(
+            total=None,
+            connect=None if self.owns_pool else request.pool_timeout(),
+            sock_connect=request.connect_timeout(),
+        )
+
+    async def _post_in_session(
+        self, session: aiohttp.ClientSession, request: Request, limits: aiohttp.ClientTimeout
+    ) -> OpenResponse:
+        response = await session.request(
+            request.method,
+            request.url,
+            data=request.content.reveal() or None,
+            headers=dict(request.header_items()),
+            skip_auto_headers=("content-type",),
+            allow_redirects=False,
+            proxy=self._proxy,
+            timeout=limits,
+        )
+        return response.status, response.headers, response.content, response.close
+
+    def _ensure_open(self, request: Request, *, sent: bool = False) -> None:
+        if self.closed or (self._caller is not None and self._caller.closed):
+            raise connection_error(request, "the aiohttp session is closed", sent=sent)
+
+    def _to_connection_error(self, request: Request, error: Exception) -> LiveAvatarConnectionError:
+        return connection_error(request, error, sent=not isinstance(error, _NOT_SENT))
+
+    def spare(self) -> AsyncTransport:
+        """Return a transport with a pool of its own, to be closed after one request."""
+        spare = AiohttpTransport(self._base_url, None)
+        if self.owns_pool:
+            spare.__dict__["_ssl_context"] = self._ssl_context
+        return spare
+
+    async def close(self) -> None:
+        """Close our own pool. The caller's session stays open."""
+        self.closed = True
+        for session in self._sessions.values():
+            await session.close()

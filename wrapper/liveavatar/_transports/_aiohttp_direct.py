@@ -1,0 +1,135 @@
+"""Everything that relies on the inside of aiohttp, each part with the public way to fall back to.
+
+The fast path writes requests directly to a pooled connection, because a ClientSession does more for each request than
+ours need. This module can be deleted; sessions then cost about twice the CPU time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import select
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any, TypeAlias
+
+import aiohttp
+import yarl
+
+from ._asyncio import current_attempt
+from ._base import Request
+
+_VERSION = tuple(int(number) for number in re.findall(r"\d+", aiohttp.__version__)[:2])
+_MAX_TESTED_VERSION = (3, 14)
+"""The newest aiohttp that this module is tested with. A newer one is used through its public interface only."""
+
+OpenResponse: TypeAlias = tuple[int, Mapping[str, str], aiohttp.StreamReader, Callable[[], None]]
+"""A response whose body is still to be read: status, headers, body, and what releases the connection."""
+
+
+class NotSentError(aiohttp.ClientConnectionError):
+    """The connection was closed before anything was written to it."""
+
+
+def can_wrap_connector() -> bool:
+    """Return whether the connectors of this aiohttp version are known well enough to be wrapped."""
+    return _VERSION <= _MAX_TESTED_VERSION
+
+
+def can_bypass_session() -> bool:
+    """Return whether requests may bypass ClientSession: a tested version, whose methods vcrpy has not replaced."""
+    method: object = aiohttp.ClientSession._request
+    # The exact type, because wrappers pretend to be functions.
+    original = type(method) is FunctionType and method.__code__.co_filename == aiohttp.client.__file__
+    return original and can_wrap_connector()
+
+
+class CheckedConnector:
+    """A connector that discards idle connections on which anything has arrived.
+
+    Bytes that arrive on an idle connection would be taken for the response to the next request.
+    """
+
+    def __init__(self, inner: aiohttp.BaseConnector) -> None:
+        self._inner = inner
+        self._used: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def connect(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a connection of the pool on which nothing has arrived, or a new one."""
+        while True:
+            connection = await self._inner.connect(*args, **kwargs)
+            protocol = connection.protocol
+            if protocol is None:
+                raise NotSentError("the connection was closed")
+            if protocol not in self._used:
+                self._used.add(protocol)
+                return connection
+            if not (protocol.should_close or _is_readable(connection.transport)):
+                current_attempt.get().limit_to_reused()
+                return connection
+            connection.close()
+
+
+def _is_readable(transport: asyncio.Transport | None) -> bool:
+    """Return True if the server has sent or closed anything that the event loop has not read yet."""
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is None or sock.fileno() < 0:
+        return True
+    if sys.platform == "win32":
+        return bool(select.select([sock.fileno()], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+class DirectSender:
+    """Writes requests to a connection of an aiohttp connector, and has aiohttp parse the responses."""
+
+    def __init__(self, base_url: str) -> None:
+        self._base_url = base_url
+        self._origin = "/".join(base_url.split("/", 3)[:3])
+        self._target: aiohttp.ClientRequest | None = None
+
+    async def send(
+        self, session: aiohttp.ClientSession, request: Request, limits: aiohttp.ClientTimeout
+    ) -> OpenResponse:
+        """Send a request and return the response, its body still to be read."""
+        if self._target is None:
+            url = yarl.URL(self._base_url)
+            self._target = aiohttp.ClientRequest("POST", url, loop=asyncio.get_running_loop())
+        connector = session.connector
+        if connector is None:
+            raise NotSentError("the connector was closed")
+        try:
+            connection = await connector.connect(self._target, [], limits)
+        except TimeoutError:
+            raise aiohttp.ConnectionTimeoutError("no connection in time") from None
+        try:
+            transport, protocol = connection.transport, connection.protocol
+            if transport is None or protocol is None or transport.is_closing():
+                raise NotSentError("the connection was closed")
+            protocol.set_response_params(read_until_eof=True, auto_decompress=False)
+            transport.write(self._serialize(request))
+            message, content = await protocol.read()
+            while 100 <= message.code <= 199 and message.code != 101:
+                message, content = await protocol.read()
+        except BaseException:
+            connection.close()
+            raise
+        return message.code, message.headers, content, connection.release
+
+    def _serialize(self, request: Request) -> bytes:
+        """Return the bytes of a request. Its headers are validated where they are set: no value breaks a line."""
+        assert self._target is not None
+        headers = [("Host", self._target.headers["Host"]), *request.header_items()]
+        content = request.content.reveal()
+        if content or request.method not in ("GET", "DELETE"):
+            headers.append(("Content-Length", str(len(content))))
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+        target = request.url.removeprefix(self._origin)
+        return f"{request.method} {target} HTTP/1.1\r\n{lines}\r\n".encode("ascii") + content

@@ -1,0 +1,238 @@
+"""Sends requests and runs flows on asyncio: what every async transport has, and the caller's httpx.AsyncClient."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Iterable
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import httpx
+
+from .._constants import CLEANUP_TIMEOUT
+from ..errors import LiveAvatarConnectionError
+from . import _httpx
+from ._base import Request, Response, find_foreign, with_read_error
+
+T = TypeVar("T")
+
+_MAX_CONCURRENT = 50
+"""How many requests of one piece of background work are sent at the same time."""
+
+
+class Attempt:
+    """One request that is being sent, and the part of its response that has arrived."""
+
+    def __init__(self, request: Request, scope: asyncio.Timeout) -> None:
+        self.request = request
+        self.response: Response | None = None
+        self._scope = scope
+
+    def limit_to_reused(self) -> None:
+        """Apply the deadline of an attempt on a connection that may have died while it was idle."""
+        self.request.limit_to_reused()
+        self._scope.reschedule(asyncio.get_running_loop().time() + self.request.remaining())
+
+
+current_attempt: ContextVar[Attempt] = ContextVar("liveavatar_attempt")
+
+
+class AsyncTransport(ABC):
+    """Sends one request and reads its response, within the request's deadline."""
+
+    owns_pool: bool = True
+    """False if the pool belongs to the caller and may be exhausted."""
+    errors: tuple[type[Exception], ...]
+    """What the library raises when there is no response."""
+    closed = False
+
+    async def send(self, request: Request) -> Response:
+        """Send a request and return its response.
+
+        Raises:
+            LiveAvatarConnectionError: There was no response.
+        """
+        if self.owns_pool or not (request.new_connection and request.last_resort):
+            try:
+                return await self._send(request)
+            except LiveAvatarConnectionError as error:
+                if error.request_sent or not request.is_cleanup or (self.owns_pool and not self.closed):
+                    raise
+        # The pool has no usable connection, and a session may be running: open one beside it.
+        spare = self.spare()
+        try:
+            return await spare._send(request)
+        finally:
+            await spare.close()
+
+    async def _send(self, request: Request) -> Response:
+        attempt = None
+        token = None
+        try:
+            async with asyncio.timeout(request.remaining()) as scope:
+                attempt = Attempt(request, scope)
+                token = current_attempt.set(attempt)
+                await self._exchange(attempt)
+            assert attempt.response is not None
+            return attempt.response
+        except LiveAvatarConnectionError as error:
+            failure = error
+        except Exception as error:
+            if not isinstance(error, self.errors) or find_foreign(error, through_causes=False) is not None:
+                raise  # of a signal handler or a hook of the caller
+            failure = self._to_connection_error(request, error)
+        finally:
+            if token is not None:
+                current_attempt.reset(token)
+        return with_read_error(attempt.response if attempt else None, failure)
+
+    @abstractmethod
+    async def _exchange(self, attempt: Attempt) -> None:
+        """Send the request; set `attempt.response` when its head has arrived, then read the body."""
+
+    @abstractmethod
+    def _to_connection_error(self, request: Request, error: Exception) -> LiveAvatarConnectionError: ...
+
+    @abstractmethod
+    def spare(self) -> AsyncTransport:
+        """Return a transport with a pool of its own, to be closed after one request."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close our own pool. A caller's pool stays open."""
+
+
+class HttpxTransport(AsyncTransport):
+    """Sends requests through the caller's httpx.AsyncClient."""
+
+    owns_pool = False
+    errors = _httpx.ERRORS
+
+    def __init__(self, base_url: str, client: httpx.AsyncClient) -> None:
+        self._base_url = base_url
+        self._client = client
+
+    async def _exchange(self, attempt: Attempt) -> None:
+        attempt.limit_to_reused()
+        request = attempt.request
+        _httpx.ensure_open(request, self._client)
+        # Disable the caller's auth and redirects: only our credential is sent, and only to the base URL.
+        incoming = await self._client.send(
+            _httpx.build_request(request), stream=True, auth=None, follow_redirects=False
+        )
+        try:
+            _httpx.discard_cookies(self._client, incoming)
+            response = attempt.response = Response(incoming.status_code, incoming.headers)
+            if incoming.is_stream_consumed:  # an event hook of the caller's client has read the body
+                response.feed(incoming.content)
+            elif not response.unreadable:
+                async for chunk in incoming.aiter_raw():
+                    if not response.feed(chunk):
+                        break
+        finally:
+            await incoming.aclose()
+
+    def _to_connection_error(self, request: Request, error: Exception) -> LiveAvatarConnectionError:
+        return _httpx.to_connection_error(request, error)
+
+    def spare(self) -> AsyncTransport:
+        from ._aiohttp import AiohttpTransport  # imported when first needed: most callers' clients never need it
+
+        return AiohttpTransport(self._base_url, None)
+
+    async def close(self) -> None:
+        """Do nothing: the client belongs to the caller."""
+
+
+class AsyncIO:
+    """Performs the I/O of flows on asyncio."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def send(self, request: Request) -> Response:
+        """Send a request and return its response."""
+        return await self._transport.send(request)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+    async def run_all(self, works: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        """Do the work in tasks, a limited number at a time."""
+        limit = asyncio.Semaphore(_MAX_CONCURRENT)
+
+        async def limited(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+            async with limit:
+                await work()
+
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(limited(work))
+
+    async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do work in a task of its own, so that cancelling the caller's task does not reach it."""
+        loop = asyncio.get_running_loop()  # first, so that no un-awaited coroutine remains if there is no loop
+        task = loop.create_task(work())
+        await wait_shielded([task])
+        return task.result()
+
+    shield_cleanup = shield
+
+
+_background_tasks: set[asyncio.Task[Any]] = set()
+"""Tasks that outlive their callers. The event loop keeps only weak references to tasks."""
+
+
+async def wait_shielded(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Wait for tasks. If cancelled, wait CLEANUP_TIMEOUT longer, then let them finish in the background.
+
+    Raises:
+        asyncio.CancelledError: The wait was cancelled; raised at the end.
+    """
+    tasks = list(tasks)
+    pending = len(tasks)
+    all_done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def on_done(task: asyncio.Task[Any]) -> None:
+        nonlocal pending
+        pending -= 1
+        if pending == 0 and not all_done.done():
+            all_done.set_result(None)
+
+    for task in tasks:
+        task.add_done_callback(on_done)
+    cancelled: asyncio.CancelledError | None = None
+    until: float | None = None
+    with contextlib.ExitStack() as stack:
+        while pending and (until is None or until > time.monotonic()):
+            try:
+                await asyncio.wait([all_done], timeout=None if until is None else until - time.monotonic())
+            except asyncio.CancelledError as error:
+                if cancelled is None:
+                    until = time.monotonic() + CLEANUP_TIMEOUT
+                    stack.enter_context(_stop_anyio_cancellation())
+                cancelled = error
+    if cancelled is not None:
+        for task in tasks:
+            _background_tasks.add(task)
+            task.add_done_callback(_on_task_done)
+        raise cancelled
+
+
+def _stop_anyio_cancellation() -> contextlib.AbstractContextManager[Any]:
+    """Return a scope in which anyio does not cancel the task at every turn of the loop."""
+    anyio = sys.modules.get("anyio")
+    if anyio is None:
+        return contextlib.nullcontext()
+    return anyio.CancelScope(shield=True)  # type: ignore[no-any-return]
+
+
+def _on_task_done(task: asyncio.Task[Any]) -> None:
+    _background_tasks.discard(task)
+    if not task.cancelled():
+        task.exception()  # the flow has logged it, and no caller is left to raise it to

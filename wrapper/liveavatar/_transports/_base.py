@@ -1,0 +1,162 @@
+"""A request, a response, and the errors of a connection, for every transport."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import ssl
+import time
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import attrs
+
+from .._constants import CLEANUP_POOL_TIMEOUT, CONNECT_TIMEOUT, MAX_RESPONSE_BYTES
+from .._proxies import is_loopback
+from .._redaction import Secret, exception_chain, redact
+from ..errors import LiveAvatarConnectionError, LiveAvatarTimeoutError
+
+
+@attrs.define(kw_only=True)
+class Request:
+    """An HTTP request."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    """All headers but the credential."""
+    credential: tuple[str, Secret[str]]
+    """The name and the value of the header that authenticates the request."""
+    content: Secret[bytes] = attrs.field(factory=lambda: Secret(b""))
+    deadline: float
+    """Time on `time.monotonic` at which the response must be complete."""
+    reused_deadline: float = math.inf
+    """The same for an attempt on a connection that may have died while it was idle."""
+    is_cleanup: bool = False
+    """Whether it stops a session that may be running unnoticed. It does not queue for a connection."""
+    new_connection: bool = False
+    """Whether it must not use an idle connection, because the previous attempt got no response on one."""
+    last_resort: bool = False
+    """Whether it may use a connection beside the caller's pool if that has failed."""
+
+    def header_items(self) -> list[tuple[str, str]]:
+        """Return all headers, with the credential in clear."""
+        return [*self.headers.items(), (self.credential[0], self.credential[1].reveal())]
+
+    def remaining(self, *, sent: bool = False) -> float:
+        """Return the seconds left.
+
+        Raises:
+            LiveAvatarTimeoutError: No time is left. Its `request_sent` is `sent`.
+        """
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise connection_error(self, TimeoutError(), sent=sent)
+        return left
+
+    def connect_timeout(self) -> float:
+        """Return the seconds to connect in.
+
+        They are 10 % below the time left, so that "not connected" is distinguishable from "no response".
+        """
+        return min(CONNECT_TIMEOUT, 0.9 * self.remaining())
+
+    def pool_timeout(self) -> float:
+        """Return the seconds to wait for a connection of a caller's pool."""
+        return min(CLEANUP_POOL_TIMEOUT if self.is_cleanup else math.inf, 0.9 * self.remaining())
+
+    def limit_to_reused(self) -> None:
+        """Apply the deadline of an attempt on a connection that may have died while it was idle."""
+        self.deadline = min(self.deadline, self.reused_deadline)
+
+
+@attrs.define
+class Response:
+    """An HTTP response; the body may be incomplete."""
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    content: bytearray = attrs.field(factory=bytearray, repr=False)
+    unreadable: str | None = None
+    """Why the body was not read to its end, if it is too large or in an encoding that was not asked for."""
+    read_error: LiveAvatarConnectionError | None = None
+    """The connection error that truncated the body, if one did."""
+
+    def __attrs_post_init__(self) -> None:
+        encoding = self.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            self.unreadable = f"a body in the encoding {encoding[:20]!r}, which was not asked for"
+
+    def feed(self, chunk: bytes) -> bool:
+        """Add a part of the body; return False once the body is too large."""
+        self.content += chunk
+        if len(self.content) > MAX_RESPONSE_BYTES:
+            self.unreadable = f"a body of more than {MAX_RESPONSE_BYTES} bytes"
+            self.content.clear()
+        return self.unreadable is None
+
+
+def connection_error(
+    request: Request, cause: BaseException | str, *, sent: bool = True, timed_out: bool = False
+) -> LiveAvatarConnectionError:
+    """Return the error for a request that got no response, or an incomplete one.
+
+    The transport's own exception is described and not chained, because it holds the request's headers.
+    """
+    timed_out = timed_out or isinstance(cause, TimeoutError)
+    reason = str(cause) or ("the call's timeout is over" if timed_out else "the connection broke")
+    if isinstance(cause, BaseException):
+        reason = f"{reason} ({type(cause).__name__})"
+    reason = redact(" ".join(reason.split())[:300])
+    chain = list(itertools.islice(exception_chain(cause), 10))
+    untrusted = any(isinstance(each, ssl.SSLCertVerificationError) for each in chain)
+    if untrusted:
+        reason = f"the service's certificate is not trusted: {reason}"
+    else:
+        reason += _connection_hint(request.url, chain, sent=sent, timed_out=timed_out)
+    cls = LiveAvatarTimeoutError if timed_out else LiveAvatarConnectionError
+    error = cls(f"No response from {request.url}: {reason}")
+    error.request_sent = sent
+    error.certificate_rejected = untrusted
+    return error
+
+
+def _connection_hint(url: str, chain: list[BaseException], *, sent: bool, timed_out: bool) -> str:
+    """Return what may be wrong with the base URL."""
+    parts = urlsplit(url)
+    if any(isinstance(each, ssl.SSLError) for each in chain):
+        return f"; does the server at {parts.netloc} expect http://, not https://? Check base_url"
+    if chain and not (sent or timed_out) and is_loopback(parts.hostname):
+        return f"; is the mock server running at {parts.netloc}? `python -m liveavatar.mock` starts it"
+    return ""
+
+
+_LIBRARIES = {"aiohttp", "anyio", "asyncio", "builtins", "h11", "httpcore", "httpx", "socket", "ssl", "uvloop"}
+
+
+def find_foreign(error: BaseException, *, through_causes: bool) -> BaseException | None:
+    """Return the exception that no HTTP library raised, for example one raised by a signal handler.
+
+    Args:
+        error: What a transport raised.
+        through_causes: Whether to look at the causes too, because only known libraries have wrapped the exception.
+    """
+    current: BaseException | None = error
+    while current is not None:
+        if type(current).__module__.partition(".")[0] not in _LIBRARIES:
+            return current
+        current = current.__cause__ if through_causes else None
+    return None
+
+
+def with_read_error(response: Response | None, error: LiveAvatarConnectionError) -> Response:
+    """Return the part of a response that arrived before the connection broke.
+
+    Raises:
+        LiveAvatarConnectionError: Nothing arrived.
+    """
+    if response is None:
+        raise error
+    error.request_sent = True  # a response head arrived, so the request was sent
+    response.read_error = error
+    return response

@@ -1,0 +1,206 @@
+"""Sends requests and runs flows in blocking code: over our own pool, or the caller's httpx.Client."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import ssl
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from types import FunctionType
+from typing import Any, TypeVar
+
+import httpx
+
+from .._constants import CLEANUP_TIMEOUT
+from .._proxies import proxy_from_environment
+from ..errors import LiveAvatarConnectionError, LiveAvatarTimeoutError
+from ._base import Request, Response, find_foreign, with_read_error
+from ._httpcore import PooledTransport, current_request
+from ._httpx import ERRORS, build_request, discard_cookies, ensure_open, to_connection_error
+
+T = TypeVar("T")
+
+_OBSERVED_METHODS = ("send", "_transport_for_url")
+"""Methods of httpx.Client that instrumentation and mocking libraries replace."""
+
+
+class BlockingTransport:
+    """Sends one request and reads its response, within the request's deadline."""
+
+    def __init__(self, base_url: str, client: httpx.Client | None) -> None:
+        self._client = client
+        self._proxy = proxy_from_environment(base_url, required=client is None)
+        self._uses_tls = bool(self._proxy) or base_url.startswith("https:")
+        self._pool = self._new_pool() if client is None else None
+        self._thread = threading.local()
+
+    def send(self, request: Request) -> Response:
+        """Send a request and return its response.
+
+        Raises:
+            LiveAvatarConnectionError: There was no response.
+        """
+        if self._pool is not None:
+            return _send(request, self._send_through_pool, own=True)
+        # A signal handler or finalizer may call while this thread holds a lock of the caller's pool.
+        nested = getattr(self._thread, "is_sending", False)
+        if not nested and not (request.new_connection and request.last_resort):
+            self._thread.is_sending = True
+            try:
+                request.limit_to_reused()
+                return _send(request, self._send_through_caller, own=False)
+            except LiveAvatarConnectionError as error:
+                if error.request_sent or not request.is_cleanup:
+                    raise
+            finally:
+                self._thread.is_sending = False
+        # The caller's pool has no usable connection, and a session may be running: open one beside it.
+        with contextlib.closing(self._new_pool()) as spare:
+            return _send(request, spare.handle_request, own=True)
+
+    def _send_through_pool(self, prepared: httpx.Request) -> httpx.Response:
+        assert self._pool is not None
+        if _is_observed():
+            return self._observed_client.send(prepared, stream=True)
+        return self._pool.handle_request(prepared)
+
+    @functools.cached_property
+    def _observed_client(self) -> httpx.Client:
+        assert self._pool is not None
+        return httpx.Client(transport=self._pool, trust_env=False, follow_redirects=False)
+
+    def _send_through_caller(self, prepared: httpx.Request) -> httpx.Response:
+        assert self._client is not None
+        ensure_open(current_request.get(), self._client)
+        # Disable the caller's auth and redirects: only our credential is sent, and only to the base URL.
+        response = self._client.send(prepared, stream=True, auth=None, follow_redirects=False)
+        discard_cookies(self._client, response)
+        return response
+
+    def close(self) -> None:
+        """Close our own pool. A caller's client stays open."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def _new_pool(self) -> PooledTransport:
+        # Loading the CA certificates takes 46 ms; skip it for http://.
+        context = httpx.create_ssl_context() if self._uses_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        return PooledTransport(context, self._proxy)
+
+
+def _send(request: Request, send: Callable[[httpx.Request], httpx.Response], *, own: bool) -> Response:
+    response = None
+    token = current_request.set(request)
+    try:
+        with contextlib.closing(send(build_request(request))) as incoming:
+            response = Response(incoming.status_code, incoming.headers)
+            if not response.unreadable:
+                # An event hook of the caller's client may have read the body.
+                for chunk in [incoming.content] if incoming.is_stream_consumed else incoming.iter_raw():
+                    if not response.feed(chunk):
+                        break
+                    request.remaining()
+        return response
+    except LiveAvatarConnectionError as error:
+        failure = error
+    except ERRORS as error:
+        # An exception that a signal handler raised in the socket call is the caller's, not a connection error.
+        foreign = find_foreign(error, through_causes=own)
+        if foreign is not None:
+            raise foreign from None
+        failure = to_connection_error(request, error)
+    finally:
+        current_request.reset(token)
+    return with_read_error(response, failure)
+
+
+def _is_observed() -> bool:
+    """Return True if a method of httpx.Client was replaced, so that requests are expected there."""
+    for name in _OBSERVED_METHODS:
+        method: object = getattr(httpx.Client, name, None)
+        # The exact type, because wrappers pretend to be functions.
+        if not (type(method) is FunctionType and method.__code__.co_filename == httpx._client.__file__):
+            return True
+    return False
+
+
+class BlockingIO:
+    """Performs the I/O of flows in blocking code. Its coroutines never suspend."""
+
+    def __init__(self, transport: BlockingTransport) -> None:
+        self._transport = transport
+
+    async def send(self, request: Request) -> Response:
+        """Send a request and return its response."""
+        return self._transport.send(request)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)  # noqa: ASYNC251  # blocking by design
+
+    async def run_all(self, works: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        """Do one piece of work after another."""
+        for work in works:
+            await work()
+
+    async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do work that handles interrupts itself."""
+        return await work()
+
+    async def shield_cleanup(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do work in a thread, where no signal reaches it; an interrupt is raised after the work has ended."""
+        if threading.current_thread() is not threading.main_thread():
+            return await work()
+        return _run_in_thread(lambda: run(work))
+
+
+def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine that never suspends, and return its result."""
+    try:
+        work().send(None)  # in one expression, so that Ctrl-C does not leave an un-awaited coroutine
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    raise RuntimeError("a flow of the blocking client has suspended")
+
+
+def _run_in_thread(work: Callable[[], T]) -> T:
+    results: list[T] = []
+    failures: list[BaseException] = []
+    claim, running = threading.Lock(), threading.Lock()  # implemented in C: an interrupt cannot half acquire them
+    running.acquire()
+
+    def claimed_work() -> None:
+        if claim.acquire(blocking=False):  # once, even if starting the thread is interrupted and repeated
+            try:
+                results.append(work())
+            except BaseException as error:
+                failures.append(error)
+            running.release()
+
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(claimed_work,), name="liveavatar-cleanup", daemon=True)
+    interruption: BaseException | None = None
+    cannot_start = False
+    until = time.monotonic() + CLEANUP_TIMEOUT + 1.0  # the work ends by itself before that
+    while not (results or failures) and time.monotonic() < until:
+        try:
+            if cannot_start:
+                claimed_work()
+            elif thread.ident is None:
+                thread.start()
+            running.acquire(timeout=max(0.0, until - time.monotonic()))
+        except BaseException as error:
+            if type(error) is RuntimeError and thread.ident is None and not cannot_start:
+                cannot_start = True  # the interpreter is shutting down, or out of threads
+            else:
+                interruption = error
+    if interruption is not None:
+        raise interruption
+    if failures:
+        raise failures[0]
+    if not results:
+        raise LiveAvatarTimeoutError("The cleanup did not end in time.")
+    return results[0]

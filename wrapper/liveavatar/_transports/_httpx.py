@@ -1,0 +1,58 @@
+"""What both flavours of httpx client need: requests, errors and cookies in httpx's terms."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+
+import httpx
+
+from ..errors import LiveAvatarConnectionError
+from ._base import Request, connection_error
+
+ERRORS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, UnicodeError)
+"""What httpx and its transports raise when there is no response."""
+
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.InvalidURL)
+
+_parse_url = functools.lru_cache(64)(httpx.URL)  # parsing costs as much as the rest of a request
+
+
+def build_request(request: Request) -> httpx.Request:
+    """Return the request for httpx, each of its timeouts bounded by the time left."""
+    left = request.remaining()
+    timeout = {"connect": request.connect_timeout(), "read": left, "write": left, "pool": request.pool_timeout()}
+    return httpx.Request(
+        request.method.upper(),
+        _parse_url(request.url),
+        headers=request.header_items(),
+        content=request.content.reveal() or None,
+        extensions={"timeout": timeout},
+    )
+
+
+def to_connection_error(request: Request, error: Exception) -> LiveAvatarConnectionError:
+    """Return the error for a request that `error` left without a complete response."""
+    return connection_error(
+        request,
+        error,
+        sent=not isinstance(error, _NOT_SENT),
+        timed_out=isinstance(error, httpx.TimeoutException),
+    )
+
+
+def discard_cookies(client: httpx.Client | httpx.AsyncClient, response: httpx.Response) -> None:
+    """Remove the service's cookies from the jar of a caller's client, where httpx has put them."""
+    for cookie in response.cookies.jar:
+        with contextlib.suppress(KeyError):
+            client.cookies.jar.clear(cookie.domain, cookie.path, cookie.name)
+
+
+def ensure_open(request: Request, client: httpx.Client | httpx.AsyncClient) -> None:
+    """Check that the caller has not closed the client.
+
+    Raises:
+        LiveAvatarConnectionError: It is closed; the request was not sent.
+    """
+    if client.is_closed:
+        raise connection_error(request, "the http_client is closed", sent=False)

@@ -38,6 +38,9 @@ POOLS = (
 )
 """The client and where its connections come from. A traced aiohttp session is called through its public methods."""
 
+FEW_POOLS = ("blocking own", "blocking http_client", "async own", "async traced session", "async http_client")
+"""One of each way to send a request, for tests that take long."""
+
 DIRECT_POOLS = tuple(pool for pool in POOLS if not pool.endswith("proxy"))
 
 HOST = "api.liveavatar.test"

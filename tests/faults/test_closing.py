@@ -56,11 +56,11 @@ def test_close_while_opening(phase: str, way: str, pool: str, fast_retries: Fast
 
 
 @pytest.mark.row("H1")
-@over_every_pool
+@pytest.mark.parametrize("pool", DIRECT_POOLS)
 @pytest.mark.parametrize("acts", [True, False], ids=["that happened", "that did not"])
 def test_close_while_a_start_hangs(acts: bool, pool: str, fast_retries: FastRetries) -> None:
     """A start without a response when the client is closed is stopped, in bounded time."""
-    with driven(pool, timeout=0.8) as (server, api):
+    with driven(pool, timeout=0.6) as (server, api):
         server.on("start", fault.holds(acts=acts), 1)
         opening = api.begin("new_session", session_request())
         server.arrived("start")
@@ -159,7 +159,7 @@ def test_close_while_a_session_is_closed(flavour: str, fast_retries: FastRetries
 
 
 @pytest.mark.row("H2")
-@over_every_pool
+@pytest.mark.parametrize("pool", DIRECT_POOLS)
 @pytest.mark.parametrize("way", WAYS)
 def test_close_stops_open_sessions(way: str, pool: str) -> None:
     """Closing the client stops every session that it opened and has not released; no other."""
@@ -237,7 +237,7 @@ def test_async_aclose_that_is_cancelled_has_stopped_the_sessions(server: FaultSe
 
 
 @pytest.mark.row("H3")
-@over_every_pool
+@pytest.mark.parametrize("pool", DIRECT_POOLS)
 @pytest.mark.parametrize("how", ["close_session", "close_all_sessions", "leave", "close"])
 def test_closed_client_still_stops(how: str, pool: str, fast_retries: FastRetries) -> None:
     """A session whose stop failed when the client was closed can still be stopped through that client."""

@@ -133,7 +133,7 @@ def test_blocking_handler_that_raises_between_two_attempts(
     kind: type[BaseException], signals: Any, server: FaultServer
 ) -> None:
     """What a handler raises during the delay before a retry ends the call."""
-    with opened("blocking", server) as api:
+    with opened("blocking", server, timeout=60.0) as api:
         signals(kind)
         server.on("token", fault.refuses(429, "Slow down", headers={"Retry-After": "20"}))
         timer = threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1))
@@ -225,12 +225,8 @@ class EveryLine:
     def _line(self, frame: FrameType, event: str, arg: object) -> Any:
         self.lines += 1
         if self.lines % self.every == 0:
-            sys.settrace(None)
-            try:
-                self.handler()
-                self.calls += 1
-            finally:
-                sys.settrace(self._called)
+            self.handler()  # untraced: Python does not trace what a trace function calls
+            self.calls += 1
         return self._line
 
 
@@ -254,7 +250,8 @@ def acts(api: Any) -> Callable[[], None]:
     """A handler that opens and closes a session of its own."""
 
     def handler() -> None:
-        api.close_session(api.new_session(session_request()).session_id)
+        with contextlib.suppress(LiveAvatarError):
+            api.close_session(api.new_session(session_request()).session_id)
 
     return handler
 

@@ -178,15 +178,12 @@ def in_thread(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any
 @contextlib.contextmanager
 def driven(pool: str, **settings: Any) -> Iterator[tuple[FaultServer, Any]]:
     """A fault server, and a client of it over this kind of pool."""
-    flavour, _, kind = pool.partition(" ")
-    driver = {"blocking": BlockingDriver, "async": AsyncDriver}[flavour]
-    settings = {"timeout": 10.0} | settings
     with contextlib.ExitStack() as stack:
-        if kind == "proxy":
-            server = stack.enter_context(FaultServer(_server_context()))
+        if pool.endswith("proxy"):
+            server = stack.enter_context(FaultServer(server_context()))
             tunnel = stack.enter_context(Tunnel(server.port))
             server.is_calm_too.append(tunnel.is_calm)
-            proxied = {"HTTPS_PROXY": tunnel.url, "SSL_CERT_FILE": _authority_file()}
+            proxied = {"HTTPS_PROXY": tunnel.url, "SSL_CERT_FILE": authority_file()}
             stack.enter_context(unittest.mock.patch.dict(os.environ, proxied))
             for name in ("https_proxy", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
                 os.environ.pop(name, None)
@@ -194,19 +191,31 @@ def driven(pool: str, **settings: Any) -> Iterator[tuple[FaultServer, Any]]:
         else:
             server = stack.enter_context(FaultServer())
             url = server.url
-        made = driver(kind, url, **settings)
+        made = stack.enter_context(started(pool, url, **settings))
         try:
             yield server, made
         finally:
             server.heal()
-            made.close()
+
+
+@contextlib.contextmanager
+def started(pool: str, url: str, **settings: Any) -> Iterator[Any]:
+    """A client of the service at `url`, over this kind of pool."""
+    flavour, _, kind = pool.partition(" ")
+    made = {"blocking": BlockingDriver, "async": AsyncDriver}[flavour](kind, url, **{"timeout": 10.0} | settings)
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 class Tunnel:
     """An HTTP proxy that connects every tunnel to one port of this machine."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int | None) -> None:
         self._port = port
+        self.answer: bytes | None = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
+        """What it says without a port to lead to; None is nothing at all."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._sockets: list[socket.socket] = []
@@ -214,8 +223,8 @@ class Tunnel:
         self._busy = 0
         """Chunks that have been read and not been passed on yet."""
         self._lock = threading.Lock()
-        self.targets: list[str] = []
-        """Where each tunnel was asked to lead."""
+        self.heads: list[str] = []
+        """The requests for tunnels."""
 
     def __enter__(self) -> Tunnel:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -242,7 +251,14 @@ class Tunnel:
                 if not chunk:
                     return
                 head += chunk
-            self.targets.append(head.split()[1].decode())
+            self.heads.append(head.decode("latin-1"))
+            if self._port is None:
+                if self.answer is None:
+                    readable([near], 10)
+                else:
+                    near.sendall(self.answer)
+                near.shutdown(socket.SHUT_RDWR)
+                return
             far = socket.create_connection(("127.0.0.1", self._port))
             self._sockets.append(far)
             for each in (near, far):
@@ -262,7 +278,6 @@ class Tunnel:
                     self._busy += 1
                 try:
                     if not chunk:
-                        sink.shutdown(socket.SHUT_WR)
                         break
                     with contextlib.suppress(BlockingIOError):
                         if not source.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
@@ -272,6 +287,13 @@ class Tunnel:
                     self._busy -= 1
         with self._lock:
             self._sources.discard(source)
+        with contextlib.suppress(OSError):  # a reset on one side ends the other
+            sink.shutdown(socket.SHUT_WR)
+
+    @property
+    def targets(self) -> list[str]:
+        """Where each tunnel was asked to lead."""
+        return [head.split()[1] for head in self.heads]
 
     def is_calm(self) -> bool:
         """Return whether nothing is on its way through a tunnel."""
@@ -285,14 +307,14 @@ def _authority() -> trustme.CA:
 
 
 @lru_cache
-def _authority_file() -> str:
+def authority_file() -> str:
     path = Path(tempfile.mkdtemp(prefix="liveavatar-tests-")) / "ca.pem"
     _authority().cert_pem.write_to_path(str(path))
     return str(path)
 
 
 @lru_cache
-def _server_context() -> ssl.SSLContext:
+def server_context() -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     _authority().issue_cert(HOST).configure_cert(context)
     return context

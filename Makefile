@@ -1,107 +1,200 @@
-# `make` alone lists what there is to make. Every recipe runs in the environment VENV, which is made when it is first
-# needed; PYTHON is what makes it.
+# `make` alone lists the targets. Recipes run in the virtual environment VENV, which PYTHON creates on first use.
 PYTHON ?= python3
-VENV    = .venv
-BIN     = "$(VENV)/bin"
+VENV   ?= .venv
+BIN     = $(VENV)/bin
 RUN     = $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-environment demo test generate check lint types contract drift audit coverage mutants floors record bench-environment bench bench-plot pictures docs build release-check clean
+.PHONY: help install demo test generate check lint prose types contract drift audit coverage mutants floors newest pythons constraints record bench-environment bench bench-plot pictures docs build release-check clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' "$(firstword $(MAKEFILE_LIST))"
 
-install: ## make the environment for all that follows, or leave it alone if it still fits
-	@$(PYTHON) scripts/environment.py "$(VENV)" dev
+# An environment holds a stamp. It is rebuilt when pyproject.toml or constraints.txt is newer than the stamp, and when
+# the name of the stamp changes: with another Python, or after the checkout has moved.
+STAMP := made-$(shell { $(PYTHON) --version; pwd; } 2>&1 | cksum | cut -d ' ' -f 1)
 
-demo-environment:
-	@$(PYTHON) scripts/environment.py "$(VENV)" mock
+# $(call environment,PACKAGES) creates the environment whose stamp is the target.
+define environment
+@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("Python 3.11 or newer is required; $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.13")'
+@echo "Installing packages in $(@D). This can take a minute."
+@$(PYTHON) -m venv --clear $(@D)
+@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(1)
+@touch $@
+endef
 
-demo: demo-environment ## open and close sessions before your eyes; no account needed
-	@$(RUN) liveavatar.demo
+install: $(VENV)/$(STAMP) ## create the development environment, unless it is up to date
+$(VENV)/$(STAMP): pyproject.toml constraints.txt
+	$(call environment,--editable '.[dev]')
+
+# The demo does not wait for the development environment, but uses it if it is there.
+DEMO := $(patsubst %/$(STAMP),%,$(firstword $(wildcard $(VENV)/$(STAMP)) .venv-demo/$(STAMP)))
+.venv-demo/$(STAMP): pyproject.toml constraints.txt
+	$(call environment,--editable '.[mock]')
+
+demo: $(DEMO)/$(STAMP) ## run a demo that opens and closes sessions; no account needed
+	@$(DEMO)/bin/python -m liveavatar.demo
 
 PARALLEL = -n auto --dist worksteal
 
-test: install ## run all tests; no account, no network
+test: install ## run all tests: about 3 minutes on 2 cores; no account and no network needed
+	@echo "Running all tests. On 2 free cores this takes about 3 minutes."
 	$(RUN) pytest $(PARALLEL)
 
-generate: install ## make liveavatar_client/ anew from openapi/liveavatar.yaml
+generate: install ## generate liveavatar_client/ from openapi/liveavatar.yaml
 	$(BIN)/python scripts/generate.py
 
-check: lint types contract drift audit coverage ## all that CI runs: the next six
+check: lint types contract drift audit coverage ## run the next six targets, as CI does
 
-lint: install ## style and format
+lint: install ## check style, format, spelling, YAML and workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/yamllint --strict .
+	$(BIN)/zizmor --offline --quiet .github
 
-types: install ## mypy --strict and pyright
+# The words that our sentences do without, each with its replacement. `# codespell:ignore WORD` allows one on its line.
+PROSE = README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs examples openapi scripts bench wrapper
+prose: install ## check the documentation and docstrings for the words in scripts/prose.txt
+	$(BIN)/codespell --dictionary scripts/prose.txt --regex "(?:are|is|was) to be|[\w'-]+" --skip '*.svg,*cassettes*,scripts/prose.txt' $(PROSE)
+
+types: install ## check types with mypy --strict and pyright
 	$(RUN) mypy
 	$(RUN) pyright --pythonpath $(BIN)/python
 	$(RUN) mypy tests/typed_usage.py
 	$(RUN) pyright --pythonpath $(BIN)/python tests/typed_usage.py
 
-contract: install ## whether the contract is valid and lints clean
+contract: install ## check that the contract is valid and passes its linter
 	$(RUN) openapi_spec_validator openapi/liveavatar.yaml
 	$(BIN)/python scripts/lint_contract.py
 
-drift: install ## whether liveavatar_client/ is what the contract gives
+drift: install ## check that liveavatar_client/ is what the contract generates
 	$(BIN)/python scripts/generate.py --check
 
-audit: install ## whether a runtime dependency is known to be vulnerable; the SBOM goes to build/sbom.json
-	@mkdir -p build
-	$(BIN)/python scripts/audit.py --sbom build/sbom.json
+# What users install: the package with the extras that are not for work on the project itself.
+EXTRAS      = cli,mock,testing
+COMMA      := ,
+EXTRA_FLAGS = --extra $(subst $(COMMA), --extra ,$(EXTRAS))
 
-coverage: install ## all tests, and that they reach 95 % of the hand-written lines
+# pip-audit names each package that the package index has no advisories for; --strict makes that a failure.
+AUDIT =
+audit: install ## check what users install for known vulnerabilities (AUDIT=--strict: fail if one cannot be checked)
+	@mkdir -p build
+	@$(BIN)/uv pip compile --quiet --generate-hashes $(EXTRA_FLAGS) --no-emit-package liveavatar pyproject.toml -o build/runtime.txt
+	$(RUN) pip_audit $(AUDIT) --disable-pip --progress-spinner off --requirement build/runtime.txt
+
+coverage: install ## run all tests and require that they cover 95 % of the hand-written lines
 	$(RUN) pytest $(PARALLEL) --cov --cov-report=term --cov-fail-under=95
 
-record: install ## record the cassettes anew: from the live service if LIVEAVATAR_API_KEY is set, else from the mock server
+record: install ## record the cassettes again: from the live service if LIVEAVATAR_API_KEY is set, else from the mock server
 	$(BIN)/python scripts/record.py
 
-MUTANTS = .venv-mutants/bin/python
-mutants: ## put faults into the code that retries and undoes, and see which the tests miss
-	@$(PYTHON) scripts/environment.py .venv-mutants mock
-	@$(MUTANTS) -m pip install --quiet --disable-pip-version-check mutmut==3.8.1 pytest
-	@$(MUTANTS) scripts/mutants.py
+.venv-mutants/$(STAMP): pyproject.toml constraints.txt
+	$(call environment,--editable '.[mock]' mutmut==3.8.1 pytest)
 
-FLOORS = .venv-floors/bin/python
-BEYOND = audit browser contract docs pipecat schemathesis
-floors: install ## the tests with every dependency at the lowest version allowed
-	@$(PYTHON) -m venv --clear .venv-floors
-	@$(FLOORS) -m pip install --quiet --editable '.[cli,testing]' hypothesis pytest-timeout pytest-cov trustme packaging $$($(BIN)/python scripts/audit.py --floors)
-	$(FLOORS) -m pytest $(BEYOND:%=--ignore=tests/test_%.py)
+mutants: .venv-mutants/$(STAMP) ## change the code in small ways and list the changes that no test notices
+	@.venv-mutants/bin/python scripts/mutants.py
+
+# Tests that need none of the development tools run on other Pythons and with other versions of the dependencies.
+TEST_TOOLS = hypothesis packaging pytest-cov pytest-timeout pytest-xdist trustme
+TOOL_TESTS = browser contract docs pipecat schemathesis
+TESTS      = tests $(TOOL_TESTS:%=--ignore=tests/test_%.py)
+UV         = $(BIN)/uv
+
+floors: install ## run the tests with the lowest versions of the dependencies that pyproject.toml allows
+	@mkdir -p build
+	@$(UV) pip compile --quiet $(EXTRA_FLAGS) --resolution lowest-direct pyproject.toml --output-file build/floors.txt
+	@$(UV) venv --quiet --clear --python $(BIN)/python .venv-floors
+	@$(UV) pip install --quiet --python .venv-floors --constraint build/floors.txt --editable '.[$(EXTRAS)]' $(TEST_TOOLS)
+	.venv-floors/bin/python -m pytest $(PARALLEL) $(TESTS)
+
+PRERELEASE = allow
+newest: install ## run the tests with the newest releases and pre-releases (PRERELEASE=disallow: releases only)
+	@$(UV) venv --quiet --clear --python $(BIN)/python .venv-newest
+	@$(UV) pip install --quiet --python .venv-newest --upgrade --prerelease $(PRERELEASE) --editable '.[$(EXTRAS)]' $(TEST_TOOLS)
+	@echo "Tested versions:"
+	@$(UV) pip list --python .venv-newest
+	@echo "Newer versions that an upper bound excludes:"
+	@$(UV) pip list --python .venv-newest --outdated
+	.venv-newest/bin/python -m pytest $(PARALLEL) $(TESTS)
+
+PYTHONS = 3.11 3.12 3.13 3.14
+pythons: install ## run the tests on each of PYTHONS that is installed (TESTS=tests/test_flows.py: only these)
+	@PATH="$$PATH:$$(printf '%s:' "$$HOME"/.pyenv/versions/*/bin)"; failed=; \
+	for version in $(PYTHONS); do \
+	  python=$$($(UV) python find --no-python-downloads $$version 2>/dev/null) || { echo "Python $$version: SKIPPED, not installed"; continue; }; \
+	  echo "Python $$version:" && \
+	  $(UV) venv --quiet --clear --python "$$python" .venv-$$version && \
+	  $(UV) pip install --quiet --python .venv-$$version --constraint constraints.txt --editable '.[$(EXTRAS)]' $(TEST_TOOLS) && \
+	  .venv-$$version/bin/python -m pytest -q $(PARALLEL) $(TESTS) || failed="$$failed $$version"; \
+	done; \
+	[ -z "$$failed" ] || { echo "Failed on Python$$failed"; exit 1; }
+
+constraints: install ## update constraints.txt to the newest versions that pyproject.toml allows
+	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command 'make constraints' pyproject.toml --output-file constraints.txt
 
 ROUNDS = 5
 CYCLES = 2000
 BENCH = .venv-bench/bin/python -m
 
-bench-environment:
-	@$(PYTHON) scripts/environment.py .venv-bench mock
-	@$(BENCH) pip install --quiet --disable-pip-version-check trustme matplotlib
+.venv-bench/$(STAMP): pyproject.toml constraints.txt
+	$(call environment,--editable '.[mock]' trustme matplotlib)
+
+bench-environment: .venv-bench/$(STAMP)
 	@$(BENCH) pip install --quiet --disable-pip-version-check pipecat-ai || echo "Pipecat does not install here."
 
-bench: bench-environment ## what the client costs beside its peers (ROUNDS=5 CYCLES=2000)
+bench: bench-environment ## measure what the client costs beside other clients (ROUNDS=5 CYCLES=2000)
 	@$(BENCH) bench.run --rounds $(ROUNDS) --cycles $(CYCLES)
 
-bench-plot: bench-environment ## the same, into docs/performance.md and its picture
+bench-plot: bench-environment ## measure the same and write it to docs/performance.md and its plot
 	@mkdir -p build
 	@$(BENCH) bench.run --rounds $(ROUNDS) --cycles $(CYCLES) --json build/figures.json
 	@$(BENCH) bench.publish build/figures.json
 
-pictures: install ## docs/cli.svg, from real runs of the command line
+# The service and its other clients. The clients have an environment of their own, with the versions that interop/ pins.
+.PHONY: upstream interop live
+
+upstream: install ## compare the contract with the service's own OpenAPI document (SPEC=file or URL)
+	@$(BIN)/python scripts/upstream.py $(SPEC)
+
+INTEROP = .venv-interop
+WEB_SDK = $(INTEROP)/node/node_modules/@heygen/liveavatar-web-sdk
+$(INTEROP)/ready: interop/requirements.txt pyproject.toml
+	@echo "Creating $(INTEROP). This takes about two minutes, 1 GB of disk and a package index."
+	@$(PYTHON) -m venv --clear $(INTEROP)
+	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[testing]' --requirement interop/requirements.txt
+	@touch $@
+
+interop: $(INTEROP)/ready ## point other people's clients at the mock server and show what works (CLIENT=livekit: one)
+	@test -e $(WEB_SDK) || { mkdir -p $(INTEROP)/node && cp interop/package.json $(INTEROP)/node && \
+	npm install --prefix $(INTEROP)/node --ignore-scripts --no-audit --no-fund --no-package-lock --silent; } || true
+	@$(INTEROP)/bin/python -m interop $(CLIENT)
+	@$(INTEROP)/bin/python -m pytest -q tests/test_pipecat.py
+
+live: install ## check what the project assumes about the live service; needs LIVEAVATAR_API_KEY, costs nothing
+	@$(BIN)/python scripts/live.py
+
+pictures: install ## write docs/cli.svg from real runs of the command line
 	$(BIN)/python scripts/picture.py
 
-docs: install ## build the documentation site into site/, warnings are errors
+docs: install ## build the documentation site in site/; warnings are errors
 	rm -rf site
 	$(RUN) sphinx -W --keep-going -q -E -d build/doctrees docs site
-	@echo "It begins at site/index.html"
+	@echo "Open site/index.html"
 
-build: install ## make the distribution files in dist/
+.venv-build/$(STAMP): pyproject.toml constraints.txt
+	$(call environment,build==1.6.1)
+
+build: .venv-build/$(STAMP) ## build the wheel and the source distribution in dist/
 	rm -rf dist
-	$(RUN) build
+	.venv-build/bin/python -m build
 
-release-check: build ## the built files as a user gets them: metadata, contents, and the demo from a clean environment
-	@PYTHON="$(PYTHON)" scripts/release_check.sh "$(VENV)/bin/python"
+.venv-release/$(STAMP): pyproject.toml constraints.txt
+	$(call environment,cyclonedx-bom==7.5.0 twine==7.0.0)
 
-clean: ## remove the environment and everything else that was made
-	rm -rf "$(VENV)" .venv-bench .venv-mutants .venv-floors build dist site .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+release-check: build .venv-release/$(STAMP) ## check the built files, install and run them as a user does; writes build/sbom.json
+	@PYTHON="$(PYTHON)" scripts/release_check.sh .venv-release/bin
+
+clean: ## remove the environments and everything else that was made
+	rm -rf "$(VENV)" .venv-* build dist site .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

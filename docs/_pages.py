@@ -6,7 +6,9 @@ A page has `<!-- contract -->` or `<!-- commands -->` where the part goes.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import os
 import re
 from collections.abc import Iterator
 from enum import Enum
@@ -304,32 +306,31 @@ def _one_line(text: str) -> str:
 
 
 def commands() -> Iterator[str]:
-    """Yield the commands and their flags, read from the program itself."""
-    import typer.main
+    """Yield the commands and their options, as the program itself has them."""
+    import click
     from liveavatar.cli._app import app
 
-    for name, command in typer.main.get_command(app).commands.items():
-        arguments = "".join(f" {p.human_readable_name}" for p in command.params if p.param_type_name == "argument")
+    for name, command in app.commands.items():
         yield f"### liveavatar {name}\n"
-        yield f"```text\nliveavatar {name} [OPTIONS]{arguments}\n```\n"
-        yield f"{_with_flags(command.help)}\n"
-        for option in command.params:
-            if option.param_type_name != "option" or option.hidden:
-                continue
-            value = "" if option.is_flag else f" {_value(option)}"
-            default = "" if option.is_flag or option.default is None else f" Default: `{_plain(option.default)}`."
-            yield f"`{', '.join(option.opts)}{value}`\n: {_with_flags(option.help)}{default}\n"
+        if name == "mock":
+            yield f"{inspect.cleandoc(command.help)}\n\n```text\n{_mock_help()}```\n"
+            continue
+        context = click.Context(command, show_default=True)
+        yield f"```text\nliveavatar {name} {' '.join(command.collect_usage_pieces(context))}\n```\n"
+        yield f"{_with_flags(inspect.cleandoc(command.help))}\n"
+        options = (parameter for parameter in command.params if isinstance(parameter, click.Option))
+        for option in options:
+            if record := option.get_help_record(context):
+                yield f"`{record[0]}`\n: {_with_flags(record[1])}\n"
 
 
-def _value(option: Any) -> str:
-    choices = getattr(option.type, "choices", None)
-    return "|".join(map(_plain, choices)) if choices else option.metavar or option.type.name.split()[0].upper()
+def _mock_help() -> str:
+    from liveavatar.mock.__main__ import _parser
+
+    os.environ["COLUMNS"] = "80"  # argparse wraps at the width of the terminal
+    return _parser("liveavatar mock").format_help()
 
 
 def _with_flags(text: str) -> str:
     """Mark flags as code, unless they are code already."""
     return re.sub(r"`[^`]*`|(?<![\w-])--[a-z-]+", lambda found: f"`{found[0].strip('`')}`", text)
-
-
-def _plain(value: Any) -> str:
-    return str(getattr(value, "value", value))

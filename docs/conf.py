@@ -5,13 +5,13 @@ from pathlib import Path
 
 from liveavatar import __version__
 
-sys.path.insert(0, str(Path(__file__).parent))  # for _pages, which lies beside this file
+sys.path.insert(0, str(Path(__file__).parent))  # for the extensions _pages and _models
 
 project = "liveavatar"
 project_copyright = "the liveavatar authors"
 version = release = __version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser", "sphinx_copybutton", "_pages"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser", "sphinx_copybutton", "_pages", "_models"]
 nitpicky = True  # a class that is named and cannot be linked is a warning, but for those that _pages knows
 nitpick_ignore = [  # what annotations name, and nobody has to know
     ("py:class", "liveavatar_client.types.Unset"),

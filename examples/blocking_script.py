@@ -1,36 +1,36 @@
-"""A script that holds one session for a while and closes it, however the script ends.
+"""Keep one session open for a while, and close it however the script ends.
 
-It opens the free avatar "Wayne", prints how to join, and waits: 20 seconds, or as many as you say. Ctrl-C and a
-SIGTERM (from a supervisor or a container that stops) end it early, and the session with it.
+The script opens the free avatar "Wayne", prints how to join its room, and waits: 20 seconds, or the number of seconds
+that you pass. Ctrl-C or SIGTERM (from a supervisor or a container that stops) ends the script early, and the session
+with it.
 
     pip install liveavatar
     export LIVEAVATAR_API_KEY=...
     python blocking_script.py 30
 
-Without an account, run `python -m liveavatar.mock` in another terminal first, and export what it prints.
+Without an account, run `python -m liveavatar.mock` in another terminal first, and export the variables it prints.
 """
 
-import signal
 import sys
 import time
 
+import liveavatar
 from liveavatar import LiveAvatarApi, LiveAvatarError, LiveAvatarNewSessionRequest
 
 WAYNE = LiveAvatarNewSessionRequest(avatar_id="dd73ea75-1218-4ef3-92ce-606d5f7fbc0a", is_sandbox=True)
 
 
 def main(seconds: float) -> None:
-    """Hold a session for so many seconds."""
+    """Keep a session open for a number of seconds."""
     with LiveAvatarApi() as api, api.session(WAYNE) as session:
         print(f"session {session.session_id} is open in {session.livekit_url}", flush=True)
-        # session.meet_url opens in a browser. It holds the room's token: show it to nobody but the user.
+        # session.meet_url opens in a browser. It contains the room's token, so show it only to the user.
         time.sleep(min(seconds, session.max_session_duration or seconds))
     print("closed")
 
 
 if __name__ == "__main__":
-    # By default a SIGTERM ends Python on the spot, `with` blocks and all. As an exception, it lets them finish.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    liveavatar.graceful_shutdown()  # without it, SIGTERM ends Python at once, and the session keeps running
     try:
         main(float(sys.argv[1]) if len(sys.argv) > 1 else 20)
     except LiveAvatarError as error:

@@ -1,10 +1,10 @@
-"""Put faults into the code that retries, undoes, reads and remembers, one at a time, and see which the tests miss.
+"""Change the code that retries, stops, reads and remembers in small ways, and list the changes that no test notices.
 
     python scripts/mutants.py
 
-mutmut makes the faults, in a copy under build/. Only tests that neither send nor wait judge them: thousands of runs
-take minutes. What they miss is listed with the score in build/mutants.txt, to be looked at: some faults change
-nothing that anybody can see, and the rest is a test that is missing.
+mutmut makes the changes, in a copy under build/. Only tests that neither send nor wait run against them, so that
+thousands of runs take minutes. build/mutants.txt lists what they miss, with the score. Look at each: some changes have
+no visible effect, and every other one is a missing test.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REPORT = ROOT / "build" / "mutants.txt"
 CODE = ("_answers", "_calls", "_flows", "_sessions", "errors")
 TESTS = ("test_answers", "test_flows", "test_words")
 HELPERS = ("__init__", "clients", "conftest")
-# A mutant's module is named after its path: below src, that is the name under which it is imported.
+# mutmut names a module after its path below src/, which must be the name under which it is imported.
 SETTINGS = f"""
 [tool.pytest.ini_options]
 filterwarnings = ["error"]
@@ -34,6 +34,10 @@ do_not_mutate_patterns = ["raise AssertionError"]
 
 
 def main() -> int:
+    wanted = [f"wrapper/liveavatar/{name}.py" for name in CODE] + [f"tests/{name}.py" for name in (*HELPERS, *TESTS)]
+    if missing := [path for path in wanted if not (ROOT / path).is_file()]:
+        print("mutants: not found; correct CODE, TESTS or HELPERS:", *missing)
+        return 1
     shutil.rmtree(WORKSHOP, ignore_errors=True)
     ignore = shutil.ignore_patterns("__pycache__")
     for package in (ROOT / "wrapper" / "liveavatar", ROOT / "liveavatar_client"):
@@ -52,7 +56,7 @@ def main() -> int:
         return 1
     counts = json.loads(figures.read_text("utf-8"))
     found, made = counts["killed"] + counts["timeout"], counts["total"] - counts["skipped"]
-    score = f"{found} of {made} faults found ({100 * found / made:.1f} %)"
+    score = f"{found} of {made} changes noticed ({100 * found / made:.1f} %)"
     REPORT.write_text("\n\n".join([score, *(mutmut("show", name).stdout for name in missed)]), "utf-8")
     print(f"mutants: {score}; the others are in {REPORT.relative_to(ROOT)}")
     return 0

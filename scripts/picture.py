@@ -2,8 +2,8 @@
 
     python scripts/picture.py [FILE]
 
-What differs from run to run (the session's id, the port) is replaced, so that the picture changes when the command
-line does, or the versions that `liveavatar doctor` lists.
+The session's id and the port differ from run to run and are replaced. So the picture only changes when the command
+line changes, or the versions that `liveavatar doctor` lists.
 """
 
 import io
@@ -26,61 +26,61 @@ SESSION = "5e551014-0c1d-4f7a-9b6e-2d3c4b5a6978"
 
 
 def main(file: Path) -> None:
-    """Write the picture."""
-    paper = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    with mock_server() as service, tempfile.TemporaryDirectory() as folder:
+    """Write the picture to a file."""
+    recording = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    with mock_server() as server, tempfile.TemporaryDirectory() as folder:
         env = {
-            "PATH": os.environ["PATH"],
+            **{name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ},
             "TERM": "xterm-256color",
             "COLUMNS": str(WIDTH),
             "LINES": "40",
-            "LIVEAVATAR_BASE_URL": service.base_url,
-            "LIVEAVATAR_API_KEY": service.api_key,
+            "LIVEAVATAR_BASE_URL": server.base_url,
+            "LIVEAVATAR_API_KEY": server.api_key,
         }
         for arguments, enter_at in (("new --sandbox", "0:57"), ("doctor", None)):
-            said = on_terminal([*COMMAND, *arguments.split()], env, folder, enter_at)
-            for session in service.sessions:
-                said = said.replace(session.id, SESSION)
-            said = said.replace(f":{service.port}", ":8080")
+            output = run_on_terminal([*COMMAND, *arguments.split()], env, folder, enter_at)
+            for session in server.sessions:
+                output = output.replace(session.id, SESSION)
+            output = output.replace(f":{server.port}", ":8080")
             if enter_at is None:
-                paper.print()
-            paper.print(Text.assemble(("$ ", "bold green"), (f"liveavatar {arguments}", "bold")))
-            for line in settled(said):
-                paper.print(Text.from_ansi(line), soft_wrap=True)
-        assert not service.running_sessions
-    # Without the fonts that the format fetches from elsewhere.
-    plain = re.sub(r"\s*@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-    plain = plain.replace("Fira Code, monospace", FONTS)
-    picture = paper.export_svg(title="liveavatar", code_format=plain, unique_id="cli")
+                recording.print()
+            recording.print(Text.assemble(("$ ", "bold green"), (f"liveavatar {arguments}", "bold")))
+            for line in final_lines(output):
+                recording.print(Text.from_ansi(line), soft_wrap=True)
+        assert not server.running_sessions
+    # Remove the fonts that the format would fetch from another host.
+    code_format = re.sub(r"\s*@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    code_format = code_format.replace("Fira Code, monospace", FONTS)
+    picture = recording.export_svg(title="liveavatar", code_format=code_format, unique_id="cli")
     assert not re.search(r"eyJ|token=|/home/|/root/|(?<!xmlns=\")https?://(?!127|www\.w3|www\.textualize)", picture)
     file.write_text("\n".join(line.rstrip() for line in picture.splitlines()) + "\n", encoding="utf-8")
 
 
-def on_terminal(command: list[str], env: dict[str, str], folder: str, enter_at: str | None) -> str:
-    """Return all that a command writes to its terminal; Enter is pressed when `enter_at` has shown."""
+def run_on_terminal(command: list[str], env: dict[str, str], folder: str, enter_at: str | None) -> str:
+    """Return what a command writes to its terminal. Press Enter when the text `enter_at` appears."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
         os.execve(command[0], command, env)
-    said = b""
+    output = b""
     try:
         while data := os.read(terminal, 65536):
-            said += data
-            if enter_at and enter_at.encode() in said:
+            output += data
+            if enter_at and enter_at.encode() in output:
                 os.write(terminal, b"\n")
                 enter_at = None
-    except OSError:  # so Linux says that the command has ended
+    except OSError:  # Linux raises it when the command has ended
         pass
     os.close(terminal)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert code == 0, said.decode()
-    return said.decode()
+    assert code == 0, output.decode()
+    return output.decode()
 
 
-def settled(said: str) -> list[str]:
-    """Return the lines as they stand at the end, colours included."""
+def final_lines(output: str) -> list[str]:
+    """Return the lines as the terminal shows them at the end, with colours."""
     lines, row = [""], 0
-    for part in re.split(r"(\x1b\[[?\d;]*[A-Za-z]|\r|\n)", said):
+    for part in re.split(r"(\x1b\[[?\d;]*[A-Za-z]|\r|\n)", output):
         if part == "\n":
             row += 1
             lines += [""] * (row == len(lines))
@@ -88,7 +88,7 @@ def settled(said: str) -> list[str]:
             row -= 1
         elif part == "\x1b[2K":
             lines[row] = ""
-        elif part != "\r" and not part.startswith("\x1b[?"):  # those show and hide the cursor
+        elif part != "\r" and not part.startswith("\x1b[?"):  # these show and hide the cursor
             lines[row] += part
     while lines and not lines[-1]:
         lines.pop()

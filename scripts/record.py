@@ -1,8 +1,8 @@
-"""Record the cassettes of the tests anew: `make record`.
+"""Record the cassettes of the tests again: `make record`.
 
-Against the live service when LIVEAVATAR_API_KEY is set, as far as that costs nothing: with the sandbox avatar, and
-errors that cost nothing either. All else, and everything without a key, against the mock server on this machine.
-What replays is what was recorded: a scenario that fails leaves its cassette as it was.
+With LIVEAVATAR_API_KEY set, scenarios that cost nothing are recorded against the live service: the free trial,
+and errors. All others, and all without a key, are recorded against the mock server. The first line of each cassette
+says which. A scenario that fails leaves its cassette unchanged.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from tests.test_cassettes import CASSETTES, SCENARIOS, Scenario
 
 
 class Gateway:
-    """Answers in the mock server's place, where a scenario says so."""
+    """Responds in place of the mock server, where a scenario says so."""
 
     def __init__(self, app: ASGIApp, scenario: Scenario) -> None:
         self.app = app
-        self.answers = {f"/v1/sessions/{endpoint}": answer for endpoint, answer in scenario.gateway.items()}
+        self.responses = {f"/v1/sessions/{endpoint}": answer for endpoint, answer in scenario.gateway.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self.app
-        if scope["path"] in self.answers:
-            status, content_type, body = self.answers[scope["path"]]
+        if scope["path"] in self.responses:
+            status, content_type, body = self.responses[scope["path"]]
             app = Response(body, status, {"content-type": content_type})
         await app(scope, receive, send)
 
 
 @contextmanager
 def service(scenario: Scenario, live_key: str | None) -> Iterator[tuple[str, str | None, str]]:
-    """What a scenario is recorded against: the API key, the base URL and the name of it."""
+    """Yield what a scenario is recorded against: the API key, the base URL and its name."""
     if live_key and scenario.live:
         yield live_key, LiveAvatarApi.BASE_URL, "the live service"
         return
@@ -55,7 +55,7 @@ def service(scenario: Scenario, live_key: str | None) -> Iterator[tuple[str, str
 
 
 def record(scenario: Scenario, live_key: str | None, folder: Path) -> str:
-    """Write the cassette of a scenario; the name of what it was recorded against."""
+    """Write the cassette of a scenario. Return the name of what it was recorded against."""
     scratch = folder / f"{scenario.name}.yaml"
     with service(scenario, live_key) as (key, base_url, name), VCR(**vcr_config).use_cassette(str(scratch)):
         used = key if scenario.right_key else f"wrong-{uuid.uuid4()}"
@@ -70,7 +70,7 @@ def record(scenario: Scenario, live_key: str | None, folder: Path) -> str:
 
 
 def main() -> int:
-    """Record all scenarios, and remove the cassettes of those that are no more."""
+    """Record all scenarios, and remove cassettes without a scenario."""
     live_key = os.environ.get("LIVEAVATAR_API_KEY", "").strip() or None
     failed = 0
     with tempfile.TemporaryDirectory() as folder:

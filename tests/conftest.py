@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+
 import pytest
 
 from tests.clients import FLAVOURS
+
+
+def pytest_configure() -> None:
+    """Undo the signal settings that the tests inherited.
+
+    A process that a script starts in the background ignores SIGINT, and one under nohup ignores SIGHUP. The programs
+    that tests start would inherit that in turn, and would not notice the signals that tests send.
+    """
+    if sys.platform == "win32":
+        return
+    signals = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    for number in signals:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(params=FLAVOURS)

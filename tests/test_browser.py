@@ -1,6 +1,6 @@
-"""What people open in a browser, the documentation and the mock server's page, works in a real one.
+"""The documentation and the mock server's page work in a real browser.
 
-The browser is driven over its own protocol, through the aiohttp that is there anyway.
+The tests drive the browser over its DevTools protocol with aiohttp.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ pytestmark = pytest.mark.skipif(
 
 
 class Tab:
-    """One page of the browser, and what it complained of."""
+    """One tab of the browser, the URLs it requested, and the errors it logged."""
 
     def __init__(self, browser: str, size: tuple[int, int]) -> None:
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
         self.requested: list[str] = []
         self._browser = browser
         self._size = size
         self._number = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._replies: dict[int, asyncio.Future[Any]] = {}
         self._loaded = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._http = aiohttp.ClientSession()
-        async with self._http.put(f"{self._browser}/json/new?about:blank") as answer:
-            self._target = await answer.json()
+        async with self._http.put(f"{self._browser}/json/new?about:blank") as reply:
+            self._target = await reply.json()
         self._socket = await self._http.ws_connect(self._target["webSocketDebuggerUrl"], max_msg_size=0)
         self._reader = asyncio.ensure_future(self._read())
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -84,9 +84,9 @@ class Tab:
 
     async def send(self, method: str, **arguments: Any) -> Any:
         number = next(self._number)
-        self._answers[number] = asyncio.get_running_loop().create_future()
+        self._replies[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": arguments})
-        return await asyncio.wait_for(self._answers[number], 30)
+        return await asyncio.wait_for(self._replies[number], 30)
 
     async def open(self, address: str) -> None:
         self._loaded.clear()
@@ -95,10 +95,10 @@ class Tab:
         await self.see_within(30, "location.href !== 'about:blank' && document.readyState === 'complete'", True)
 
     async def see(self, script: str) -> Any:
-        """The value of an expression in the page."""
-        answer = await self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
+        """Return the value of an expression in the page."""
+        reply = await self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in reply, reply
+        return reply["result"].get("value")
 
     async def see_within(self, seconds: float, script: str, wanted: Any) -> None:
         """Wait until an expression has a value."""
@@ -109,30 +109,30 @@ class Tab:
 
     async def _read(self) -> None:
         async for message in self._socket:
-            said = message.json()
-            what = said.get("params", {})
-            match said.get("method"):
+            event = message.json()
+            params = event.get("params", {})
+            match event.get("method"):
                 case None:
-                    answer = self._answers.pop(said["id"])
-                    if "error" in said:
-                        answer.set_exception(AssertionError(said["error"]))
+                    reply = self._replies.pop(event["id"])
+                    if "error" in event:
+                        reply.set_exception(AssertionError(event["error"]))
                     else:
-                        answer.set_result(said["result"])
+                        reply.set_result(event["result"])
                 case "Page.loadEventFired":
                     self._loaded.set()
                 case "Network.requestWillBeSent":
-                    self.requested.append(what["request"]["url"])
+                    self.requested.append(params["request"]["url"])
                 case "Runtime.exceptionThrown":
-                    self.complaints.append(str(what["exceptionDetails"]))
-                case "Runtime.consoleAPICalled" if what["type"] in ("error", "warning", "assert"):
-                    self.complaints.append(str(what["args"]))
-                case "Log.entryAdded" if what["entry"]["level"] in ("error", "warning"):
-                    self.complaints.append(f"{what['entry']['text']} {what['entry'].get('url', '')}")
+                    self.errors.append(str(params["exceptionDetails"]))
+                case "Runtime.consoleAPICalled" if params["type"] in ("error", "warning", "assert"):
+                    self.errors.append(str(params["args"]))
+                case "Log.entryAdded" if params["entry"]["level"] in ("error", "warning"):
+                    self.errors.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where a browser takes orders."""
+    """Start a browser, and return the URL of its DevTools."""
     profile = tmp_path_factory.mktemp("profile")
     port = profile / "DevToolsActivePort"
     command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}"]
@@ -141,7 +141,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             until = time.monotonic() + 30
             while not (port.is_file() and "\n" in port.read_text()):
                 assert process.poll() is None, "the browser ended"
-                assert time.monotonic() < until, "the browser does not take orders"
+                assert time.monotonic() < until, "the browser does not start"
                 time.sleep(0.05)
             yield f"http://127.0.0.1:{port.read_text().splitlines()[0]}"
         finally:
@@ -151,13 +151,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The documentation's folder."""
+    """Return the folder of the documentation site."""
     return build(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def address(site: Path) -> Iterator[str]:
-    """The documentation, served."""
+    """Serve the documentation site, and return its URL."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *message: Any) -> None: ...
@@ -174,15 +174,69 @@ def within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(work, seconds))
 
 
+# Elements of the page's text that are wider than their place: cut off, sticking out of the text, or in a part that
+# scrolls and does not show it by a scroll bar, a shadow at its edge, or a hint below it.
+OVERFLOWS = """(() => {
+    const article = document.querySelector('article'), found = [];
+    const margin = 16;  // the theme draws headings and tables a little wider than the text
+    const limit = Math.min(article.getBoundingClientRect().right + margin, document.documentElement.clientWidth) + 1;
+    const scrolls = element => ['auto', 'scroll'].includes(getComputedStyle(element).overflowX);
+    for (const element of article.querySelectorAll(':not(svg *)')) {
+        const name = `${element.tagName} ${element.className} ${element.textContent.trim().slice(0, 40)}`;
+        const style = getComputedStyle(element);
+        if (element.matches('.headerlink, .copybtn, .copybtn *') || style.display === 'inline') continue;
+        if (element.clientWidth && element.scrollWidth > element.clientWidth + 1) {
+            const borders = parseFloat(style.borderTopWidth) + parseFloat(style.borderBottomWidth);
+            const bar = element.offsetHeight - element.clientHeight - borders > 4;
+            const shadow = style.backgroundImage.includes('gradient') && style.backgroundAttachment.includes('scroll');
+            const hint = getComputedStyle(element, '::after').content.includes('Scroll');
+            if (['hidden', 'clip'].includes(style.overflowX)) found.push(`cut: ${name}`);
+            else if (scrolls(element) && !(bar || shadow || hint)) found.push(`no sign: ${name}`);
+        }
+        let parent = element.parentElement;
+        while (parent !== article && !scrolls(parent)) parent = parent.parentElement;
+        if (parent === article && element.getBoundingClientRect().right > limit) found.push(`sticks out: ${name}`);
+    }
+    return found;
+})()"""
+# Parts other than code that scroll at all: none on a wide screen.
+SCROLLERS = """[...document.querySelectorAll('article :not(pre)')]
+    .filter(element => ['auto', 'scroll'].includes(getComputedStyle(element).overflowX))
+    .filter(element => element.scrollWidth > element.clientWidth + 1 && !element.closest('details'))
+    .map(element => `${element.tagName} ${element.textContent.trim().slice(0, 60)}`)"""
+
+# Links whose color has less contrast with the page than WCAG's level AA asks for, 4.5 to 1.
+FAINT_LINKS = """(() => {
+    const numbers = color => color.match(/[\\d.]+/g).map(Number);
+    const light = color => numbers(color).slice(0, 3).map(c => c / 255)
+        .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    const behind = element => {
+        for (let it = element; it; it = it.parentElement) {
+            const color = getComputedStyle(it).backgroundColor;
+            if ((numbers(color)[3] ?? 1) === 1) return color;
+        }
+        return 'rgb(255, 255, 255)';
+    };
+    const links = [...document.querySelectorAll('article a[href]:not(.headerlink)')];
+    return links.filter(link => link.innerText).filter(link => {
+        const [one, two] = [light(getComputedStyle(link).color), light(behind(link))];
+        return (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05) < 4.5;
+    }).map(link => `${link.innerText} ${getComputedStyle(link).color}`);
+})()"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_every_page_loads_without_a_complaint_fits_and_asks_no_other_host(
-    browser: str, site: Path, address: str, size: tuple[int, int]
-) -> None:
+def test_documentation_pages(browser: str, site: Path, address: str, size: tuple[int, int], theme: str) -> None:
+    """Each page loads without an error, fits the screen or visibly scrolls, and loads nothing from another host."""
+
     async def look() -> None:
         pages = [str(page.relative_to(site)) for page in site.rglob("*.html")]
-        pages[pages.index("search.html")] += "?q=token"  # without a question it is an empty page
+        pages[pages.index("search.html")] += "?q=token"  # without a query it is an empty page
         assert len(pages) > 10
         async with Tab(browser, size) as tab:
+            await tab.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
             for page in pages:
                 await tab.open(f"{address}/{page}")
                 await tab.see_within(15, "document.querySelector('article').innerText.length > 0", True)
@@ -190,18 +244,47 @@ def test_every_page_loads_without_a_complaint_fits_and_asks_no_other_host(
                 assert await tab.see(f"{images}.filter(image => !image.naturalWidth).map(i => i.src)") == [], page
                 over = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
                 assert await tab.see(over) == 0, f"{page} is wider than the screen"
-                assert tab.complaints == [], page
+                assert await tab.see(OVERFLOWS) == [], page
+                if size == DESKTOP:
+                    assert await tab.see(SCROLLERS) == [], page
+                assert await tab.see(FAINT_LINKS) == [], page
+                assert tab.errors == [], page
         assert {url for url in tab.requested if not url.startswith((address, "data:"))} == set()
 
     within(100, look())
 
 
-def test_the_documentation_can_be_read_from_the_disk(browser: str, site: Path) -> None:
+def test_overflow_is_seen(browser: str, address: str) -> None:
+    """The check above finds what is cut off, sticks out, or scrolls without a scroll bar."""
+    wide = "<div style='width:3000px;height:10px'>wide</div>"
+    parts = {
+        "cut": f"<div style='overflow:hidden'>{wide}</div>",
+        "sticks out": wide,
+        "no sign": f"<div style='overflow-x:auto;scrollbar-width:none'>{wide}</div>",
+    }
+
+    async def look() -> None:
+        async with Tab(browser, PHONE) as tab:
+            await tab.open(f"{address}/index.html")
+            for kind, part in parts.items():
+                await tab.see(f"document.querySelector('article').innerHTML = `{part}`")
+                assert [found.partition(":")[0] for found in await tab.see(OVERFLOWS)] == [kind]
+            await tab.see(f"document.querySelector('article').innerHTML = `<p class='table-wrapper'>{wide}</p>`")
+            assert await tab.see(OVERFLOWS) == []
+            await tab.see("document.querySelector('article').innerHTML = '<a style=\"color:#888\" href=x>faint</a>'")
+            assert await tab.see(FAINT_LINKS) != []
+
+    within(60, look())
+
+
+def test_documentation_from_disk(browser: str, site: Path) -> None:
+    """The documentation also works from a folder, without a server."""
+
     async def look() -> None:
         async with Tab(browser, DESKTOP) as tab:
             await tab.open((site / "guide.html").as_uri())
             assert await tab.see("document.querySelector('article img').naturalWidth") > 0
-            assert tab.complaints == []
+            assert tab.errors == []
 
     within(60, look())
 
@@ -214,7 +297,9 @@ def test_the_documentation_can_be_read_from_the_disk(browser: str, site: Path) -
         ("max_session_duration", "contract.html"),
     ],
 )
-def test_the_search_finds_what_is_there(browser: str, address: str, words: str, page: str) -> None:
+def test_search(browser: str, address: str, words: str, page: str) -> None:
+    """The search finds the page for a name or a phrase."""
+
     async def look() -> None:
         async with Tab(browser, DESKTOP) as tab:
             await tab.open(f"{address}/index.html")
@@ -224,13 +309,15 @@ def test_the_search_finds_what_is_there(browser: str, address: str, words: str, 
                 await tab.send("Input.dispatchKeyEvent", type=kind, key="Enter", windowsVirtualKeyCode=13, text="\r")
             found = f"[...document.querySelectorAll('#search-results a')].some(a => a.href.includes('{page}'))"
             await tab.see_within(15, found, True)
-            assert tab.complaints == []
+            assert tab.errors == []
 
     within(60, look())
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_the_mock_server_shows_sessions_as_they_open_and_end(browser: str, size: tuple[int, int]) -> None:
+def test_mock_server_page(browser: str, size: tuple[int, int]) -> None:
+    """The mock server's page shows sessions as they open and end."""
+
     async def look() -> None:
         with mock_server() as service:
             api = AsyncLiveAvatarApi(service.api_key, base_url=service.base_url)
@@ -249,7 +336,7 @@ def test_the_mock_server_shows_sessions_as_they_open_and_end(browser: str, size:
                 await tab.see_within(5, states, ["ended", "ended"])
                 assert await tab.see("document.documentElement.scrollWidth - innerWidth") <= 0
                 assert await tab.see("document.getElementById('link').textContent") == "live"
-                assert tab.complaints == []
+                assert tab.errors == []
                 assert {url for url in tab.requested if not url.startswith((service.url, "data:"))} == set()
 
     within(60, look())

@@ -37,6 +37,7 @@ from liveavatar import (
     PermissionDeniedError,
     RateLimitError,
     ServerError,
+    SessionDurationError,
     VideoEncoding,
     VideoSettings,
     testing,
@@ -149,6 +150,61 @@ def stop_with_the_api_key(api: Any) -> None:
     session_id = api.new_session(TRIAL).session_id
     api.stop_session(session_id, reason="USER_CLOSED")
     api.release_session(session_id)
+
+
+@scenario(live=True)
+def keep_alive(api: Any) -> None:
+    with api.session(TRIAL) as session:
+        api.keep_session_alive(session.session_id)
+    with pytest.raises(LiveAvatarApiError, match="ended"):
+        api.keep_session_alive(session.session_id)
+
+
+@scenario()
+def lists(api: Any) -> None:
+    ids = [api.new_session(LITE).session_id for _ in range(3)]
+    found = listed(api, "active", page_size=2)
+    assert [each.id for each in found] == ids[::-1]
+    assert {(each.mode, each.source, each.is_sandbox) for each in found} == {("LITE", "API", False)}
+    for session_id in ids:
+        api.close_session(session_id)
+    assert listed(api, "active") == []
+    ended = listed(api, "historic", avatar_id=AVATAR)
+    assert {each.id for each in ended} == set(ids)
+    assert all(each.end_at >= each.created_at for each in ended)
+
+
+def listed(api: Any, kind: str, **filters: Any) -> list[Any]:
+    sessions = api.list_sessions(kind, **filters)
+    if not hasattr(sessions, "__aiter__"):
+        return list(sessions)
+
+    async def collect() -> list[Any]:
+        return [session async for session in sessions]
+
+    return list(api.runner.run(collect()))
+
+
+@scenario()
+def record_and_transcript(api: Any) -> None:
+    request = Request(mode="FULL", avatar_id=AVATAR, avatar_persona=AvatarPersona(language="en"))
+    session_id = api.new_session(request).session_id
+    running = api.get_session(session_id)
+    assert (running.id, running.mode, running.credits_consumed) == (session_id, "FULL", 2)
+    transcript = api.get_session_transcript(session_id, start_timestamp=0)
+    assert transcript.session_active
+    api.delete_session_events(session_id)
+    api.close_session(session_id)
+    assert api.get_session(session_id).end_reason
+    with pytest.raises(NotFoundError):
+        api.get_session(NOBODY)
+
+
+@scenario(settings={"max_session_duration": 60})
+def too_long(api: Any) -> None:
+    with pytest.raises(SessionDurationError) as caught:
+        api.new_session(Request(avatar_id=AVATAR, max_session_duration=600))
+    assert caught.value.max_allowed == 60
 
 
 @scenario(live=True)
@@ -340,10 +396,17 @@ def recorded_pairs() -> Iterator[Any]:
 def test_every_recorded_pair_is_as_the_contract_says_but_for_what_is_to_break_it(
     path: str, pair: dict[str, Any], breaks: str | None
 ) -> None:
-    operation = CONTRACT["paths"][path]["post"]
+    operation = operation_at(path, pair["request"]["method"])
     assert credential(pair["request"]["headers"]) in allowed_credentials(operation)
     assert bool(request_faults(operation, pair["request"])) == (breaks == "request")
     assert bool(answer_faults(operation, pair["response"])) == (breaks == "answer")
+
+
+def operation_at(path: str, method: str) -> dict[str, Any]:
+    """Return the operation of the contract that a recorded request calls."""
+    template = path if path in CONTRACT["paths"] else re.sub(r"/[0-9a-f-]{36}(?=/|$)", "/{session_id}", path)
+    operation: dict[str, Any] = CONTRACT["paths"][template][method.lower()]
+    return operation
 
 
 def credential(headers: dict[str, list[str]]) -> str:

@@ -1,13 +1,18 @@
-"""What the documentation shows, works: its examples run as they are, its commands exist, its links hold."""
+"""What the documentation shows works: its examples run and type-check, its commands exist, its links resolve."""
 
 from __future__ import annotations
 
-import ast
+import contextlib
+import http.server
 import importlib.util
+import json
+import os
 import re
 import subprocess
 import sys
+import threading
 import tomllib
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -16,22 +21,25 @@ import liveavatar
 import liveavatar.mock
 import pytest
 import yaml
+from liveavatar import _constants
 from liveavatar.mock import mock_server
 
-from tests.test_readme import run
+from tests.pages import DOCS, FENCE, README, ROOT, account, blocks, has_tests, missing_packages, run
 
-ROOT = Path(__file__).parents[1]
-DOCS = sorted((ROOT / "docs").rglob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
-FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-INTERPRETED = {"python", "sh", "console"}
-SHOWN = {"diff", "text"}  # nothing to run
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
+CHECKED = {"python", "sh", "console"}
+NOT_RUN = {"diff", "text"}
+
+PYTHON = {where: example for page in DOCS for where, example in blocks(page, "python").items()}
+EXAMPLES = [where for where, example in PYTHON.items() if not has_tests(example)]
+TESTS = [where for where, example in PYTHON.items() if has_tests(example)]
+TYPED = PYTHON | blocks(README, "python")
 
 
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the documentation site, which is made once in a run of the tests."""
-    pytest.importorskip("sphinx", reason="the documentation is built with the extra docs: make install")
-    pytest.importorskip("furo", reason="the documentation is built with the extra docs: make install")
+    """Return the folder of the documentation site, which is built once per test run."""
+    pytest.importorskip("sphinx", reason="the documentation needs the extra docs: make install")
+    pytest.importorskip("furo", reason="the documentation needs the extra docs: make install")
     site = tmp_path_factory.getbasetemp() / "site"
     if not site.exists():
         command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", f"{site}.doctrees", "docs", site]
@@ -45,69 +53,139 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory)
 
 
-def blocks(page: Path, *languages: str) -> list[tuple[str, str]]:
-    """(where it is, text) of each code block."""
-    text = page.read_text("utf-8")
-    return [
-        (f"{page.relative_to(ROOT)}:{text.count(chr(10), 0, block.start()) + 2}", block[2])
-        for block in FENCE.finditer(text)
-        if block[1] in languages
-    ]
+# ---- Examples -------------------------------------------------------------------------------------------------------
+
+CATALOG = {
+    "/v1/avatars/public": {"count": 1, "results": [{"id": "dd73ea75-1218-4ef3-92ce-606d5f7fbc0a", "name": "Wayne"}]},
+    "/v1/voices": {"count": 1, "results": [{"id": "a-voice", "name": "Ann", "language": "English"}]},
+    "/v1/contexts": {"count": 1, "results": [{"id": "a-context", "name": "Front desk"}]},
+    "/v1/users/credits": {"credits_left": "10"},
+}
 
 
-def lacking(example: str) -> set[str]:
-    """The packages that an example imports and that are not installed here."""
-    imported = set()
-    for node in ast.walk(ast.parse(example)):
-        if isinstance(node, ast.Import):
-            imported |= {name.name for name in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            imported.add(node.module or "")
-    return {name for name in imported if importlib.util.find_spec(name.partition(".")[0]) is None}
+@contextlib.contextmanager
+def catalog_server() -> Iterator[dict[str, str]]:
+    """Serve the endpoints that the mock server does not have, in the published shape."""
 
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = CATALOG.get(urlsplit(self.path).path)
+            body = json.dumps({"code": 1000, "data": data, "message": "OK"}).encode()
+            self.send_response(404 if data is None or self.headers["X-API-KEY"] != "a-key" else 200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
-PYTHON = dict(block for page in DOCS for block in blocks(page, "python"))
-EXAMPLES = {where: example for where, example in PYTHON.items() if "def test_" not in example}
-TESTS = {where: example for where, example in PYTHON.items() if "def test_" in example}
+        def log_message(self, *message: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        base_url = f"http://127.0.0.1:{server.server_port}/v1"
+        yield {"LIVEAVATAR_BASE_URL": base_url, "LIVEAVATAR_API_KEY": "a-key"}
+        server.shutdown()
+        thread.join()
 
 
 @pytest.mark.parametrize("where", EXAMPLES)
-def test_an_example_runs_as_it_is_and_leaves_no_session(
-    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if missing := lacking(EXAMPLES[where]):
+def test_example_runs(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An example runs as it is, and leaves no session behind."""
+    if missing := missing_packages(PYTHON[where]):
         pytest.skip(f"{', '.join(missing)} is not installed")
-    monkeypatch.setenv("ROOM_TOKEN_FOR_THE_AVATAR", "a-room-token")  # the one thing that a reader has to bring
+    monkeypatch.setenv("ROOM_TOKEN_FOR_THE_AVATAR", "a-room-token")  # the reader provides it
     example = tmp_path / "example.py"
-    example.write_text(EXAMPLES[where], "utf-8")
-    with mock_server() as service:
-        run(example, at=service, folder=tmp_path)
-        assert service.running_sessions == []
+    example.write_text(PYTHON[where], "utf-8")
+    if "/avatars/public" in PYTHON[where]:
+        with catalog_server() as variables:
+            assert "Wayne" in run(example, folder=tmp_path, account=variables)
+        return
+    with mock_server() as server:
+        run(example, folder=tmp_path, account=account(server))
+        assert server.running_sessions == []
 
 
 @pytest.mark.parametrize("where", TESTS)
-def test_an_example_of_a_test_passes_and_cassettes_replay(where: str, tmp_path: Path) -> None:
-    (tmp_path / "test_example.py").write_text(TESTS[where], "utf-8")
-    passed = f"{TESTS[where].count('def test_')} passed"
-    with mock_server() as service:
-        assert passed in run("-m", "pytest", "--record-mode=once", at=service, folder=tmp_path)
-        assert service.running_sessions == []
-    assert passed in run("-m", "pytest", "--record-mode=none", at=None, folder=tmp_path)
+def test_example_test_passes(where: str, tmp_path: Path) -> None:
+    """An example of a test passes; one with a cassette records it and then replays without a server."""
+    (tmp_path / "test_example.py").write_text(PYTHON[where], "utf-8")
+    passed = f"{PYTHON[where].count('def test_')} passed"
+    with mock_server() as server:
+        assert passed in run("-m", "pytest", "--record-mode=once", folder=tmp_path, account=account(server))
+        assert server.running_sessions == []
+    assert passed in run("-m", "pytest", "--record-mode=none", folder=tmp_path)
 
 
-def test_no_code_is_left_out() -> None:
+def test_mock_server_prints_what_the_quickstart_shows() -> None:
+    """The quickstart shows the lines that the mock server prints."""
+    (block,) = blocks(ROOT / "docs" / "quickstart.md", "console").values()
+    command, *shown = block.splitlines()
+    assert command == "$ python -m liveavatar.mock"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "liveavatar.mock", "--port", "0"], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        printed = [process.stdout.readline().rstrip() for _ in shown]
+    finally:
+        process.terminate()
+        process.communicate()
+    assert [re.sub(r":\d+/", ":8080/", line) for line in printed] == shown
+
+
+@pytest.fixture(scope="module")
+def typed_examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write each example of README and the documentation into a module of its own."""
+    folder = tmp_path_factory.mktemp("examples")
+    for where, example in TYPED.items():
+        if not missing_packages(example):
+            (folder / f"{re.sub(r'[^a-z0-9]+', '_', where.lower())}.py").write_text(example, "utf-8")
+    assert len(list(folder.iterdir())) > 15
+    return folder
+
+
+def check_types(*command: str | Path, folder: Path) -> None:
+    check = subprocess.run(
+        [sys.executable, "-m", *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert check.returncode == 0, check.stdout
+
+
+def test_examples_pass_mypy(typed_examples: Path, tmp_path: Path) -> None:
+    """mypy --strict finds no error in the examples."""
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    config = tmp_path / "mypy.ini"
+    config.write_text(f"[mypy]\nstrict = True\nfollow_imports = silent\nmypy_path = {ROOT / 'wrapper'}:{ROOT}\n")
+    check_types("mypy", "--config-file", config, "--cache-dir", tmp_path / "cache", ".", folder=typed_examples)
+
+
+def test_examples_pass_pyright(typed_examples: Path) -> None:
+    """pyright finds no error in the examples."""
+    pytest.importorskip("pyright", reason="pyright is not installed")
+    config = typed_examples / "pyrightconfig.json"
+    config.write_text(json.dumps({"include": ["."], "extraPaths": [str(ROOT / "wrapper"), str(ROOT)]}))
+    check_types("pyright", "--project", config, "--pythonpath", sys.executable, folder=typed_examples)
+
+
+def test_no_code_is_skipped() -> None:
+    """Each code block is in a language that a test here reads."""
     for page in DOCS:
         text = page.read_text("utf-8")
         for fence, language in re.findall(r"^( *(?:```+|~~~+)) *([^\s`]*).*$", text, re.M)[::2]:
             assert fence == "```", f"{page.name}: a code block begins with ``` at the margin"
-            assert language in INTERPRETED | SHOWN or language.startswith("{"), f"{page.name}: {language!r}"
+            assert language in CHECKED | NOT_RUN or language.startswith("{"), f"{page.name}: {language!r}"
     assert len(EXAMPLES) > 10
     assert len(TESTS) > 1
 
 
+# ---- Names and numbers ----------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_it_names_exist(page: Path) -> None:
-    shell = "\n".join(text for _, text in blocks(page, "sh", "console"))
+def test_commands_exist(page: Path) -> None:
+    """Each make target, module and extra that a page names exists."""
+    shell = "\n".join(blocks(page, "sh", "console").values())
     named = shell + "\n".join(re.findall(r"`([^`\n]+)`", page.read_text("utf-8")))
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
     assert set(re.findall(r"(?:^|[$;&] *)make ([a-z-]+)", named, re.M)) <= targets
@@ -119,7 +197,8 @@ def test_the_commands_it_names_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_command_lines_flags_that_it_names_exist(page: Path) -> None:
+def test_command_line_options_exist(page: Path) -> None:
+    """Each option of `liveavatar` that a page names exists."""
     typer = pytest.importorskip("typer", reason="the command line needs the extra cli")
     from liveavatar.cli._app import app
 
@@ -134,8 +213,63 @@ def test_the_command_lines_flags_that_it_names_exist(page: Path) -> None:
             assert name == "--version", line
 
 
+TIMEOUT = f"{_constants.DEFAULT_TIMEOUT:g}"
+RETRIES = f"{_constants.DEFAULT_MAX_RETRIES}"
+CLEANUP = f"{_constants.CLEANUP_TIMEOUT:g}"
+NUMBERS = [
+    ("README.md", r"\| `timeout` \| +\| (\S+) seconds", TIMEOUT),
+    ("README.md", r"\| `max_retries` \| +\| (\S+) retries", RETRIES),
+    ("docs/guide.md", r"\| `timeout` \| +\| (\S+) seconds", TIMEOUT),
+    ("docs/guide.md", r"\| `max_retries` \| +\| (\S+) retries", RETRIES),
+    ("docs/guide.md", r"keep-alive request every (\S+) minutes", f"{_constants.KEEP_ALIVE_INTERVAL / 60:g}"),
+    ("docs/guide.md", r"delays between (\S+) and \S+ seconds", f"{_constants.MIN_SLOT_DELAY:g}"),
+    ("docs/guide.md", r"delays between \S+ and (\S+) seconds", f"{_constants.MAX_SLOT_DELAY:g}"),
+    ("docs/production.md", r"the stop of its session may take up to (\S+) seconds", CLEANUP),
+    ("docs/production.md", r"takes at most (\S+) seconds for all sessions", CLEANUP),
+    ("docs/reliability.md", r"cannot be confirmed within (\S+) seconds", CLEANUP),
+    ("docs/reliability.md", r"stopped within (\S+) seconds, with a WARNING", CLEANUP),
+    ("docs/reliability.md", r"retried\*\*, (\S+) times by default", RETRIES),
+    ("docs/reliability.md", r"delays of (\S+) s doubling", f"{_constants.MIN_RETRY_DELAY:g}"),
+    ("docs/reliability.md", r"doubling up to (\S+) s", f"{_constants.MAX_RETRY_DELAY:g}"),
+    ("docs/reliability.md", r"`Retry-After` of up to (\S+) s", f"{_constants.MAX_RETRY_AFTER:g}"),
+    ("docs/reliability.md", r"`timeout` \((\S+) seconds by default\)", TIMEOUT),
+    ("docs/reliability.md", r"larger than (\S+) MiB", f"{_constants.MAX_RESPONSE_BYTES / 2**20:g}"),
+    ("docs/errors.md", r"at most (\S+) KiB", f"{_constants.MAX_ERROR_TEXT / 2**10:g}"),
+]
+
+
+@pytest.mark.parametrize(("page", "pattern", "number"), NUMBERS)
+def test_numbers_are_those_of_the_code(page: str, pattern: str, number: str) -> None:
+    """A timeout, delay or limit on a page is the value of its constant."""
+    text = " ".join((ROOT / page).read_text("utf-8").split())
+    assert re.findall(pattern, text) == [number]
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "docs" / "guide.md"], ids=lambda page: page.name)
+def test_base_url_is_that_of_the_code(page: Path) -> None:
+    """The default of `base_url` on a page is the value of its constant."""
+    assert f"| `base_url` | `LIVEAVATAR_BASE_URL` | `{_constants.BASE_URL}` |" in page.read_text("utf-8")
+
+
+# ---- Links ----------------------------------------------------------------------------------------------------------
+
+SERVICE_DOCS = re.compile(r"https://docs\.liveavatar\.com(/[^\s)>\"'`]*)?")
+
+
+def test_links_to_the_service_have_one_form() -> None:
+    """Links to the service's documentation use the paths of its site map."""
+    sources = [*PAGES, ROOT / "openapi" / "liveavatar.yaml", *(ROOT / "wrapper").rglob("*.py")]
+    found = 0
+    for source in sources:
+        for path in SERVICE_DOCS.findall(source.read_text("utf-8")):
+            found += 1
+            assert re.fullmatch(r"|/api-reference/[a-z-]+(/[a-z-]+)?|/docs/[a-z/-]+", path.rstrip(".")), (source, path)
+    assert found > 10
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_links_of_a_page_hold_where_its_source_is_read(page: Path) -> None:
+def test_links_resolve_in_the_source(page: Path) -> None:
+    """A relative link leads to a file, and its fragment to a heading, where the source of a page is read."""
     text = FENCE.sub("", page.read_text("utf-8"))
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         parts = urlsplit(link)
@@ -143,12 +277,13 @@ def test_the_links_of_a_page_hold_where_its_source_is_read(page: Path) -> None:
             continue
         file = (page.parent / parts.path).resolve() if parts.path else page
         assert file.exists(), link
-        if parts.fragment:
+        if parts.fragment and not parts.fragment.startswith(("schema-", "operation-")):  # generated by the build
             headings = re.findall(r"^#+ (.+)$", FENCE.sub("", file.read_text("utf-8")), re.M)
             assert parts.fragment in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}, link
 
 
-def test_the_links_and_anchors_of_the_site_hold(site: Path) -> None:
+def test_links_resolve_in_the_site(site: Path) -> None:
+    """A link leads to a page of the site, and its fragment to an element of that page."""
     pages = {page: Page(page) for page in site.rglob("*.html")}
     checked = 0
     for page, seen in pages.items():
@@ -165,12 +300,17 @@ def test_the_links_and_anchors_of_the_site_hold(site: Path) -> None:
     assert checked > 500
 
 
-def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
+def test_site_loads_nothing_from_other_hosts(site: Path) -> None:
+    """The site works offline."""
     for page in site.rglob("*.html"):
         assert [link for link in Page(page).loads if urlsplit(link).netloc] == []
 
 
-def test_the_reference_has_every_public_name(site: Path) -> None:
+# ---- Reference ------------------------------------------------------------------------------------------------------
+
+
+def test_reference_has_every_public_name(site: Path) -> None:
+    """Each public name, and each method of the clients, has an entry in the reference."""
     ids = set.union(*(Page(page).ids for page in (site / "reference").glob("*.html")))
     public = {f"liveavatar.{name}" for name in liveavatar.__all__ if name != "__version__"}
     public |= {f"liveavatar.mock.{name}" for name in liveavatar.mock.__all__}
@@ -180,12 +320,31 @@ def test_the_reference_has_every_public_name(site: Path) -> None:
         assert {f"liveavatar.{client}.{name}" for name in names} - ids == set()
 
 
-def test_the_contracts_page_has_every_operation_schema_and_field(site: Path) -> None:
+def test_models_show_types_and_meaning(site: Path) -> None:
+    """Each field of a request has a type and a description, and `Unset` is not shown."""
+    page = site / "reference" / "models.html"
+    text = Page(page).text
+    assert "Unset" not in text
+    assert "max_session_duration: int" in " ".join(text.split())
+    fields = re.findall(
+        r'<dt class="sig[^>]*id="liveavatar\.(LiveAvatarNewSessionRequest\.\w+)">(.*?)</dt>\s*<dd>(.*?)</dd>',
+        page.read_text("utf-8"),
+        re.DOTALL,
+    )
+    assert len(fields) >= 14
+    for name, signature, description in fields:
+        assert ":" in re.sub(r"<[^>]+>", "", signature), name
+        assert len(re.sub(r"<[^>]+>", "", description).strip()) > 15, name
+
+
+def test_http_api_has_every_operation_schema_and_field(site: Path) -> None:
+    """The page of the HTTP API shows the whole specification."""
     page = Page(site / "contract.html")
     spec = yaml.safe_load((ROOT / "openapi" / "liveavatar.yaml").read_text("utf-8"))
     for path, methods in spec["paths"].items():
         assert path in page.text
-        names = {operation["operationId"].replace("_", "-") for operation in methods.values()}
+        operations = [operation for operation in methods.values() if "operationId" in operation]
+        names = {operation["operationId"].replace("_", "-") for operation in operations}
         assert {f"operation-{name}" for name in names} <= page.ids
     for name, schema in spec["components"]["schemas"].items():
         assert f"schema-{name.lower()}" in page.ids
@@ -196,7 +355,7 @@ def test_the_contracts_page_has_every_operation_schema_and_field(site: Path) -> 
 
 
 class Page(HTMLParser):
-    """What a page of the site has in it."""
+    """A page of the site: its ids, its links, what it loads, and its text."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ def service(request: pytest.FixtureRequest) -> Iterator[MockServer]:
 
 
 def command(*arguments: str | Path, at: MockServer | None, folder: Path) -> dict[str, object]:
-    """What subprocess takes to run Python on an example as a user does who has an account at `at`."""
+    """Return arguments for subprocess that run Python on an example, with the account of a mock server."""
     account = {"LIVEAVATAR_BASE_URL": at.base_url, "LIVEAVATAR_API_KEY": at.api_key} if at else {}
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "PYTEST_"))}
     return {
@@ -53,7 +53,7 @@ def outcome(*arguments: str | Path, at: MockServer | None, folder: Path = EXAMPL
 def until(condition: Callable[[], object], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass in time"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.02)
 
 
@@ -61,9 +61,10 @@ def started(service: MockServer) -> list[str]:
     return [session.id for session in service.sessions if session.seconds]
 
 
-def test_every_example_says_what_it_shows_and_how_to_run_it() -> None:
+def test_docstrings() -> None:
+    """An example says in its docstring what it shows, how to install it, and how to run it."""
     documents = [*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*/conftest.py")]
-    assert len(documents) == 6
+    assert len(documents) == 8
     for document in documents:
         text = document.read_text("utf-8")
         assert re.match(r'"""[A-Z][^"]+\n\n(.+\n)*\n*    pip install ', text), document
@@ -71,14 +72,16 @@ def test_every_example_says_what_it_shows_and_how_to_run_it() -> None:
 
 
 class TestBlockingScript:
-    def test_it_holds_a_session_and_closes_it(self, service: MockServer) -> None:
+    def test_session_is_closed(self, service: MockServer) -> None:
+        """The script keeps a session open, and closes it."""
         status, text = outcome("blocking_script.py", "0.3", at=service)
         assert (status, service.running_sessions) == (0, []), text
         assert started(service)[0] in text
         assert "closed" in text
 
     @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-    def test_a_signal_ends_the_session_with_it(self, number: signal.Signals, status: int, service: MockServer) -> None:
+    def test_signals(self, number: signal.Signals, status: int, service: MockServer) -> None:
+        """SIGTERM and Ctrl-C end the session with the script."""
         with process("blocking_script.py", "60", at=service) as script:
             until(lambda: service.running_sessions)
             assert script.stdout
@@ -88,7 +91,8 @@ class TestBlockingScript:
         assert service.running_sessions == []
 
     @pytest.mark.parametrize("service", [{"api_keys": ["another-key"]}], indirect=True)
-    def test_a_refusal_is_one_line(self, service: MockServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_error_is_one_line(self, service: MockServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An error is one line, and exit code 1."""
         monkeypatch.setattr(MockServer, "api_key", "wrong-key")
         status, text = outcome("blocking_script.py", at=service)
         assert status == 1
@@ -97,7 +101,8 @@ class TestBlockingScript:
 
 
 class TestHandoff:
-    def test_one_process_opens_and_another_stops(self, service: MockServer) -> None:
+    def test_handover(self, service: MockServer) -> None:
+        """One process opens the session, and another stops it."""
         status, text = outcome("handoff.py", at=service)
         assert (status, service.running_sessions) == (0, []), text
         (session,) = service.sessions
@@ -107,26 +112,29 @@ class TestHandoff:
         assert "eyJ" not in text  # what a token begins with
         assert service.requests == {"token": 1, "start": 1, "stop": 1}
 
-    def test_a_session_that_is_not_taken_over_is_stopped(self, service: MockServer, tmp_path: Path) -> None:
+    def test_failed_handover(self, service: MockServer, tmp_path: Path) -> None:
+        """If the other process fails, the session is stopped."""
         broken = tmp_path / "handoff.py"
         text = (EXAMPLES / "handoff.py").read_text("utf-8")
         broken.write_text(text.replace("json.load(sys.stdin)", "sys.exit(1)"), "utf-8")
         status, text = outcome(broken, at=service)
         assert status == 1
-        assert "not taken over" in text
+        assert "the other process failed" in text
         assert (len(started(service)), service.running_sessions) == (1, [])
 
 
 class TestSuites:
-    """A user's own tests, in a folder of their own."""
+    """The example test suites, run in a folder of their own."""
 
-    def test_with_cassettes_needs_no_network_and_no_account(self, tmp_path: Path) -> None:
+    def test_cassettes_replay(self, tmp_path: Path) -> None:
+        """The suite with cassettes needs no network and no account."""
         suite = shutil.copytree(EXAMPLES / "test_with_cassettes", tmp_path / "suite")
         status, text = outcome("-m", "pytest", "--block-network", at=None, folder=suite)
         assert status == 0, text
         assert "2 passed" in text
 
-    def test_with_cassettes_is_recorded_anew(self, service: MockServer, tmp_path: Path) -> None:
+    def test_cassettes_can_be_recorded(self, service: MockServer, tmp_path: Path) -> None:
+        """The cassettes can be recorded from a mock server, and contain no secret."""
         suite = shutil.copytree(EXAMPLES / "test_with_cassettes", tmp_path / "suite")
         kept = {path.relative_to(suite): path.read_text("utf-8") for path in suite.rglob("*.yaml")}
         assert len(kept) == 2
@@ -139,7 +147,8 @@ class TestSuites:
             assert service.api_key not in text
             assert "eyJ" not in text  # what a token begins with
 
-    def test_with_mock_server_needs_no_network_and_no_account(self, tmp_path: Path) -> None:
+    def test_mock_server_suite(self, tmp_path: Path) -> None:
+        """The suite with the mock server needs no network and no account."""
         suite = shutil.copytree(EXAMPLES / "test_with_mock_server", tmp_path / "suite")
         status, text = outcome("-m", "pytest", "--block-network", at=None, folder=suite)
         assert status == 0, text
@@ -148,8 +157,6 @@ class TestSuites:
 
 @contextlib.contextmanager
 def process(*arguments: str | Path, at: MockServer) -> Iterator[subprocess.Popen[str]]:
-    # Where a shell has started us in the background, Ctrl-C is ignored, and would be by the child.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(**command(*arguments, at=at, folder=EXAMPLES)) as child:  # type: ignore[call-overload]
         try:
             yield child
@@ -159,24 +166,24 @@ def process(*arguments: str | Path, at: MockServer) -> Iterator[subprocess.Popen
 
 
 class Web:
-    """The web service of an example, in a process of its own."""
+    """The example web service in a process of its own."""
 
     def __init__(self, child: subprocess.Popen[str], workers: int) -> None:
         self.child = child
-        self.said = ""
+        self.output = ""
         assert child.stdout
-        while self.said.count("startup complete") < workers or "running on" not in self.said:
+        while self.output.count("startup complete") < workers or "running on" not in self.output:
             line = child.stdout.readline()
-            assert line, self.said
-            self.said += line
-        self.url = re.findall(r"running on (http://127\.0\.0\.1:\d+)", self.said)[0]
+            assert line, self.output
+            self.output += line
+        self.url = re.findall(r"running on (http://127\.0\.0\.1:\d+)", self.output)[0]
         self.port = int(self.url.rpartition(":")[2])
 
     def open(self, avatar_id: str = WAYNE) -> str:
-        answer = self.post({"avatar_id": avatar_id})
-        assert answer.status_code == 201, answer.text
-        assert answer.headers["location"] == f"/avatars/{answer.json()['id']}"
-        return str(answer.json()["id"])
+        response = self.post({"avatar_id": avatar_id})
+        assert response.status_code == 201, response.text
+        assert response.headers["location"] == f"/avatars/{response.json()['id']}"
+        return str(response.json()["id"])
 
     def post(self, body: object) -> httpx.Response:
         return httpx.post(f"{self.url}/avatars", json=body)
@@ -185,10 +192,10 @@ class Web:
         return httpx.delete(f"{self.url}/avatars/{session_id}").status_code
 
     def stop(self) -> str:
-        """What it said, to its end."""
+        """Stop the service, and return its whole output."""
         self.child.send_signal(signal.SIGTERM)
         rest, _ = self.child.communicate(timeout=30)
-        return self.said + rest
+        return self.output + rest
 
 
 @contextlib.contextmanager
@@ -199,11 +206,12 @@ def web(service: MockServer, workers: int = 1) -> Iterator[Web]:
 
 
 class TestAsyncService:
-    def test_avatars_are_opened_and_closed(self, service: MockServer) -> None:
+    def test_open_and_close(self, service: MockServer) -> None:
+        """The service opens and closes avatars; closing twice is not an error."""
         with web(service) as site:
-            answer = site.post({"avatar_id": WAYNE, "is_sandbox": True})
-            assert set(answer.json()) == {"id", "livekit_url", "access_token", "seconds"}
-            session_id = answer.json()["id"]
+            response = site.post({"avatar_id": WAYNE, "is_sandbox": True})
+            assert set(response.json()) == {"id", "livekit_url", "access_token", "seconds"}
+            session_id = response.json()["id"]
             assert service.running_sessions == [session_id]
             assert site.delete(session_id) == 204
             assert service.running_sessions == []
@@ -211,7 +219,8 @@ class TestAsyncService:
             assert site.delete(UNKNOWN) == 204  # nothing of that name runs
             assert site.delete("no-uuid") == 404
 
-    def test_one_process_closes_what_another_has_opened(self, service: MockServer) -> None:
+    def test_close_from_another_process(self, service: MockServer) -> None:
+        """A process closes a session that another one opened."""
         with web(service) as one, web(service) as other:
             session_id, left = one.open(), one.open()
             assert other.delete(session_id) == 204
@@ -220,7 +229,8 @@ class TestAsyncService:
             assert service.running_sessions == []
 
     @pytest.mark.parametrize("workers", [1, 2])
-    def test_a_sigterm_closes_all_that_is_open(self, workers: int, service: MockServer) -> None:
+    def test_sigterm(self, workers: int, service: MockServer) -> None:
+        """SIGTERM closes every open session."""
         with web(service, workers) as site:
             ids = [site.open() for _ in range(6)]
             assert sorted(service.running_sessions) == sorted(ids)
@@ -229,7 +239,8 @@ class TestAsyncService:
         assert service.running_sessions == []
         assert "Traceback" not in text
 
-    def test_a_sigterm_while_a_session_is_being_opened(self, service: MockServer) -> None:
+    def test_sigterm_while_opening(self, service: MockServer) -> None:
+        """SIGTERM leaves no session behind while sessions are being opened."""
         with web(service) as site:
             users = [post_by_hand(site.port) for _ in range(20)]
             until(lambda: service.requests["token"])
@@ -238,21 +249,23 @@ class TestAsyncService:
                 user.close()
         assert service.running_sessions == []
 
-    def test_a_user_who_hangs_up_leaves_no_session(self, service: MockServer) -> None:
+    def test_user_hangs_up(self, service: MockServer) -> None:
+        """A user who disconnects before the response leaves no session behind."""
         with web(service) as site:
             post_by_hand(site.port).close()
             until(lambda: service.sessions and service.sessions[0].state is SessionState.ENDED)
             assert len(started(service)) == 1
             assert service.running_sessions == []
 
-    def test_what_the_user_asks_for_may_not_exist(self, service: MockServer) -> None:
+    def test_invalid_request(self, service: MockServer) -> None:
+        """An invalid request or an unknown avatar is a 422."""
         with web(service) as site:
             bodies: list[object] = [{"avatar_id": ""}, {"avatar_id": 1}, {}, [], None, {"avatar_id": UNKNOWN}]
             for body in bodies:
-                answer = site.post(body)
-                assert answer.status_code == 422, body
-                assert answer.text
-            assert f"Avatar {UNKNOWN} is not known." in answer.json()["error"]
+                response = site.post(body)
+                assert response.status_code == 422, body
+                assert response.text
+            assert f"Avatar {UNKNOWN} is not known." in response.json()["error"]
 
     @pytest.mark.parametrize(
         ("service", "status", "wait"),
@@ -264,17 +277,19 @@ class TestAsyncService:
         indirect=["service"],
         ids=["concurrency", "credits", "rate"],
     )
-    def test_what_the_account_cannot_give_is_said_as_such(self, service: MockServer, status: int, wait: str) -> None:
+    def test_limits_of_the_account(self, service: MockServer, status: int, wait: str) -> None:
+        """Limits of the account become 503 or 429 with Retry-After."""
         with web(service) as site, ThreadPoolExecutor() as users:
-            answers = list(users.map(site.post, [{"avatar_id": WAYNE}] * 8))
-            refused = [answer for answer in answers if answer.status_code != 201]
-            assert {answer.status_code for answer in refused} == {status}
-            assert {answer.headers["retry-after"] for answer in refused} == {wait}
-            assert len(started(service)) == len(answers) - len(refused)
+            responses = list(users.map(site.post, [{"avatar_id": WAYNE}] * 8))
+            refused = [response for response in responses if response.status_code != 201]
+            assert {response.status_code for response in refused} == {status}
+            assert {response.headers["retry-after"] for response in refused} == {wait}
+            assert len(started(service)) == len(responses) - len(refused)
             site.stop()
         assert service.running_sessions == []
 
-    def test_a_failing_service_is_not_the_users_fault(self, service: MockServer) -> None:
+    def test_service_is_down(self, service: MockServer) -> None:
+        """If the service is down, the user gets a 502, and the log has the details."""
         service.__exit__(None, None, None)
         with web(service) as site:
             assert site.post({"avatar_id": WAYNE}).status_code == 502
@@ -283,7 +298,7 @@ class TestAsyncService:
 
 
 def post_by_hand(port: int) -> socket.socket:
-    """A request whose answer is not read."""
+    """Send a request, and do not read the response."""
     body = json.dumps({"avatar_id": WAYNE}).encode()
     user = socket.create_connection(("127.0.0.1", port))
     user.sendall(b"POST /avatars HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))

@@ -1,11 +1,11 @@
-"""Tests that talked to LiveAvatar once, and have replayed what it said ever since: no network, no account.
+"""Tests with cassettes: recorded once, and replayed without a network or an account.
 
     pip install 'liveavatar[testing]'
     pytest --block-network
 
-To record anew, delete `cassettes/` and run `pytest --record-mode=once` with LIVEAVATAR_API_KEY set; or without an
-account, with LIVEAVATAR_BASE_URL and LIVEAVATAR_API_KEY as `python -m liveavatar.mock` prints them. No key and no
-token gets into a cassette, so they can be committed.
+The cassettes here were recorded from the mock server. To record them again, delete `cassettes/` and run
+`pytest --record-mode=once` with LIVEAVATAR_API_KEY set. Without an account, run `python -m liveavatar.mock` and export
+the variables that it prints. A cassette contains no key and no token, so you can commit it.
 """
 
 import os
@@ -16,7 +16,7 @@ pytest_plugins = ["liveavatar.testing"]
 
 
 @pytest.fixture(autouse=True)
-def some_api_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replaying needs a key to be set, but not which."""
+def api_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set any API key, because the client requires one; a cassette matches every key."""
     if not os.environ.get("LIVEAVATAR_API_KEY"):
         monkeypatch.setenv("LIVEAVATAR_API_KEY", "not-a-key")

@@ -1,10 +1,10 @@
-"""The code under test: it lets visitors in, or says why it does not."""
+"""The code under test: greet visitors, or tell them why there is no avatar."""
 
 from liveavatar import AsyncLiveAvatarApi, LiveAvatarApiError, LiveAvatarNewSessionRequest
 
 
 async def invite(avatar_id: str) -> str:
-    """A line for a visitor, from a session that lives for just as long as it takes to say it."""
+    """Open and close a session, and return a line for the visitor."""
     async with AsyncLiveAvatarApi() as api:
         try:
             async with api.session(LiveAvatarNewSessionRequest(avatar_id=avatar_id, is_sandbox=True)) as session:

@@ -1,9 +1,9 @@
-"""Tests against a LiveAvatar service of their own, in this very process: real HTTP, no network, no account.
+"""Tests with a mock server in the same process: real HTTP, without a network or an account.
 
     pip install 'liveavatar[testing]'
     pytest --block-network
 
-Each test that takes the fixture `liveavatar_mock` gets a new service, and clients made without arguments use it.
+Each test that requests the fixture `liveavatar_mock` gets a new mock server. Clients created without arguments use it.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ pytest_plugins = ["liveavatar.testing"]
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left_running(liveavatar_mock: MockServer) -> Iterator[None]:
-    """Whatever a test does, the code under test closes what it opened."""
+def no_session_left_running(liveavatar_mock: MockServer) -> Iterator[None]:
+    """Check after each test that the code under test has closed its sessions."""
     yield
     assert liveavatar_mock.running_sessions == []

@@ -1,4 +1,4 @@
-"""The code under test: a kiosk that greets one visitor after the other, and has a poster for when it cannot."""
+"""The code under test: a kiosk that shows an avatar to one visitor at a time, or a poster if there is none."""
 
 from liveavatar import ConcurrencyLimitError, InsufficientCreditsError, LiveAvatarApi, LiveAvatarNewSessionRequest
 
@@ -6,14 +6,14 @@ AVATAR = LiveAvatarNewSessionRequest(avatar_id="dd73ea75-1218-4ef3-92ce-606d5f7f
 
 
 class Kiosk:
-    """Each visitor gets a session of their own; the one before is closed first."""
+    """Open a new session for each visitor, and close the previous one first."""
 
     def __init__(self, api: LiveAvatarApi) -> None:
         self.api = api
         self.session_id: str | None = None
 
     def greet(self) -> str:
-        """What the next visitor is shown."""
+        """Return what to show to the next visitor."""
         if self.session_id is not None:
             self.api.close_session(self.session_id)
             self.session_id = None

@@ -34,12 +34,12 @@ Body: TypeAlias = Secret[Any]
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
-_HEADERS = {
-    "accept": "application/json",
-    "accept-encoding": "identity",
-    "user-agent": f"liveavatar-python/{__version__}",
-}
-_HEADERS_WITH_BODY = {**_HEADERS, "content-type": "application/json"}
+_HEADERS = (
+    ("accept", "application/json"),
+    ("accept-encoding", "identity"),
+    ("user-agent", f"liveavatar-python/{__version__}"),
+)
+_HEADERS_WITH_BODY = (*_HEADERS, ("content-type", "application/json"))
 
 
 class IO(Protocol):
@@ -135,7 +135,8 @@ async def call(
             outcome = type(error).__name__
             raise
         finally:
-            _log(endpoint, outcome, attempt, started, session_id)
+            if logger.isEnabledFor(logging.DEBUG):
+                _log(endpoint, outcome, attempt, started, session_id)
         await io.sleep(delay)
 
 

@@ -6,7 +6,7 @@ import enum
 import functools
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
@@ -27,6 +27,17 @@ class ContractViolationError(ValueError):
     """A response body violates the contract; the message names the field."""
 
 
+class _Violation(ValueError):  # noqa: N818  # never leaves this module
+    """What is wrong with a value, and where the value is."""
+
+    location = ""
+
+    def inside(self, name: str) -> _Violation:
+        """Return the violation as one of the object or list that contains the value."""
+        self.location = f"{name}.{self.location}".removesuffix(".").replace(".[", "[")
+        return self
+
+
 @attrs.frozen
 class Field:
     """One field of a model."""
@@ -36,42 +47,50 @@ class Field:
     nullable: bool
     types: tuple[Any, ...]
     """The types of its values, `Unset` and `None` left out."""
+    enum: type[enum.Enum] | None
+    """The enum that its values belong to, if any."""
+    models: tuple[type[Any], ...]
+    """The models that its values belong to, if any."""
+    item: Field | None
+    """The items of its values, if those are lists."""
     is_identifier: bool
     """Whether it is an id, a URL or a credential, which consists of visible ASCII."""
 
-    @property
-    def enum(self) -> type[enum.Enum] | None:
-        """The enum that its values belong to."""
-        return next((each for each in self.types if isinstance(each, type) and issubclass(each, enum.Enum)), None)
 
-    @property
-    def models(self) -> list[type[Any]]:
-        """The models that its values belong to."""
-        return [each for each in self.types if attrs.has(each)]
+def _field(name: str, hint: Any, *, required: bool, is_identifier: bool) -> Field:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    options = typing.get_args(hint) if union else (hint,)
+    kinds = tuple(option for option in options if option not in (Unset, type(None)))
+    lists = [kind for kind in kinds if typing.get_origin(kind) is list]
+    classes = [kind for kind in kinds if isinstance(kind, type)]
+    return Field(
+        name=name,
+        required=required,
+        nullable=type(None) in options,
+        types=kinds,
+        enum=next((kind for kind in classes if issubclass(kind, enum.Enum)), None),
+        models=tuple(kind for kind in classes if attrs.has(kind)),
+        item=_field(name, *typing.get_args(lists[0]), required=True, is_identifier=False) if lists else None,
+        is_identifier=is_identifier,
+    )
 
 
 def _fields(model: type[Any]) -> tuple[Field, ...]:
     hints = typing.get_type_hints(model, localns={name: getattr(generated, name) for name in generated.__all__})
-    return tuple(_iterate_fields(model, hints))
+    return tuple(
+        _field(
+            field.name,
+            hints[field.name],
+            required=field.default is attrs.NOTHING,
+            is_identifier=not field.repr or field.name == "id" or field.name.endswith(("_id", "_url")),
+        )
+        for field in attrs.fields(model)
+        if field.init
+    )
 
 
 fields = cast(Callable[[type[Any]], tuple[Field, ...]], functools.cache(_fields))
 """Return the fields of a model."""
-
-
-def _iterate_fields(model: type[Any], hints: dict[str, Any]) -> Iterator[Field]:
-    for field in attrs.fields(model):
-        if field.init:
-            hint = hints[field.name]
-            union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-            options = typing.get_args(hint) if union else (hint,)
-            yield Field(
-                name=field.name,
-                required=field.default is attrs.NOTHING,
-                nullable=type(None) in options,
-                types=tuple(option for option in options if option not in (Unset, type(None))),
-                is_identifier=not field.repr or field.name == "id" or field.name.endswith(("_id", "_url")),
-            )
 
 
 # ---- Requests ----------------------------------------------------------------------------------------------
@@ -179,58 +198,76 @@ def from_json(model: type[T], body: Any) -> T:
     Raises:
         ContractViolationError: A required field is missing or of the wrong type.
     """
-    valid = _valid_object(model, body, "")
     try:
+        valid = _valid_object(model, body)
         return model.from_dict(valid)  # type: ignore[attr-defined, no-any-return]
+    except _Violation as violation:
+        raise ContractViolationError(f"{violation.location or 'the body'} {violation}") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ContractViolationError(f"the body violates the contract at {error}") from None
 
 
-def _valid_object(model: type[Any], value: Any, location: str) -> dict[str, Any]:
+def _valid_object(model: type[Any], value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ContractViolationError(f"{location or 'the body'} is not an object but {_type_name(value)}")
+        raise _Violation(f"is not an object but {_type_name(value)}")
     valid = dict(value)
     for field in fields(model):
-        inner = value.get(field.name)
-        if inner is None and field.name in _ALIASES:
-            inner = value.get(_ALIASES[field.name])
-        try:
-            valid[field.name] = _valid_value(field, inner, f"{location}.{field.name}".lstrip("."))
-        except ContractViolationError:
-            if field.required:
-                raise
-            valid.pop(field.name, None)
+        name = field.name
+        inner = value.get(name)
+        if inner is None:
             if field.nullable:
-                valid[field.name] = None
+                valid[name] = None
+                continue
+            if name in _ALIASES:
+                inner = value.get(_ALIASES[name])
+            elif not field.required:
+                valid.pop(name, None)
+                continue
+        try:
+            valid[name] = _valid_value(field, inner)
+        except _Violation as violation:
+            if field.required:
+                raise violation.inside(name) from None
+            valid.pop(name, None)
+            if field.nullable:
+                valid[name] = None
     return valid
 
 
-def _valid_value(field: Field, value: Any, location: str) -> Any:
-    if value is None and field.nullable:
-        return None
+def _valid_value(field: Field, value: Any) -> Any:
+    if field.models:
+        return _valid_object(field.models[0], value)
+    if field.item is not None and isinstance(value, list):
+        return [_valid_item(field.item, inner, index) for index, inner in enumerate(value)]
     for kind in field.types:
-        if attrs.has(kind):
-            return _valid_object(kind, value, location)
-        if typing.get_origin(kind) is list:
-            if not isinstance(value, list):
-                break
-            item = attrs.evolve(field, types=typing.get_args(kind), nullable=False)
-            return [_valid_value(item, inner, f"{location}[{index}]") for index, inner in enumerate(value)]
         if _is_instance(value, kind):
             if field.is_identifier and isinstance(value, str) and not VCHAR.fullmatch(value):
-                raise ContractViolationError(f"{location} is empty, or not plain text")
+                raise _Violation("is empty, or not plain text")
             return value
-    raise ContractViolationError(f"{location} is not {_expected(field.types[0])} but {_type_name(value)}")
+    raise _Violation(f"is not {_expected(field)} but {_type_name(value)}")
+
+
+def _valid_item(field: Field, value: Any, index: int) -> Any:
+    try:
+        return _valid_value(field, value)
+    except _Violation as violation:
+        raise violation.inside(f"[{index}]") from None
 
 
 def _is_instance(value: Any, kind: Any) -> bool:
+    if kind is str:
+        return isinstance(value, str)
     if kind is datetime:
         return isinstance(value, str) and _is_datetime(value)
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+    if kind is Any:
+        return True
+    if not isinstance(kind, type):
+        return False
+    if issubclass(kind, enum.Enum):
         return any(value == member.value for member in kind)
-    return kind is Any or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool)))
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _is_datetime(value: str) -> bool:
@@ -243,9 +280,9 @@ def _is_datetime(value: str) -> bool:
     return True
 
 
-def _expected(kind: Any) -> str:
+def _expected(field: Field) -> str:
     names = {str: "a string", int: "an integer", float: "a number", bool: "a boolean", datetime: "a date and time"}
-    return names.get(kind, "a list" if typing.get_origin(kind) is list else "a known value")
+    return "a list" if field.item is not None else names.get(field.types[0], "a known value")
 
 
 def _type_name(value: Any) -> str:

@@ -1,8 +1,8 @@
 """``python -m liveavatar.demo``: open and close sessions, and show each step as it happens.
 
-Without an account it starts the mock server for itself, and opens one session with the blocking client, then three at
-once with the async one. With LIVEAVATAR_API_KEY set it opens one session of the free sandbox avatar at the live
-service, or wherever LIVEAVATAR_BASE_URL points.
+Without an account it starts a mock server, opens one session with the blocking client, and then three at once with the
+async client. With LIVEAVATAR_API_KEY set it opens one free trial session at the live service, or at
+LIVEAVATAR_BASE_URL.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, TextIO
 
-from ._constants import API_KEY_VARIABLE
+from ._constants import API_KEY_VARIABLE, BASE_URL_VARIABLE
 from ._redaction import MASK
 from .async_client import AsyncLiveAvatarApi
 from .client import LiveAvatarApi
@@ -24,65 +25,72 @@ if TYPE_CHECKING:
     from .mock import MockServer
 
 WAYNE = "dd73ea75-1218-4ef3-92ce-606d5f7fbc0a"
-"""The one avatar that the live service, too, gives away: its sessions end after a minute and cost nothing."""
+"""The avatar of the free trial. Its sessions end after a minute and cost nothing, at the live service, too."""
 
-_HEADING, _FAINT, _GOOD, _BAD = "1", "2", "32", "31"
+_HEADING, _DETAIL, _GOOD, _BAD = "1", "2", "32", "31"
 
 
 def main() -> int:
     """Run the demo.
 
     Returns:
-        The exit code: 0; 1 when a step failed; 2 when the mock server is not installed; 130 after Ctrl-C.
+        The exit code: 0; 1 if a step failed; 2 if the mock server is not installed; 130 after Ctrl-C.
     """
-    logger, handler = logging.getLogger("liveavatar"), _CallsShown()
-    level = logger.level
+    logger, handler = logging.getLogger("liveavatar"), _Warnings(logging.WARNING)
     logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
     try:
-        return _at_the_live_service() if os.environ.get(API_KEY_VARIABLE, "").strip() else _at_a_mock_server()
-    except ModuleNotFoundError as missing:
-        _say(str(missing), _BAD, to=sys.stderr)
+        return _use_live_service() if os.environ.get(API_KEY_VARIABLE, "").strip() else _use_mock_server()
+    except ModuleNotFoundError as error:
+        _print(str(error), _BAD, to=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    except (LiveAvatarError, ValueError, OSError) as failure:
-        _say(f"The demo stopped: {failure}", _BAD, to=sys.stderr)
+    except (LiveAvatarError, ValueError, OSError) as error:
+        _print(f"The demo failed: {error}", _BAD, to=sys.stderr)
         return 1
     finally:
-        logger.setLevel(level)
         logger.removeHandler(handler)
 
 
-def _at_the_live_service() -> int:
+def _use_live_service() -> int:
+    base_url = os.environ.get(BASE_URL_VARIABLE, "").strip() or LiveAvatarApi.BASE_URL
+    _print(f"{API_KEY_VARIABLE} is set: one free trial session at {base_url}", _HEADING)
     with LiveAvatarApi() as api:
-        _say(f"{API_KEY_VARIABLE} is set: one session of the free sandbox avatar, at {api._config.base_url}", _HEADING)
-        with api.session(_request()) as session:
-            _show(session)
-        return _verdict("\nThe client says:", len(api.open_sessions))
+        _open_one(api)
+        return _verdict("\nThe client reports:", len(api.open_sessions))
 
 
-def _at_a_mock_server() -> int:
-    from .mock import mock_server  # an extra, which the live service does without
+def _use_mock_server() -> int:
+    from .mock import mock_server  # an extra, which the live service does not need
 
-    with mock_server() as service:
-        _say(f"The mock server, a LiveAvatar service on this machine, listens at {service.base_url}", _HEADING)
+    with mock_server() as server:
+        _print(f"A mock server, which needs no account, listens at {server.base_url}", _HEADING)
 
-        _say("\nOne session, with the blocking client", _HEADING)
-        with LiveAvatarApi(service.api_key, base_url=service.base_url) as api, api.session(_request()) as session:
-            _show(session)
+        _print("\nOne session, with the blocking client", _HEADING)
+        with LiveAvatarApi(server.api_key, base_url=server.base_url) as api:
+            _open_one(api)
 
-        _say("\nThree sessions at once, with the async client", _HEADING)
-        asyncio.run(_three_at_once(service))
+        _print("\nThree sessions at once, with the async client", _HEADING)
+        asyncio.run(_open_three(server))
 
-        return _verdict(f"\nThe service says: sessions opened {len(service.sessions)},", len(service.running_sessions))
+        reports = f"\nThe mock server reports: sessions opened {len(server.sessions)},"
+        return _verdict(reports, len(server.running_sessions))
 
 
-async def _three_at_once(service: MockServer) -> None:
-    async with AsyncLiveAvatarApi(service.api_key, base_url=service.base_url) as api:
+def _open_one(api: LiveAvatarApi) -> None:
+    started = time.monotonic()
+    with api.session(_request()) as session:
+        _show(session, time.monotonic() - started)
+        stopping = time.monotonic()
+    _print(f"  stopped  {session.session_id} in {_milliseconds(time.monotonic() - stopping)}", _GOOD)
+
+
+async def _open_three(server: MockServer) -> None:
+    async with AsyncLiveAvatarApi(server.api_key, base_url=server.base_url) as api:
 
         async def open_one() -> None:
-            _show(await api.new_session(_request()))
+            started = time.monotonic()
+            _show(await api.new_session(_request()), time.monotonic() - started)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -90,42 +98,38 @@ async def _three_at_once(service: MockServer) -> None:
                     group.create_task(open_one())
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        _say(
-            f"  the service says: sessions running {len(service.running_sessions)}; leaving the block closes them",
-            _GOOD,
-        )
+        _print(f"  running  {len(server.running_sessions)} sessions; leaving the block stops them", _GOOD)
+        stopping = time.monotonic()
+    _print(f"  stopped  3 sessions in {_milliseconds(time.monotonic() - stopping)}", _GOOD)
 
 
 def _request() -> LiveAvatarNewSessionRequest:
     return LiveAvatarNewSessionRequest(avatar_id=WAYNE, is_sandbox=True)
 
 
-def _show(session: StandardSessionResponse) -> None:
-    _say(f"  open     session {session.session_id}", _GOOD)
-    _say(f"           room {session.livekit_url}, access token {MASK}, ends after {session.max_session_duration} s")
+def _show(session: StandardSessionResponse, seconds: float) -> None:
+    _print(f"  opened   {session.session_id} in {_milliseconds(seconds)}", _GOOD)
+    _print(f"           room {session.livekit_url}, access token {MASK}", _DETAIL)
+    _print(f"           ends after {session.max_session_duration} s", _DETAIL)
 
 
-def _verdict(who: str, running: int) -> int:
-    _say(f"{who} sessions running {running}", _BAD if running else _GOOD)
+def _verdict(reports: str, running: int) -> int:
+    _print(f"{reports} sessions running {running}", _BAD if running else _GOOD)
     return 1 if running else 0
 
 
-class _CallsShown(logging.Handler):
-    """Shows each request as the client logs it."""
+class _Warnings(logging.Handler):
+    """Prints the warnings of the client."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        call = vars(record)
-        if record.levelno != logging.DEBUG or "endpoint" not in call:
-            _say(f"  {record.getMessage()}", _BAD)
-            return
-        outcome = call["outcome"]
-        good = isinstance(outcome, int) and outcome < 300
-        about = f"  session {call['session_id']}" if call["session_id"] else ""
-        line = f"  {call['milliseconds']:4.0f} ms  {call['method']} {call['endpoint']}  {outcome}{about}"
-        _say(line, _FAINT if good else _BAD)
+        _print(f"  {record.getMessage()}", _BAD)
 
 
-def _say(line: str, style: str = "", *, to: TextIO | None = None) -> None:
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms"
+
+
+def _print(line: str, style: str = "", *, to: TextIO | None = None) -> None:
     stream = sys.stdout if to is None else to
     if style and stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
         line = f"\x1b[{style}m{line}\x1b[0m"

@@ -16,6 +16,7 @@ PYTEST_DONT_REWRITE: there is no assertion in here, and so it may be imported be
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -40,8 +41,9 @@ __all__ = ["liveavatar_mock", "vcr_config"]
 _REQUEST_HEADERS = ("content-type", "x-api-key", "authorization")
 _RESPONSE_HEADERS = ("content-type", "location", "retry-after", "x-request-id", "cf-ray")
 _RATE_LIMIT = "x-ratelimit-"
-_ENDPOINTS = ("/sessions/token", "/sessions/start", "/sessions/stop")
 _LEAST = 8  # characters of a credential that is looked for in texts: a shorter one may be an ordinary word
+
+_ADDRESS = re.compile(r"http://[^\s\"\\]+")
 
 # Credentials seen in this process, and what stands for each in a cassette.
 _stand_ins: dict[str, str] = {}
@@ -72,6 +74,7 @@ def _clean_response(response: dict[str, Any]) -> dict[str, Any]:
     body = _json(text)
     secrets = [*filter(_telling, _stand_ins), *secrets_in(body)]
     text = _with_stand_in(body, redact(text, secrets))
+    text = _ADDRESS.sub(lambda address: _service_uri(address[0]), text)  # a page of sessions names its neighbors
     return {
         **response,
         "headers": {
@@ -112,11 +115,9 @@ def _with_stand_in(body: Any, text: str) -> str:
 
 
 def _service_uri(uri: str) -> str:
-    """The address at the live service that a mock server on loopback stands for."""
+    """Return the address at the live service that a mock server on loopback stands for."""
     parts, service = urlsplit(uri), urlsplit(BASE_URL)
-    if is_loopback(parts.hostname or "") and parts.path.endswith(
-        ("/sessions/token", "/sessions/start", "/sessions/stop")
-    ):
+    if is_loopback(parts.hostname or "") and re.search(r"/sessions(/|$)", parts.path):
         return parts._replace(scheme=service.scheme, netloc=service.netloc).geturl()
     return uri
 

@@ -107,8 +107,6 @@ class AiohttpTransport(AsyncTransport):
         request = attempt.request
         self._ensure_open(request)
         session = self._session(new_connection=request.new_connection)
-        if not can_wrap_connector():
-            attempt.limit_to_reused()  # whether the connection was idle is unknown
         limits = self._timeout(request)
         try:
             if self._proxy or session.trace_configs or not can_bypass_session():

@@ -7,6 +7,7 @@ ours need. This module can be deleted; sessions then cost about twice the CPU ti
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import select
 import sys
@@ -54,7 +55,7 @@ class CheckedConnector:
 
     def __init__(self, inner: aiohttp.BaseConnector) -> None:
         self._inner = inner
-        self._used: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._polls: weakref.WeakKeyDictionary[Any, Callable[[], bool]] = weakref.WeakKeyDictionary()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -66,25 +67,26 @@ class CheckedConnector:
             protocol = connection.protocol
             if protocol is None:
                 raise NotSentError("the connection was closed")
-            if protocol not in self._used:
-                self._used.add(protocol)
+            is_readable = self._polls.get(protocol)
+            if is_readable is None:
+                self._polls[protocol] = _poll(connection.transport)
+                current_attempt.get().extend_to_new()
                 return connection
-            if not (protocol.should_close or _is_readable(connection.transport)):
-                current_attempt.get().limit_to_reused()
+            if not (protocol.should_close or is_readable()):
                 return connection
             connection.close()
 
 
-def _is_readable(transport: asyncio.Transport | None) -> bool:
-    """Return True if the server has sent or closed anything that the event loop has not read yet."""
+def _poll(transport: asyncio.Transport | None) -> Callable[[], bool]:
+    """Return a function that says whether the server has sent or closed anything that is not read yet."""
     sock = transport.get_extra_info("socket") if transport is not None else None
-    if sock is None or sock.fileno() < 0:
-        return True
+    if sock is None:
+        return lambda: True
     if sys.platform == "win32":
-        return bool(select.select([sock.fileno()], [], [], 0)[0])
+        return lambda: sock.fileno() < 0 or bool(select.select([sock.fileno()], [], [], 0)[0])
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+    return lambda: bool(poll.poll(0))
 
 
 class DirectSender:
@@ -126,10 +128,17 @@ class DirectSender:
     def _serialize(self, request: Request) -> bytes:
         """Return the bytes of a request. Its headers are validated where they are set: no value breaks a line."""
         assert self._target is not None
-        headers = [("Host", self._target.headers["Host"]), *request.header_items()]
+        host, target = self._target.headers["Host"], request.url.removeprefix(self._origin)
+        name, credential = request.credential
         content = request.content.reveal()
-        if content or request.method not in ("GET", "DELETE"):
-            headers.append(("Content-Length", str(len(content))))
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
-        target = request.url.removeprefix(self._origin)
-        return f"{request.method} {target} HTTP/1.1\r\n{lines}\r\n".encode("ascii") + content
+        length = f"Content-Length: {len(content)}\r\n" if content or request.method not in ("GET", "DELETE") else ""
+        head = (
+            f"{request.method} {target} HTTP/1.1\r\nHost: {host}\r\n{_lines(request.headers)}"
+            f"{name}: {credential.reveal()}\r\n{length}\r\n"
+        )
+        return head.encode("ascii") + content
+
+
+@functools.lru_cache(16)
+def _lines(headers: tuple[tuple[str, str], ...]) -> str:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers)

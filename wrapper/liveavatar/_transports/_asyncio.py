@@ -32,10 +32,10 @@ class Attempt:
         self.response: Response | None = None
         self._scope = scope
 
-    def limit_to_reused(self) -> None:
-        """Apply the deadline of an attempt on a connection that may have died while it was idle."""
-        self.request.limit_to_reused()
-        self._scope.reschedule(asyncio.get_running_loop().time() + self.request.remaining())
+    def extend_to_new(self) -> None:
+        """Apply the deadline of an attempt on a new connection, which cannot have died while it was idle."""
+        if self.request.reused_deadline < self.request.deadline:
+            self._scope.reschedule(asyncio.get_running_loop().time() + self.request.remaining())
 
 
 current_attempt: ContextVar[Attempt] = ContextVar("liveavatar_attempt")
@@ -73,7 +73,7 @@ class AsyncTransport(ABC):
         attempt = None
         token = None
         try:
-            async with asyncio.timeout(request.remaining()) as scope:
+            async with asyncio.timeout(request.remaining_if_reused()) as scope:
                 attempt = Attempt(request, scope)
                 token = current_attempt.set(attempt)
                 await self._exchange(attempt)
@@ -117,7 +117,6 @@ class HttpxTransport(AsyncTransport):
         self._client = client
 
     async def _exchange(self, attempt: Attempt) -> None:
-        attempt.limit_to_reused()
         request = attempt.request
         _httpx.ensure_open(request, self._client)
         # Disable the caller's auth and redirects: only our credential is sent, and only to the base URL.

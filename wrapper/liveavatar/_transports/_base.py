@@ -23,7 +23,7 @@ class Request:
 
     method: str
     url: str
-    headers: Mapping[str, str]
+    headers: tuple[tuple[str, str], ...]
     """All headers but the credential."""
     credential: tuple[str, Secret[str]]
     """The name and the value of the header that authenticates the request."""
@@ -41,7 +41,7 @@ class Request:
 
     def header_items(self) -> list[tuple[str, str]]:
         """Return all headers, with the credential in clear."""
-        return [*self.headers.items(), (self.credential[0], self.credential[1].reveal())]
+        return [*self.headers, (self.credential[0], self.credential[1].reveal())]
 
     def remaining(self, *, sent: bool = False) -> float:
         """Return the seconds left.
@@ -64,6 +64,10 @@ class Request:
     def pool_timeout(self) -> float:
         """Return the seconds to wait for a connection of a caller's pool."""
         return min(CLEANUP_POOL_TIMEOUT if self.is_cleanup else math.inf, 0.9 * self.remaining())
+
+    def remaining_if_reused(self) -> float:
+        """Return the seconds left on a connection that may have died while it was idle."""
+        return min(self.remaining(), self.reused_deadline - time.monotonic())
 
     def limit_to_reused(self) -> None:
         """Apply the deadline of an attempt on a connection that may have died while it was idle."""

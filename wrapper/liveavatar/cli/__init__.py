@@ -1,4 +1,4 @@
-"""The command ``liveavatar``: open, keep and stop sessions from a terminal.
+"""The command ``liveavatar``: open, inspect and stop sessions from a terminal.
 
 It needs the extra: ``pip install 'liveavatar[cli]'``.
 """
@@ -9,19 +9,23 @@ import sys
 
 __all__ = ["main"]
 
-_EXTRA = ("typer", "rich", "dotenv")
+_EXTRA = ("click", "dotenv", "rich")
 
 
 def main() -> int:
-    """Run the command line of this process; return its exit code, or leave with it."""
+    """Run the command line of this process.
+
+    Returns:
+        The exit code, if the command does not leave with it.
+    """
     try:
         from ._app import app
-    except ModuleNotFoundError as missing:
-        name = (missing.name or "").partition(".")[0]
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
         if name not in _EXTRA:
             raise
         sys.stderr.write(
-            f"liveavatar: {name} is not installed; the command line needs it: pip install 'liveavatar[cli]'\n"
+            f"liveavatar: the command line needs {name}, which is not installed: pip install 'liveavatar[cli]'\n"
         )
         return 2
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Where the service is and who asks: flags, then the environment, then the file `.env` of the working folder."""
+"""The base URL and the API key: from options, then the environment, then the file `.env` of the working folder."""
 
 from __future__ import annotations
 
@@ -16,35 +16,42 @@ from .._constants import API_KEY_VARIABLE, BASE_URL, BASE_URL_VARIABLE
 from .._proxies import is_loopback
 from ..client import LiveAvatarApi
 from ..errors import LiveAvatarError
-from ._failures import Misconfigured, StillRunning
+from ._errors import ConfigurationError, SessionsRunningError
 
-_FLAG = "--base-url"
+_OPTION = "--base-url"
 
 
 @attrs.frozen
 class Settings:
-    """What was found, and where. The key itself stays in the environment."""
+    """What is set and where it was found. The key itself stays in the environment."""
 
     base_url: str | None
-    """None: the package's default."""
+    """None for the default of the package."""
     url_from: str
     key_from: str | None
-    """None: there is no key."""
+    """None if there is no key."""
 
     def stop_command(self, session_ids: Iterable[str]) -> str:
-        """What stops sessions from a shell."""
-        flag = ["--base-url", str(self.base_url)] if self.url_from == _FLAG else []
+        """Return the shell command that stops sessions."""
+        flag = ["--base-url", str(self.base_url)] if self.url_from == _OPTION else []
         return shlex.join(["liveavatar", "close", *flag, *session_ids])
+
+    def explain(self, error: Exception) -> str:
+        """Return the message of an invalid setting, with the name of the option or variable that set it."""
+        source = _OPTION if self.url_from == _OPTION else BASE_URL_VARIABLE
+        names = {"api_key": API_KEY_VARIABLE, "base_url": source}
+        argument, _, rest = str(error).partition(" ")
+        return f"{names.get(argument, argument)} {rest}"
 
 
 def load(base_url: str | None = None) -> Settings:
-    """Take what the environment lacks from `.env`, for this process alone.
+    """Read the settings. What the environment lacks is taken from `.env`, for this process alone.
 
     Args:
-        base_url: the flag's value.
+        base_url: value of the option.
 
     Raises:
-        Misconfigured: `.env` cannot be read, or would send a key elsewhere that is not its own.
+        ConfigurationError: `.env` cannot be read, or it would send an API key that it does not hold to another host.
     """
     file = _read(Path(".env"))
     set_already = {name for name in file if os.environ.get(name, "").strip()}
@@ -55,55 +62,53 @@ def load(base_url: str | None = None) -> Settings:
         and API_KEY_VARIABLE not in taken
         and os.environ.get(API_KEY_VARIABLE)
     ):
-        # A folder got from somebody else is not to have the user's own key sent where it likes.
+        # The .env of a downloaded folder must not send the user's API key to another host.
         host = urlsplit(taken[BASE_URL_VARIABLE]).hostname or ""
         if not is_loopback(host) and host != urlsplit(BASE_URL).hostname:
-            raise Misconfigured(
-                f"this folder's .env names the service {host}, and the API key is not from there. "
-                f"If you trust it, set {BASE_URL_VARIABLE} in the environment, or put the key into .env too."
+            raise ConfigurationError(
+                f"the file .env of this folder sets the base URL to {host}, but it does not hold the API key. "
+                f"If you trust that host, set {BASE_URL_VARIABLE} in the environment, or add the key to .env."
             )
     os.environ.update(taken)
     key_set, url_set = (os.environ.get(name, "").strip() for name in (API_KEY_VARIABLE, BASE_URL_VARIABLE))
     return Settings(
         base_url=base_url if base_url is not None else url_set or None,
-        url_from=_FLAG if base_url is not None else _origin(BASE_URL_VARIABLE, taken) if url_set else "default",
+        url_from=_OPTION if base_url is not None else _origin(BASE_URL_VARIABLE, taken) if url_set else "default",
         key_from=_origin(API_KEY_VARIABLE, taken) if key_set else None,
     )
 
 
 @contextlib.contextmanager
-def connected(settings: Settings, *, timeout: float = 60.0, max_retries: int = 2) -> Iterator[LiveAvatarApi]:
-    """A client that stops on the way out what it has opened.
+def open_client(settings: Settings, *, timeout: float = 60.0, max_retries: int = 2) -> Iterator[LiveAvatarApi]:
+    """Yield a client, and stop on exit the sessions that it has opened.
 
     Raises:
-        Misconfigured: the settings make no client.
-        StillRunning: a session could not be stopped.
+        ConfigurationError: the API key is missing, or a setting is invalid.
+        SessionsRunningError: a session could not be stopped.
     """
     if settings.key_from is None:
-        raise Misconfigured(f"there is no API key. Set {API_KEY_VARIABLE} in the environment, or in a file .env here.")
+        raise ConfigurationError(
+            f"there is no API key. Set {API_KEY_VARIABLE} in the environment or in the file .env of this folder. "
+            "Without an account, run `liveavatar mock`: it prints the variables to set."
+        )
     try:
         api = LiveAvatarApi(base_url=settings.base_url, timeout=timeout, max_retries=max_retries)
     except (LiveAvatarError, ValueError) as error:
-        raise Misconfigured(in_flags(error)) from error
+        raise ConfigurationError(settings.explain(error)) from error
     try:
         with api:
             yield api
     except BaseException as error:
         if api.open_sessions:
-            raise StillRunning(api.open_sessions, settings.stop_command(api.open_sessions)) from error
+            raise SessionsRunningError(api.open_sessions, settings.stop_command(api.open_sessions)) from error
         raise
-
-
-def in_flags(error: Exception) -> str:
-    """What the client says of its arguments, in the names that the command line has for them."""
-    return str(error).replace("api_key", API_KEY_VARIABLE).replace("base_url", f"{_FLAG} or {BASE_URL_VARIABLE}")
 
 
 def _read(path: Path) -> dict[str, str]:
     try:
         values = dotenv_values(path, interpolate=False)
     except (OSError, ValueError) as error:
-        raise Misconfigured(f".env cannot be read: {error}") from error
+        raise ConfigurationError(f".env cannot be read: {error}") from error
     return {
         name: value for name in (API_KEY_VARIABLE, BASE_URL_VARIABLE) if (value := (values.get(name) or "").strip())
     }

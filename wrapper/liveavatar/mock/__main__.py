@@ -12,7 +12,7 @@ from typing import Any
 from ._settings import Settings
 
 
-def main(arguments: Sequence[str] | None = None) -> int | str:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m liveavatar.mock") -> int | str:
     """Run the mock server.
 
     Args:
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int | str:
     Returns:
         The argument for ``sys.exit``: 0 after Ctrl-C, a message if the server could not start.
     """
-    options = vars(_parser().parse_args(arguments))
+    options = vars(_parser(prog).parse_args(arguments))
     quiet = options.pop("quiet")
     # The settings have their own defaults for what was not given.
     settings: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -65,9 +65,9 @@ def _request_log(quiet: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m liveavatar.mock",
+        prog=prog,
         description="Run a mock LiveAvatar service on this machine, for demos and tests: no account, no cost. "
         "It prints the two variables that point a client at it, and logs each request to stderr.",
     )

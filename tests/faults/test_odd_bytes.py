@@ -58,7 +58,9 @@ def blocking_outcomes() -> dict[str, str]:
 
 @pytest.mark.row("H19")
 @pytest.mark.parametrize("pool", FEW_POOLS)
-def test_unusual_bytes_have_one_outcome(pool: str, blocking_outcomes: dict[str, str]) -> None:
+def test_unusual_bytes_have_one_outcome(
+    pool: str, blocking_outcomes: dict[str, str], fast_retries: FastRetries
+) -> None:
     """A response in an unusual form is accepted or refused by both clients alike, but for the documented forms."""
     found = outcomes(pool)
     differing = {

@@ -332,6 +332,9 @@ def test_mock_server_page(browser: str, size: tuple[int, int]) -> None:
                 await api.close_session(one.session_id)
                 await tab.see_within(5, running_now, "1")
                 await tab.see_within(5, states, ["running", "ended"])  # the newest first
+                reasons = "[...document.querySelectorAll('.state small')].map(reason => reason.textContent)"
+                await tab.see_within(5, reasons, ["", "closed by client"])
+                assert "LIVEAVATAR_API_KEY=mock-key" in await tab.see("document.getElementById('exports').textContent")
                 await api.close_all_sessions()
                 await tab.see_within(5, states, ["ended", "ended"])
                 assert await tab.see("document.documentElement.scrollWidth - innerWidth") <= 0

@@ -177,7 +177,7 @@ def _log(endpoint: Endpoint[Any], outcome: object, attempt: int, started: float,
 
 
 def _retry_delay(endpoint: Endpoint[Any], error: LiveAvatarError, attempt: int, retries: int) -> float | None:
-    """Return the seconds to wait before another attempt; None if there is to be none."""
+    """Return the seconds to wait before another attempt; None if there must be none."""
     if attempt > retries:
         return None
     if isinstance(error, LiveAvatarConnectionError):

@@ -211,7 +211,7 @@ class Flows:
         return await call(self.io, self._config, endpoint, None, self._deadline(), body, query=check_params(params))
 
     async def close_opening_session(self, session: Session) -> None:
-        """Stop a session whose start has not been answered yet, because the client is closed."""
+        """Stop a session whose start has no response yet, because the client is closed."""
         deadline = time.monotonic() + CLEANUP_TIMEOUT
         await self.io.shield(lambda: self.stop_leftover(session, deadline))
 

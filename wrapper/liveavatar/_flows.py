@@ -329,9 +329,11 @@ class Flows:
             await self.stop_leftover(session, time.monotonic() + CLEANUP_TIMEOUT)
 
         failure = latest = error
+        # A stop that was confirmed before the start was carried out has not ended the session.
+        stopped = session.ended and not session.start_known
         # An interrupt may arrive before the cleanup has begun: then try again. Once it has begun, it is finished.
         for _ in range(_MAX_INTERRUPTS):
-            if begun or session.ended or isinstance(latest, GeneratorExit):
+            if begun or stopped or isinstance(latest, GeneratorExit):
                 break
             try:
                 await self.io.shield_cleanup(cleanup)

@@ -87,13 +87,15 @@ def show(session_id: UUID, transcript: bool, as_json: bool, base_url: str | None
 
 
 def _read_transcript(api: LiveAvatarApi, session_id: str) -> list[TranscriptLine]:
+    """Read all parts of a transcript, as far as it goes now."""
     lines: list[TranscriptLine] = []
     start: int | None = None
     while True:
         part = api.get_session_transcript(session_id, start_timestamp=start)
-        lines += part.transcript_data
+        new = [line for line in part.transcript_data if line not in lines]
+        lines += new
         following = part.next_timestamp
-        if not part.transcript_data or not isinstance(following, int) or (start is not None and following <= start):
+        if not new or not isinstance(following, int) or following == start:
             return lines
         start = following
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import liveavatar
+import liveavatar.ledger
 import liveavatar.mock
 import pytest
 import yaml
@@ -324,6 +325,7 @@ def test_reference_has_every_public_name(site: Path) -> None:
     ids = set.union(*(Page(page).ids for page in (site / "reference").glob("*.html")))
     public = {f"liveavatar.{name}" for name in liveavatar.__all__ if name != "__version__"}
     public |= {f"liveavatar.mock.{name}" for name in liveavatar.mock.__all__}
+    public |= {f"liveavatar.ledger.{name}" for name in liveavatar.ledger.__all__ if name not in liveavatar.__all__}
     assert public - ids == set()
     for client in ("LiveAvatarApi", "AsyncLiveAvatarApi"):
         names = {name for name in dir(getattr(liveavatar, client)) if not name.startswith("_")}

@@ -26,6 +26,7 @@ import yaml
 from liveavatar import _constants
 from liveavatar.mock import mock_server
 
+from tests.ledger.support import RedisServer
 from tests.pages import DOCS, FENCE, README, ROOT, account, blocks, has_tests, missing_packages, run
 
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
@@ -90,20 +91,36 @@ def catalog_server() -> Iterator[dict[str, str]]:
         thread.join()
 
 
+REDIS_URL = "redis://localhost:6379/0"
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run a Redis server in place of the one that the examples name."""
+    pytest.importorskip("redis", reason="RedisLedger needs the extra redis")
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server.url
+    server.stop()
+
+
 @pytest.mark.parametrize("where", EXAMPLES)
-def test_example_runs(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_example_runs(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """An example runs as it is, and leaves no session behind."""
-    if missing := missing_packages(PYTHON[where]):
+    text = PYTHON[where]
+    if missing := missing_packages(text):
         pytest.skip(f"{', '.join(missing)} is not installed")
-    monkeypatch.setenv("ROOM_TOKEN_FOR_THE_AVATAR", "a-room-token")  # the reader provides it
+    if REDIS_URL in text:
+        text = text.replace(REDIS_URL, request.getfixturevalue("redis_url"))
     example = tmp_path / "example.py"
-    example.write_text(PYTHON[where], "utf-8")
-    if "/avatars/public" in PYTHON[where]:
-        with catalog_server() as variables:
-            assert "Wayne" in run(example, folder=tmp_path, account=variables)
+    example.write_text(text, "utf-8")
+    variables = {"HOME": str(tmp_path), "ROOM_TOKEN_FOR_THE_AVATAR": "a-room-token"}  # the reader provides the token
+    if "/avatars/public" in text:
+        with catalog_server() as catalog:
+            assert "Wayne" in run(example, folder=tmp_path, account=variables | catalog)
         return
     with mock_server() as server:
-        run(example, folder=tmp_path, account=account(server))
+        run(example, folder=tmp_path, account=variables | account(server))
         assert server.running_sessions == []
 
 

@@ -23,7 +23,7 @@ import liveavatar.ledger
 import liveavatar.mock
 import pytest
 import yaml
-from liveavatar import _constants
+from liveavatar import _constants, _endpoints
 from liveavatar.mock import mock_server
 
 from tests.ledger.support import RedisServer
@@ -271,6 +271,34 @@ def test_numbers_are_those_of_the_code(page: str, pattern: str, number: str) -> 
     """A timeout, delay or limit on a page is the value of its constant."""
     text = " ".join((ROOT / page).read_text("utf-8").split())
     assert re.findall(pattern, text) == [number]
+
+
+RETRIED = {
+    "create token": [_endpoints.CREATE_TOKEN],
+    "start": [_endpoints.START],
+    "stop, keep-alive": [_endpoints.STOP, _endpoints.KEEP_ALIVE],
+    "list, get, transcript, delete events": [
+        _endpoints.LIST,
+        _endpoints.GET,
+        _endpoints.TRANSCRIPT,
+        _endpoints.DELETE_EVENTS,
+    ],
+    "`request()` with GET, or `idempotent=True`": [_endpoints.custom("GET", "/a", idempotent=True)],
+    "`request()` otherwise": [_endpoints.custom("POST", "/a", idempotent=False)],
+}
+
+
+def test_retry_policy_is_that_of_the_code() -> None:
+    """The retry policy on the page is that of the table of endpoints."""
+    text = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    rows = dict(re.findall(r"^   \| (.+?) \| (.+?) \|$", text.partition("| retried after |")[2], re.M))
+    assert set(rows) - {"---"} == set(RETRIED)
+    for name, endpoints in RETRIED.items():
+        statuses = {int(status) for status in re.findall(r"\b\d{3}\b", rows[name])}
+        statuses |= set(range(500, 600)) if "5xx" in rows[name] else set()
+        for endpoint in endpoints:
+            assert {status for status in range(400, 600) if endpoint.retry_statuses(status)} == statuses, name
+            assert endpoint.retry_if_lost == ("lost connection" in rows[name]), name
 
 
 @pytest.mark.parametrize("page", [README, ROOT / "docs" / "guide.md"], ids=lambda page: page.name)

@@ -87,6 +87,7 @@ class AvatarPersona(_Model, generated.AvatarPersona):
             "context_id": context_id,
             "language": language,
             "voice_settings": voice_settings,
+            "stt_config": stt_config,
         }
         self.__attrs_init__(**_without_unset(values))
 
@@ -169,6 +170,7 @@ class LiveAvatarNewSessionRequest(_Model, generated.LiveAvatarNewSessionRequest)
             "interactivity_type": interactivity_type,
             "llm_configuration_id": llm_configuration_id,
             "dynamic_variables": dynamic_variables,
+            "memory": memory,
         }
         self.__attrs_init__(**_without_unset(values))
 

@@ -66,7 +66,7 @@ def _field(name: str, hint: Any, *, required: bool, is_identifier: bool) -> Fiel
     return Field(
         name=name,
         required=required,
-        nullable=type(None) in options,
+        nullable=type(None) in options or Any in options,
         types=kinds,
         enum=next((kind for kind in classes if issubclass(kind, enum.Enum)), None),
         models=tuple(kind for kind in classes if attrs.has(kind)),

@@ -6,8 +6,9 @@ import os
 from typing import Any, ClassVar
 
 from . import _constants, _shutdown
+from ._arguments import check_session_id
 from ._calls import IO
-from ._config import Config
+from ._config import Config, parse_credential
 from ._flows import Flows
 from ._redaction import redact, scrub_traceback
 
@@ -74,6 +75,22 @@ class BaseApi:
         """
         token = self._flows.sessions.release(session_id)
         return "" if token is None else token.reveal()
+
+    @scrub_traceback
+    def adopt_session(self, session_id: str, token: str | None = None) -> None:
+        """Take over a running session that another client or process has opened: closing it is this client's task now.
+
+        Args:
+            session_id: Id of the session (UUID).
+            token: Its session token, as `release_session` has returned it. Default: the API key is the credential.
+
+        Raises:
+            LiveAvatarError: The client is closed.
+            ValueError, TypeError: An argument is not valid.
+        """
+        credential = None if token is None else parse_credential(token, "token")
+        del token
+        self._flows.sessions.adopt(check_session_id(session_id), credential)
 
     def __repr__(self) -> str:
         count = len(self._flows.sessions)

@@ -21,7 +21,6 @@ from liveavatar_client.models import (
     StopSessionResponse,
 )
 
-from ._arguments import check_session_id
 from ._base import BaseApi, add_failure_note, raise_first
 from ._calls import IO
 from ._config import parse_credential
@@ -374,22 +373,6 @@ class LiveAvatarApi(BaseApi):
         """
         self._flows.sessions.ensure_open()
         return self._run(lambda: self._flows.request(method, path, json, params, idempotent))
-
-    @scrub_traceback
-    def adopt_session(self, session_id: str, token: str | None = None) -> None:
-        """Take over a running session that another client or process has opened: closing it is this client's task now.
-
-        Args:
-            session_id: Id of the session (UUID).
-            token: Its session token, as `release_session` has returned it. Default: the API key is the credential.
-
-        Raises:
-            LiveAvatarError: The client is closed.
-            ValueError, TypeError: An argument is not valid.
-        """
-        credential = None if token is None else parse_credential(token, "token")
-        del token
-        self._flows.sessions.adopt(check_session_id(session_id), credential)
 
     def close_all_sessions(self) -> None:
         """Stop every session that this client has opened and that is still open; try all of them.

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from liveavatar import LiveAvatarApiError, LiveAvatarError, StandardSessionResponse
 
-from tests.clients import FLAVOURS, watch_aiohttp
+from tests.clients import FLAVOURS, observe_aiohttp
 from tests.faults import server as fault
 from tests.faults.canaries import leaks
 from tests.faults.cases import BODIES, CASES, LIMITS, MORE, STATUSES, WIRE, Case, says, session_request
@@ -36,7 +36,7 @@ def in_both(*cases: Case) -> pytest.MarkDecorator:
 @pytest.fixture(autouse=True)
 def _watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.node.get_closest_marker("watched"):
-        watch_aiohttp(monkeypatch)
+        observe_aiohttp(monkeypatch)
 
 
 def run(case: Case, flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -166,7 +166,7 @@ def _operation(spec: dict[str, Any], path: str, method: str, operation: dict[str
         yield "**Body**: none\n"
     for status, response in operation["responses"].items():
         if (status, response["$ref"]) not in shared and not status.endswith("XX"):
-            yield from _response(spec, status, response["$ref"])
+            yield from _response(spec, status, response["$ref"], headers=False)
     yield f"[The service's own page]({operation['externalDocs']['url']})\n"
 
 
@@ -179,11 +179,11 @@ def _parameter(parameter: dict[str, Any]) -> str:
     return f"`{parameter['name']}`, {', '.join(facts)}\n: {_one_line(parameter['description'])}\n"
 
 
-def _response(spec: dict[str, Any], status: str, reference: str) -> Iterator[str]:
+def _response(spec: dict[str, Any], status: str, reference: str, *, headers: bool = True) -> Iterator[str]:
     response = _at(spec, reference)
     others = " and any other" if status.endswith("XX") else ""
     yield f"**{status.replace('XX', 'xx')}**{others}: {_one_line(response['description'])}\n{_content(response)}\n"
-    for name, header in response.get("headers", {}).items():
+    for name, header in response.get("headers", {}).items() if headers else ():
         described = _at(spec, header["$ref"])
         yield f"`{name}`, {_type(described['schema'])}\n: {_one_line(described['description'])}\n"
     yield from _examples(spec, response)

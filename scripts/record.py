@@ -32,7 +32,7 @@ class Gateway:
 
     def __init__(self, app: ASGIApp, scenario: Scenario) -> None:
         self.app = app
-        self.responses = {f"/v1/sessions/{endpoint}": answer for endpoint, answer in scenario.gateway.items()}
+        self.responses = {f"/v1/sessions/{endpoint}": response for endpoint, response in scenario.gateway.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self.app

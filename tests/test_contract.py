@@ -1,4 +1,4 @@
-"""The contract is sound, and the generated client is the contract and nothing else."""
+"""The contract, and the client that is generated from it."""
 
 import shutil
 import subprocess
@@ -82,12 +82,14 @@ def examples() -> Iterator[Any]:
 # ---- The contract --------------------------------------------------------------------------------
 
 
-def test_the_contract_is_valid_openapi():
+def test_valid():
+    """The contract is valid OpenAPI."""
     validate(CONTRACT)
 
 
 @pytest.mark.parametrize(("schema", "value"), list(examples()))
-def test_every_example_fits_its_schema(schema, value):
+def test_example(schema, value):
+    """Every example fits its schema."""
     assert fits(schema, value)
 
 
@@ -116,7 +118,8 @@ def test_every_example_fits_its_schema(schema, value):
         ({"max_session_duration": 0}, False),
     ],
 )
-def test_the_rules_of_the_two_modes_are_in_the_contract(fields, good):
+def test_mode_rules(fields, good):
+    """The contract has the rules of the two modes."""
     assert fits(REQUEST, {"avatar_id": AVATAR, **fields}) is good
 
 
@@ -211,12 +214,14 @@ def test_transcript_line_of_an_unknown_role():
 @pytest.mark.parametrize("operation", list(operations()), ids=lambda operation: operation["operationId"])
 def test_operation(operation):
     """Every operation documents its success, every kind of error, and the rate limit on both."""
-    answers = {name: resolve(answer) for name, answer in operation["responses"].items()}
+    responses = {name: resolve(each) for name, each in operation["responses"].items()}
     success = "201" if operation["operationId"] == "start_session" else "200"
-    assert answers[success] == answers["2XX"]
-    assert {"400", "401", "402", "403", "404", "409", "422", "429", "4XX", "500", "5XX"} <= answers.keys()
+    assert responses[success] == responses["2XX"]
+    assert {"400", "401", "402", "403", "404", "409", "422", "429", "4XX", "500", "5XX"} <= responses.keys()
     for status in (success, "429"):
-        assert {"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"} <= answers[status]["headers"].keys()
+        assert {"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"} <= responses[status][
+            "headers"
+        ].keys()
 
 
 def within(part: Any, whole: Any) -> bool:
@@ -236,7 +241,8 @@ def within(part: Any, whole: Any) -> bool:
         {"avatar_persona": {"voice_settings": {"provider": "fish", "model": "s3"}}},
     ],
 )
-def test_fields_and_values_the_contract_does_not_know_yet_pass_through_the_client(fields):
+def test_unknown_values(fields):
+    """Fields and values that the contract does not list pass through the client."""
     body = {"mode": "LITE", "avatar_id": AVATAR, **fields}
     assert fits(REQUEST, body)
     sent = models.LiveAvatarNewSessionRequest.from_dict(body).to_dict()
@@ -244,12 +250,14 @@ def test_fields_and_values_the_contract_does_not_know_yet_pass_through_the_clien
 
 
 @pytest.mark.parametrize("provider", ["elevenLabs", "fish", "other"])
-def test_voice_settings_are_read_as_those_of_their_provider(provider):
+def test_voice_settings(provider):
+    """Voice settings are read as those of their provider."""
     persona = models.AvatarPersona.from_dict({"voice_settings": {"provider": provider}})
     assert type(persona.voice_settings).__name__.lower() == f"{provider}VoiceSettings".lower()
 
 
-def test_no_example_looks_like_a_real_token():
+def test_no_real_token():
+    """No example looks like a real token."""
     assert "eyJ" not in CONTRACT_FILE.read_text("utf-8")
 
 
@@ -264,14 +272,16 @@ def model_classes() -> list[type[attrs.AttrsInstance]]:
     return [model for name in models.__all__ if attrs.has(model := getattr(models, name))]
 
 
-def test_every_object_of_the_contract_is_a_model_of_the_same_name():
+def test_models():
+    """Every object of the contract is a model of the same name."""
     objects = {name for name, schema in CONTRACT["components"]["schemas"].items() if schema.get("type") == "object"}
     enums = {name for name, schema in CONTRACT["components"]["schemas"].items() if "enum" in schema}
     assert objects | enums == set(models.__all__)
 
 
 @pytest.mark.parametrize("model", model_classes())
-def test_no_secret_shows_in_the_repr_of_a_model(model):
+def test_repr_of_a_model(model):
+    """The repr of a model shows no secret."""
     secret = marked_secrets() | {"additional_properties"}
     values = {f.name: "s3cret" if f.name in secret else "shown" for f in attrs.fields(model) if f.init}
     instance: Any = model(**values)
@@ -280,34 +290,39 @@ def test_no_secret_shows_in_the_repr_of_a_model(model):
     assert repr(instance).count("shown") == list(values.values()).count("shown")
 
 
-def test_the_contract_marks_the_secrets_that_are_known():
+def test_secrets():
+    """The contract marks the known secrets."""
     assert marked_secrets() == {
         "session_token", "livekit_client_token", "livekit_agent_token", "ws_url", "agora_token",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [Client, AuthenticatedClient])
-def test_no_credential_shows_in_the_repr_of_a_client(kind):
+def test_repr_of_a_client(kind):
+    """The repr of a client shows no credential."""
     token = {"token": "s3cret"} if kind is AuthenticatedClient else {}
     client = kind("http://test", headers={"X-API-KEY": "s3cret"}, cookies={"id": "s3cret"}, **token)
     with client:
         assert "s3cret" not in repr(client)
 
 
-def test_no_secret_shows_in_the_repr_of_an_answer():
+def test_repr_of_a_response():
+    """The repr of a response shows no secret."""
     data = models.SessionTokenData(session_id=AVATAR, session_token="s3cret")
-    answer = Response(200, b"s3cret", {"set-cookie": "s3cret"}, models.SessionTokenResponse(1000, data))
-    assert "s3cret" not in repr(answer)
-    assert AVATAR in repr(answer)
+    response = Response(200, b"s3cret", {"set-cookie": "s3cret"}, models.SessionTokenResponse(1000, data))
+    assert "s3cret" not in repr(response)
+    assert AVATAR in repr(response)
 
 
-def test_video_qualities_have_their_names_in_both_cases():
+def test_video_quality_names():
+    """Video qualities have their names in both cases."""
     assert models.VideoQuality.high is models.VideoQuality.HIGH
     assert models.VideoQuality.very_high is models.VideoQuality("very_high")
     assert len(models.VideoQuality) == 4
 
 
-def test_the_defaults_are_those_of_the_contract():
+def test_defaults():
+    """The defaults of the models are those of the contract."""
     request = models.LiveAvatarNewSessionRequest(avatar_id=AVATAR)
     assert request.to_dict() == {"mode": "LITE", "avatar_id": AVATAR, "is_sandbox": False}
     settings = models.VideoSettings(models.VideoEncoding.VP8)
@@ -319,7 +334,8 @@ def tree(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in files}
 
 
-def test_every_generated_file_says_that_it_is_generated_and_how():
+def test_generated_header():
+    """Every generated file says that it is generated, and how."""
     files = tree(PACKAGE)
     assert {"py.typed", "openapi.yaml", "client.py", "api/sessions/stop_session.py"} <= files.keys()
     for name, text in files.items():
@@ -328,7 +344,8 @@ def test_every_generated_file_says_that_it_is_generated_and_how():
         assert "make generate" in first, name
 
 
-def test_the_package_carries_its_contract():
+def test_packaged_contract():
+    """The package contains its contract."""
     assert yaml.safe_load((PACKAGE / "openapi.yaml").read_text("utf-8")) == CONTRACT
 
 
@@ -340,12 +357,14 @@ def run(script: str, *arguments: object, cwd: Path | None = None) -> subprocess.
     return subprocess.run(command, cwd=cwd, text=True, capture_output=True)
 
 
-def test_the_committed_client_is_what_the_contract_gives():
+def test_drift():
+    """The committed client is what the contract gives."""
     result = run("generate.py", "--check")
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_a_hand_edit_is_found_and_undone_and_all_else_is_left_alone(tmp_path):
+def test_hand_edit(tmp_path):
+    """A hand edit is found and undone, and other files are not touched."""
     copy = tmp_path / "a folder" / "liveavatar_client"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*.py")}
@@ -388,7 +407,8 @@ with httpx.Client(transport=transport, base_url="http://test") as http:
 """
 
 
-def test_a_changed_contract_flows_into_the_client(tmp_path):
+def test_changed_contract(tmp_path):
+    """A changed contract changes the client."""
     changed = yaml.safe_load(CONTRACT_FILE.read_text("utf-8"))
     schemas = changed["components"]["schemas"]
     schemas["LiveAvatarNewSessionRequest"]["properties"]["greeting"] = {"type": "string"}
@@ -412,7 +432,8 @@ def test_a_changed_contract_flows_into_the_client(tmp_path):
     assert used.stdout.startswith(str(tmp_path))
 
 
-def test_a_secret_that_cannot_be_hidden_stops_the_generation(tmp_path):
+def test_hidden_secret(tmp_path):
+    """A secret that cannot be hidden stops the generation."""
     contract = tmp_path / "contract.yaml"
     contract.write_text("components: {schemas: {A: {properties: {lost: {format: password}}}}}", "utf-8")
     package = tmp_path / "liveavatar_client"

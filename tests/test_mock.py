@@ -962,8 +962,8 @@ def test_body_limit(caller: Caller) -> None:
     ("body", "loc", "words"),
     [
         ({"mode": "LITE"}, [], "avatar_id"),
-        (LITE | {"avatar_id": "x"}, ["avatar_id"], "'x'"),
-        (LITE | {"mode": "HALF"}, ["mode"], "HALF"),
+        (LITE | {"avatar_id": "x"}, ["avatar_id"], "'x' is not a UUID"),
+        (LITE | {"mode": "HALF"}, ["mode"], "'HALF' is not one of LITE, FULL, CUSTOM"),
         (LITE | {"video_settings": {"encoding": "AV1"}}, ["video_settings", "encoding"], "AV1"),
         (LITE | {"livekit_config": {"livekit_url": "wss://x"}}, ["livekit_config"], "required"),
         (LITE | {"max_session_duration": 0}, ["max_session_duration"], "0 is less"),

@@ -178,6 +178,7 @@ def test_models() -> None:
 
 def test_errors() -> None:
     """The exceptions form this tree."""
+
     def lines(kind: type[BaseException], depth: int) -> list[str]:
         others = [base.__name__ for base in kind.__bases__ if not issubclass(base, LiveAvatarError)]
         below = sorted(kind.__subclasses__(), key=lambda kind: kind.__name__)

@@ -141,17 +141,17 @@ def check(case: schemathesis.Case[Any], service: MockServer, headers: dict[str, 
 def test_not_said_to_be_json(service: MockServer, http: httpx.Client, kind: str) -> None:
     """A body of another content type is refused."""
     headers = {"X-API-KEY": service.api_key, "Content-Type": kind}
-    answer = http.post(f"{service.base_url}/sessions/token", headers=headers, content=b'{"mode": "LITE"}')
-    assert answer.status_code == 422
-    assert "not JSON" in answer.json()["message"]
+    response = http.post(f"{service.base_url}/sessions/token", headers=headers, content=b'{"mode": "LITE"}')
+    assert response.status_code == 422
+    assert "not JSON" in response.json()["message"]
 
 
 @pytest.mark.parametrize("kind", ["application/json", "Application/JSON; charset=utf-8", "application/vnd.x+json"])
 def test_said_to_be_json(service: MockServer, http: httpx.Client, kind: str) -> None:
     """Any content type of JSON is accepted."""
     headers = {"X-API-KEY": service.api_key, "Content-Type": kind}
-    answer = http.post(f"{service.base_url}/sessions/token", headers=headers, json=LITE)
-    assert answer.status_code == 200
+    response = http.post(f"{service.base_url}/sessions/token", headers=headers, json=LITE)
+    assert response.status_code == 200
 
 
 @pytest.mark.parametrize("url", ["", "rooms.example.com", "wss:", "wss://a b", "wss://x/%4", "wss://ü"])
@@ -159,6 +159,6 @@ def test_room_address(service: MockServer, http: httpx.Client, url: str) -> None
     """The address of a room is a URI."""
     room = {"livekit_url": url, "livekit_room": "r", "livekit_client_token": "t"}
     headers = {"X-API-KEY": service.api_key}
-    answer = http.post(f"{service.base_url}/sessions/token", headers=headers, json=LITE | {"livekit_config": room})
-    assert answer.status_code == 422
-    assert answer.json()["data"][0]["loc"] == ["body", "livekit_config", "livekit_url"]
+    response = http.post(f"{service.base_url}/sessions/token", headers=headers, json=LITE | {"livekit_config": room})
+    assert response.status_code == 422
+    assert response.json()["data"][0]["loc"] == ["body", "livekit_config", "livekit_url"]

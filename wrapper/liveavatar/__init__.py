@@ -22,6 +22,7 @@ _MODULES = {
         "ConflictError",
         "InsufficientCreditsError",
         "InvalidRequestError",
+        "LedgerError",
         "LiveAvatarApiError",
         "LiveAvatarConnectionError",
         "LiveAvatarError",

@@ -22,6 +22,7 @@ from .errors import ConcurrencyLimitError as ConcurrencyLimitError
 from .errors import ConflictError as ConflictError
 from .errors import InsufficientCreditsError as InsufficientCreditsError
 from .errors import InvalidRequestError as InvalidRequestError
+from .errors import LedgerError as LedgerError
 from .errors import LiveAvatarApiError as LiveAvatarApiError
 from .errors import LiveAvatarConnectionError as LiveAvatarConnectionError
 from .errors import LiveAvatarError as LiveAvatarError
@@ -48,6 +49,7 @@ __all__ = [
     "CustomSDKLiveKitConfig",
     "InsufficientCreditsError",
     "InvalidRequestError",
+    "LedgerError",
     "LiveAvatarApi",
     "LiveAvatarApiError",
     "LiveAvatarConnectionError",

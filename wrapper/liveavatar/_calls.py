@@ -54,6 +54,9 @@ class IO(Protocol):
     async def run_all(self, works: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
         """Do all of the work, at the same time where that is possible."""
 
+    async def call_blocking(self, function: Callable[[], T]) -> T:
+        """Call a function that may block for a while."""
+
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work that a cancellation does not reach."""
 
@@ -177,7 +180,7 @@ def _log(endpoint: Endpoint[Any], outcome: object, attempt: int, started: float,
 
 
 def _retry_delay(endpoint: Endpoint[Any], error: LiveAvatarError, attempt: int, retries: int) -> float | None:
-    """Return the seconds to wait before another attempt; None if there is to be none."""
+    """Return the seconds to wait before another attempt; None if there must be none."""
     if attempt > retries:
         return None
     if isinstance(error, LiveAvatarConnectionError):

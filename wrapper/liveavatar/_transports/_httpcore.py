@@ -16,6 +16,9 @@ import httpx
 from .._constants import KEEPALIVE_EXPIRY
 from ._base import Request
 
+_INTERRUPT_INTERVAL = 0.5
+"""Seconds after which a read lets Python handle a signal that arrived just before the read began."""
+
 current_request: ContextVar[Request] = ContextVar("liveavatar_request")
 """The request whose deadline the connections keep."""
 
@@ -162,7 +165,13 @@ class _DeadlineStream(httpcore.NetworkStream):
         return _DeadlineStream(self._inner.start_tls(ssl_context, server_hostname, limit))
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, current_request.get().remaining(sent=True))
+        while True:
+            remaining = current_request.get().remaining(sent=True)
+            try:
+                return self._inner.read(max_bytes, min(remaining, _INTERRUPT_INTERVAL))
+            except httpcore.ReadTimeout:
+                if remaining <= _INTERRUPT_INTERVAL:
+                    raise
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._inner.write(buffer, current_request.get().remaining(sent=True))

@@ -190,6 +190,11 @@ def _violation(error: ValidationError, *location: str) -> dict[str, Any]:
 
 
 def _message(error: ValidationError) -> str:
+    if error.validator == "pattern":
+        pattern = str(error.validator_value)
+        is_uuid = pattern == _contract()["x-patterns"]["uuid"]
+        allowed = "a UUID" if is_uuid else f"one of {pattern.strip('^()$').replace('|', ', ')}"
+        return f"{error.instance!r} is not {allowed}"
     if error.validator == "required" or not isinstance(error.instance, dict | list):
         return error.message
     # jsonschema's message would quote the whole object. That is too long, and it may contain a room's token.

@@ -739,7 +739,7 @@ def test_request_without_body(harness: Harness) -> None:
     request = harness.call(START).request
     assert request.url == "https://service.example/base/sessions/start"
     assert request.content.reveal() == b""
-    assert "content-type" not in request.headers
+    assert "content-type" not in dict(request.headers)
 
 
 def test_request_path_and_query(harness: Harness) -> None:

@@ -51,8 +51,24 @@ BODIES: dict[str, tuple[LiveAvatarNewSessionRequest, dict[str, Any]]] = {
     "no video settings": (request(video_settings=None), PLAIN | {"video_settings": {"encoding": "VP8"}}),
     "no mode": (request(mode=None), PLAIN),
     "a persona": (
-        request(mode="FULL", avatar_persona=AvatarPersona(voice_id="v", context_id=None, language="de")),
-        PLAIN | {"mode": "FULL", "avatar_persona": {"voice_id": "v", "language": "de"}},
+        request(mode="FULL", avatar_persona=AvatarPersona(voice_id=AVATAR, context_id=None, language="de")),
+        PLAIN | {"mode": "FULL", "avatar_persona": {"voice_id": AVATAR, "language": "de"}},
+    ),
+    "the default persona": (
+        request(mode="FULL", avatar_persona=AvatarPersona()),
+        PLAIN | {"mode": "FULL", "avatar_persona": {"language": "en"}},
+    ),
+    "a persona of a context": (
+        request(mode="FULL", avatar_persona=AvatarPersona(context_id=AVATAR)),
+        PLAIN | {"mode": "FULL", "avatar_persona": {"context_id": AVATAR, "language": "en"}},
+    ),
+    "no is_sandbox": (
+        request(is_sandbox=None),
+        {name: value for name, value in PLAIN.items() if name != "is_sandbox"},
+    ),
+    "the default quality": (
+        request(video_settings=VideoSettings(VideoEncoding.H264)),
+        PLAIN | {"video_settings": {"encoding": "H264", "quality": "high"}},
     ),
     "is_sandbox": (request(is_sandbox=True), PLAIN | {"is_sandbox": True}),
     "a room": (request(livekit_config=CustomSDKLiveKitConfig(**ROOM)), PLAIN | {"livekit_config": ROOM}),
@@ -95,7 +111,7 @@ def test_session_request(given: LiveAvatarNewSessionRequest, body: dict[str, Any
         (AVATAR, TypeError, "LiveAvatarNewSessionRequest, not builtins.str"),
         (LiveAvatarNewSessionRequest(avatar_id=""), ValueError, "avatar_id is empty"),
         (LiveAvatarNewSessionRequest(avatar_id="  "), ValueError, "avatar_id is empty"),
-        (LiveAvatarNewSessionRequest(avatar_id=None), TypeError, "avatar_id must be a str, not NoneType"),  # type: ignore[arg-type]
+        (LiveAvatarNewSessionRequest(avatar_id=None), TypeError, "avatar_id is required, and is None"),  # type: ignore[arg-type]
         (LiveAvatarNewSessionRequest(avatar_id=7), TypeError, "avatar_id must be a str, not int"),  # type: ignore[arg-type]
         (
             request(video_settings=VideoSettings(encoding="AV1")),  # type: ignore[arg-type]
@@ -110,7 +126,7 @@ def test_session_request(given: LiveAvatarNewSessionRequest, body: dict[str, Any
         (
             request(video_settings=VideoSettings("VP8", 3)),  # type: ignore[arg-type]
             TypeError,
-            "video_settings.quality must be one of .*, not a int",
+            "video_settings.quality must be one of .*, not int",
         ),
         (request(video_settings={"encoding": "AV1"}), ValueError, "video_settings.encoding is 'AV1'"),
         (request(video_settings="high"), TypeError, "video_settings must be VideoSettings or a dict, not str"),
@@ -119,7 +135,11 @@ def test_session_request(given: LiveAvatarNewSessionRequest, body: dict[str, Any
             TypeError,
             "livekit_config must be CustomSDKLiveKitConfig or a dict, not str",
         ),
-        (request(livekit_config={"livekit_url": "x"}), TypeError, "livekit_config: .*livekit_room"),
+        (
+            request(livekit_config={"livekit_url": "x"}),
+            TypeError,
+            "livekit_config.livekit_room is required, and is missing",
+        ),
     ],
 )
 def test_invalid_session_request(given: object, cls: type[Exception], message: str) -> None:

@@ -44,6 +44,8 @@ from liveavatar_client.types import UNSET
 from tests.clients import client
 
 AVATAR = "7d3f2a10-4c58-4b6e-9f21-0a8be5c1d742"
+VOICE = "3b1f3a52-9d1e-4f5c-8a1b-6f0d2c7e9a10"
+CONTEXT = "e2d4b6a8-1c3e-4a5f-9b7d-0f1e2d3c4b5a"
 ROOM = {"livekit_url": "wss://rooms.example.com", "livekit_room": "desk", "livekit_client_token": "room-token"}
 
 
@@ -223,11 +225,11 @@ def test_fields_can_be_set(service: RecordingServer) -> None:
     request.avatar_id = AVATAR
     request.mode = "FULL"
     request.avatar_persona = AvatarPersona()
-    request.avatar_persona.voice_id = "v"
+    request.avatar_persona.voice_id = VOICE
     with client("blocking", "k", base_url=service.url) as api:
         api.create_session_token(request)
     assert service.received[0].json["avatar_id"] == AVATAR
-    assert service.received[0].json["avatar_persona"] == {"voice_id": "v", "language": "en"}
+    assert service.received[0].json["avatar_persona"] == {"voice_id": VOICE, "language": "en"}
 
 
 def test_response_models() -> None:
@@ -259,14 +261,14 @@ PLAIN = {
 
 def test_body(api: Any, service: RecordingServer) -> None:
     """The body is that of the reference; the caller's request is not changed."""
-    persona = AvatarPersona(voice_id="v", context_id="c", language="de")
-    request = Request(avatar_id=AVATAR, avatar_persona=persona, livekit_config=CustomSDKLiveKitConfig(**ROOM))
+    persona = AvatarPersona(voice_id=VOICE, context_id=CONTEXT, language="de")
+    request = Request(avatar_id=AVATAR, mode="FULL", avatar_persona=persona)
     request["greeting"] = {"text": "Hi"}
     before = repr(request)
     api.create_session_token(request)
     assert service.received[0].json == PLAIN | {
-        "avatar_persona": {"voice_id": "v", "context_id": "c", "language": "de"},
-        "livekit_config": ROOM,
+        "avatar_persona": {"voice_id": VOICE, "context_id": CONTEXT, "language": "de"},
+        "mode": "FULL",
         "greeting": {"text": "Hi"},
     }
     assert repr(request) == before
@@ -580,7 +582,7 @@ def test_constructors() -> None:
     other = dict(inspect.signature(AsyncLiveAvatarApi).parameters)
     assert list(other)[:2] == ["api_key", "session"]
     assert other.pop("session").kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-    assert list(one) == list(other) == ["api_key", "base_url", "timeout", "max_retries", "http_client"]
+    assert list(one) == list(other) == ["api_key", "base_url", "timeout", "max_retries", "http_client", "ledger"]
     assert {n: (p.default, p.kind) for n, p in one.items()} == {n: (p.default, p.kind) for n, p in other.items()}
 
 

@@ -24,24 +24,12 @@ from tests.faults.cases import AVATAR, session_request
 from tests.faults.conftest import KEY, FastRetries, opened
 from tests.faults.server import FaultServer
 
-# As they are, at an end, and in the middle; none of it may show.
 CANARY = "sk-CANARY-0042"
-UNSENDABLE = {
-    "a line break": f"{CANARY}\nX-Evil: 1",
-    "a carriage return": f"{CANARY}\rX",
-    "NUL": f"{CANARY}\0X",
-    "a blank": f"{CANARY} X",
-    "a tab": f"{CANARY}\tX",
-    "another alphabet": f"{CANARY}é",
-    "a half surrogate": f"{CANARY}\ud800",
-    "a delete": f"{CANARY}\x7f",
-    "a no-break space": f"{CANARY}\xa0X",
-}
+UNSENDABLE = {"a line break": f"{CANARY}\nX-Evil: 1", "a half surrogate": f"{CANARY}\ud800"}
 
 
 @pytest.mark.row("A1")
-@pytest.mark.parametrize("key", [None, "", "  ", "\n"])
-@pytest.mark.parametrize("variable", [None, "", " \n"])
+@pytest.mark.parametrize(("key", "variable"), [(None, None), ("", " \n")])
 def test_without_an_api_key_no_client_is_made(
     key: str | None, variable: str | None, flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,7 +54,7 @@ def test_the_environment_stands_in_for_an_api_key(
 
 
 @pytest.mark.row("A2")
-@pytest.mark.parametrize("ending", ["\n", "\r\n", " ", "\t\n"])
+@pytest.mark.parametrize("ending", ["\n"])
 def test_an_api_key_as_read_from_a_file_works(ending: str, flavour: str, server: FaultServer) -> None:
     with opened(flavour, server, api_key=KEY + ending) as api:
         session = api.new_session(session_request())
@@ -124,76 +112,16 @@ def test_a_credential_of_the_wrong_type_is_refused(api: Any, flavour: str, serve
     assert server.running == set()
 
 
-BAD_URLS = (
-    "",
-    "api.liveavatar.com",
-    "api.liveavatar.com:443/v1",
-    "//api.liveavatar.com/v1",
-    "ftp://api.liveavatar.com",
-    "file:///etc/passwd",
-    "https://",
-    "https:///v1",
-    "https://:443",
-    "https://api.liveavatar.com:port",
-    "https://api.liveavatar.com:0",
-    "https://api.liveavatar.com:99999",
-    "https://api.liveavatar.com:-1",
-    "https://user:CANARY@api.liveavatar.com",
-    "https://CANARY@api.liveavatar.com",
-    "https://@api.liveavatar.com",
-    "https://api.liveavatar.com?key=CANARY",
-    "https://api.liveavatar.com/v1?",
-    "https://api.liveavatar.com/v1#CANARY",
-    "https://api.liveavatar.com/v1#",
-    "https://api.liveavatar.com\\@evil.example",
-    "https://api.live avatar.com",
-    "https://api.liveavatar.com/v1\n",
-    "https://[::1",
-    " https://api.liveavatar.com",
-)
-
-
-@pytest.mark.row("A4")
-@pytest.mark.parametrize(
-    ("way", "url"),
-    [("argument", url) for url in BAD_URLS]
-    # Blanks around an environment variable are nobody's fault.
-    + [("environment", url) for url in BAD_URLS if url and url == url.strip()],
-)
-def test_a_base_url_that_cannot_be_one_is_refused(
-    url: str, way: str, flavour: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.row("A4", "A5")
+@pytest.mark.parametrize("way", ["argument", "environment"])
+@pytest.mark.parametrize("url", ["https://user:CANARY@api.liveavatar.com", "http://api.liveavatar.com"])
+def test_base_url(url: str, way: str, flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An invalid base URL is refused at construction. tests/test_config.py has all forms."""
     if way == "environment":
         monkeypatch.setenv("LIVEAVATAR_BASE_URL", url)
     with pytest.raises(ValueError, match="base_url") as caught:
         client(flavour, KEY, base_url=None if way == "environment" else url)
     assert "CANARY" not in str(caught.value)
-
-
-@pytest.mark.row("A5")
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://api.liveavatar.com",
-        "http://10.0.0.1/v1",
-        "http://127.0.0.1.example.com",
-        "http://localhost.example.com",
-        "http://0.0.0.0",
-        "http://[::]",
-        "http://169.254.1.1",
-        "http://2130706433.example",
-    ],
-)
-def test_plain_http_is_for_loopback_only(url: str, flavour: str) -> None:
-    with pytest.raises(ValueError, match=r"https://.*loopback"):
-        client(flavour, KEY, base_url=url)
-
-
-@pytest.mark.row("A5")
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.9.10", "[::1]"])
-def test_plain_http_to_loopback_is_allowed(host: str, flavour: str) -> None:
-    with opened(flavour, f"http://{host}:1/v1") as api:
-        assert api.open_sessions == ()
 
 
 REQUESTS = {

@@ -15,27 +15,30 @@ from liveavatar import LiveAvatarApiError, LiveAvatarError, StandardSessionRespo
 from tests.clients import FLAVOURS, observe_aiohttp
 from tests.faults import server as fault
 from tests.faults.canaries import leaks
-from tests.faults.cases import BODIES, CASES, LIMITS, MORE, STATUSES, WIRE, Case, says, session_request
+from tests.faults.cases import BODIES, CASES, EXTRA_CASES, LIMITS, STATUSES, WIRE, Case, says, session_request
 from tests.faults.conftest import KEY, FastRetries, opened
 from tests.faults.server import FaultServer
 
+OBSERVED = {next(case.id for case in CASES if case.row == row) for row in dict.fromkeys(each.row for each in CASES)}
+"""The first case of each row: these also run while aiohttp is instrumented."""
+
 
 def in_both(*cases: Case) -> pytest.MarkDecorator:
-    """In both clients; and in the async one where its requests take the longer way, through an aiohttp session."""
-    ways = [(flavour, flavour, []) for flavour in FLAVOURS] + [("async watched", "async", [pytest.mark.watched])]
+    """Run the cases in both clients; and some in the async one through an instrumented aiohttp session."""
+    runs = [(case, flavour, flavour, []) for case in cases for flavour in FLAVOURS]
+    runs += [(case, "async", "async observed", [pytest.mark.observed]) for case in cases if case.id in OBSERVED]
     return pytest.mark.parametrize(
         ("case", "flavour"),
         [
-            pytest.param(case, flavour, id=f"{way}-{case.id}", marks=[pytest.mark.row(case.row), *marks])
-            for case in cases
-            for way, flavour, marks in ways
+            pytest.param(case, flavour, id=f"{name}-{case.id}", marks=[pytest.mark.row(case.row), *marks])
+            for case, flavour, name, marks in runs
         ],
     )
 
 
 @pytest.fixture(autouse=True)
-def _watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.node.get_closest_marker("watched"):
+def _observed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("observed"):
         observe_aiohttp(monkeypatch)
 
 
@@ -159,7 +162,7 @@ def test_a_rate_limit_is_respected(
     run(case, flavour, server, caplog)
 
 
-@in_both(*MORE)
+@in_both(*EXTRA_CASES)
 def test_a_fault_of_the_same_kind_as_a_row_is_no_surprise(
     case: Case, flavour: str, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
 ) -> None:

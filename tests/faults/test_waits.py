@@ -29,7 +29,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.row("E2")
-def test_without_retries_each_request_is_sent_once(flavour: str, server: FaultServer, waits: list[float]) -> None:
+def test_no_retries(flavour: str, server: FaultServer, waits: list[float]) -> None:
+    """Without retries, each request is sent once."""
     with opened(flavour, server, max_retries=0) as api:
         server.on("token", fault.answers(503), 1).on("stop", fault.answers(503), 1)
         with pytest.raises(LiveAvatarError) as caught:
@@ -67,9 +68,8 @@ def test_retry_after(
 
 @pytest.mark.row("E3")
 @pytest.mark.parametrize("value", ["30.5", "date"])
-def test_a_retry_after_beyond_half_a_minute_is_the_callers_to_wait_for(
-    value: str, flavour: str, server: FaultServer, waits: list[float]
-) -> None:
+def test_retry_after_too_long(value: str, flavour: str, server: FaultServer, waits: list[float]) -> None:
+    """A Retry-After of more than 30 seconds is raised at once."""
     with opened(flavour, server, timeout=600) as api:
         header = http_date(3600) if value == "date" else value
         server.on("token", fault.refuses(429, "Slow down", headers={"Retry-After": header}))
@@ -112,9 +112,8 @@ def test_rate_limited_once(on: str, counts: Any, flavour: str, server: FaultServ
 
 
 @pytest.mark.row("E2")
-def test_a_rate_limited_stop_of_a_failed_start_still_goes_out(
-    flavour: str, server: FaultServer, fast_retries: FastRetries
-) -> None:
+def test_rate_limited_cleanup(flavour: str, server: FaultServer, fast_retries: FastRetries) -> None:
+    """A cleanup that is rate-limited is sent again."""
     with opened(flavour, server) as api:
         server.on("start", fault.answers(500, acts=True)).on("stop", fault.refuses(429, "Slow down"), 2)
         with pytest.raises(LiveAvatarError) as caught:

@@ -1758,6 +1758,7 @@ def fast(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(_calls, "_secrets", lambda *args: [])
 
 
+@pytest.mark.timeout(900)  # on a busy machine
 @pytest.mark.usefixtures("fast")
 def test_no_session_left_behind(harness: Harness) -> None:
     """Whatever happens to a new_session, no session runs that the caller does not know of; and never two run."""

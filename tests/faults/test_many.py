@@ -267,6 +267,7 @@ def test_release(api: Any, server: FaultServer) -> None:
 
 
 @pytest.mark.row("G7")
+@pytest.mark.timeout(900)  # on a busy machine
 def test_ten_thousand_cycles(flavour: str, fast_retries: FastRetries, request: pytest.FixtureRequest) -> None:
     """After ten thousand cycles, files, memory and tokens are as before."""
     if any(name.startswith("COVERAGE") for name in os.environ):  # the tracer is at work, and grows with every thread

@@ -274,6 +274,14 @@ def test_list() -> None:
         from_json(generated.SessionPage, page | {"results": {}})
 
 
+@pytest.mark.parametrize(("value", "read"), [("https://x/?page=2", "https://x/?page=2"), (None, None), (7, None)])
+def test_name_in_json(value: Any, read: str | None) -> None:
+    """A field whose name Python uses itself is read under its name in JSON."""
+    page = from_json(generated.SessionPage, {"count": 0, "results": [], "next": value})
+    assert page.next_ == read
+    assert page.additional_properties == {}
+
+
 @pytest.mark.parametrize(
     "model", [model for name in generated.__all__ if attrs.has(model := getattr(generated, name))]
 )

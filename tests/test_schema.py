@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -101,6 +102,16 @@ def test_session_request(given: LiveAvatarNewSessionRequest, body: dict[str, Any
     assert session_request(given) == body
     assert json.loads(json.dumps(session_request(given))) == body
     assert repr(given) == before
+
+
+@pytest.mark.parametrize("model", [LiveAvatarNewSessionRequest, AvatarPersona, VideoSettings])
+def test_every_argument_is_kept(model: Any) -> None:
+    """Each argument of a request model sets the field of its name."""
+    for name in inspect.signature(model).parameters:
+        required = {"avatar_id": AVATAR} if model is LiveAvatarNewSessionRequest else {}
+        required |= {"encoding": "VP8"} if model is VideoSettings else {}
+        value = object()
+        assert getattr(model(**(required | {name: value})), name) is value, name
 
 
 @pytest.mark.parametrize(

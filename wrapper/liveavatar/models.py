@@ -87,6 +87,7 @@ class AvatarPersona(_Model, generated.AvatarPersona):
             "context_id": context_id,
             "language": language,
             "voice_settings": voice_settings,
+            "stt_config": stt_config,
         }
         self.__attrs_init__(**_without_unset(values))
 
@@ -134,6 +135,8 @@ class LiveAvatarNewSessionRequest(_Model, generated.LiveAvatarNewSessionRequest)
     Reference: https://docs.liveavatar.com/api-reference/sessions/create-session-token
     """
 
+    mode: str = "LITE"  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def __init__(
         self,
         avatar_id: str,
@@ -169,6 +172,7 @@ class LiveAvatarNewSessionRequest(_Model, generated.LiveAvatarNewSessionRequest)
             "interactivity_type": interactivity_type,
             "llm_configuration_id": llm_configuration_id,
             "dynamic_variables": dynamic_variables,
+            "memory": memory,
         }
         self.__attrs_init__(**_without_unset(values))
 

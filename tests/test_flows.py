@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
 import attrs
@@ -24,6 +24,7 @@ from liveavatar import (
     AuthenticationError,
     BadRequestError,
     BadResponseError,
+    ConcurrencyLimitError,
     ConflictError,
     LiveAvatarApiError,
     LiveAvatarConnectionError,
@@ -156,6 +157,13 @@ class FakeIO:
 
     async def sleep(self, seconds: float) -> None:
         await Sleep(seconds)
+
+    async def run_all(self, works: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        for work in works:
+            await work()
+
+    async def call_blocking(self, function: Callable[[], T]) -> T:
+        return function()
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return await Shield(work, is_cleanup=False)  # type: ignore[no-any-return]
@@ -373,7 +381,7 @@ def harness(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -
     clock, random = FakeClock(), FakeRandom()
     for module in (_calls, _flows):
         monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(_calls, "random", random)
+        monkeypatch.setattr(module, "random", random)
     harness = Harness(clock, random, caplog)
     yield harness
     for driver in harness.drivers:
@@ -739,7 +747,7 @@ def test_request_without_body(harness: Harness) -> None:
     request = harness.call(START).request
     assert request.url == "https://service.example/base/sessions/start"
     assert request.content.reveal() == b""
-    assert "content-type" not in request.headers
+    assert "content-type" not in dict(request.headers)
 
 
 def test_request_path_and_query(harness: Harness) -> None:
@@ -1591,6 +1599,133 @@ def test_close_flagged_session(harness: Harness) -> None:
     assert harness.ids == []
 
 
+# ---- Waiting for a slot ------------------------------------------------------------------------------------
+
+AT_LIMIT = "Concurrency limit reached"
+
+
+def test_wait_for_slot(harness: Harness) -> None:
+    """At the concurrency limit, the same token is tried again after delays that double up to 5 seconds."""
+    flow = harness.run(harness.flows.new_session(REQUEST, 60))
+    flow("token", created())
+    for delay in (1, 2, 4, 5, 5):
+        assert credential(flow("start", refused(403, AT_LIMIT))) == ("Authorization", "Bearer its-token")
+        assert harness.ids == []
+        flow(f"sleep {delay}")
+    flow("start", started())
+    assert flow.result().session_id == SESSION
+    assert harness.ids == [SESSION]
+
+
+def test_wait_for_slot_ends(harness: Harness) -> None:
+    """When the time is over, there is one last attempt, and the error is raised."""
+    flow = harness.run(harness.flows.new_session(REQUEST, 2.5))
+    flow("token", created())
+    flow("start", refused(403, AT_LIMIT))
+    flow("sleep 1")
+    flow("start", refused(403, AT_LIMIT))
+    flow("sleep 1.5")
+    flow("start", refused(403, AT_LIMIT))
+    assert flow.error(ConcurrencyLimitError).session_may_be_running is False
+    assert harness.ids == []
+
+
+def test_no_wait_for_slot(harness: Harness) -> None:
+    """By default, the concurrency limit is an error at once; so is any other refusal."""
+    flow = harness.starting()
+    flow("start", refused(403, AT_LIMIT))
+    flow.error(ConcurrencyLimitError)
+    flow = harness.run(harness.flows.new_session(REQUEST, 60))
+    flow("token", created())
+    flow("start", refused(402))
+    assert flow.failure().status == 402
+
+
+def test_wait_for_slot_with_expired_token(harness: Harness) -> None:
+    """A token that expires while there is no slot is replaced; a new token that is refused is an error."""
+    flow = harness.run(harness.flows.new_session(REQUEST, 60))
+    flow("token", created())
+    flow("start", refused(403, AT_LIMIT))
+    flow("sleep 1")
+    flow("start", refused(401))
+    flow("token", created(OTHER, "new-token"))
+    assert credential(flow("start", refused(401)))[1] == "Bearer new-token"
+    assert flow.error(AuthenticationError).session_id == OTHER
+    assert harness.ids == []
+
+
+@pytest.mark.parametrize("cls", INTERRUPTIONS)
+def test_wait_for_slot_interrupted(harness: Harness, cls: type[BaseException]) -> None:
+    """An interruption of the wait is raised; there is nothing to stop."""
+    flow = harness.run(harness.flows.new_session(REQUEST, 60))
+    flow("token", created())
+    flow("start", refused(403, AT_LIMIT))
+    flow("sleep 1", cls())
+    flow.error(cls)
+    assert harness.ids == []
+    assert harness.warnings == []
+
+
+@pytest.mark.parametrize(("seconds", "cls"), [(-1, ValueError), (math.inf, ValueError), ("1", TypeError)])
+def test_invalid_wait_for_slot(harness: Harness, seconds: Any, cls: type[Exception]) -> None:
+    """The wait is 0 or more seconds."""
+    harness.run(harness.flows.new_session(REQUEST, seconds)).error(cls)
+
+
+# ---- Keeping a session alive -------------------------------------------------------------------------------
+
+
+def test_keep_session_alive(harness: Harness) -> None:
+    """The credential is the token of a session of this client, then the API key; of any other it is the API key."""
+    harness.open()
+    flow = harness.run(harness.flows.keep_session_alive(SESSION))
+    request = flow("keep-alive", refused(401))
+    assert body(request) == {"session_id": SESSION}
+    flow("keep-alive with X-API-KEY", stopped())
+    assert flow.result() is None
+    flow = harness.run(harness.flows.keep_session_alive(OTHER))
+    flow("keep-alive with X-API-KEY", stopped())
+    assert flow.result() is None
+    assert harness.ids == [SESSION]
+
+
+@by_outcome(ALREADY_ENDED + UNKNOWN)
+def test_keep_ended_session_alive(harness: Harness, outcome: Response) -> None:
+    """A session that has ended is no longer tracked, and closing it once more is not an error."""
+    harness.open()
+    flow = harness.run(harness.flows.keep_session_alive(SESSION))
+    flow("keep-alive", outcome)
+    error = flow.failure()
+    assert (error.session_id, error.session_may_be_running) == (SESSION, False)
+    assert harness.ids == []
+    assert harness.close().result().message == "The session has already ended."
+    harness.close().error(SessionTokenNotFoundError)
+
+
+@pytest.mark.parametrize("outcome", [refused(500), lost(), refused(403)], ids=name)
+def test_keep_session_alive_failed(harness: Harness, outcome: Any) -> None:
+    """Any other error leaves the session tracked."""
+    harness.new_client(0)
+    harness.open()
+    flow = harness.run(harness.flows.keep_session_alive(SESSION))
+    flow("keep-alive", outcome)
+    assert flow.failure().session_may_be_running is True
+    assert harness.ids == [SESSION]
+
+
+def test_adopt_session(harness: Harness) -> None:
+    """An adopted session is closed with its token; without one, with the API key."""
+    harness.run(harness.flows.adopt_session(SESSION, Secret("a-token"))).result()
+    harness.run(harness.flows.adopt_session(OTHER, None)).result()
+    assert harness.ids == [SESSION, OTHER]
+    flow = harness.close()
+    assert credential(flow("stop", stopped()))[1] == "Bearer a-token"
+    flow = harness.close(OTHER)
+    flow("stop with X-API-KEY", refused(404))  # its start is known to have been carried out
+    assert flow.result().message == "No"
+    assert harness.ids == []
+
+
 # ---- The model checker -------------------------------------------------------------------------------------
 
 
@@ -1758,6 +1893,7 @@ def fast(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(_calls, "_secrets", lambda *args: [])
 
 
+@pytest.mark.timeout(900)  # on a busy machine
 @pytest.mark.usefixtures("fast")
 def test_no_session_left_behind(harness: Harness) -> None:
     """Whatever happens to a new_session, no session runs that the caller does not know of; and never two run."""

@@ -19,9 +19,9 @@ NAMES = """
     SessionTranscript StandardSessionResponse StopSessionResponse TranscriptLine
 
     AuthenticationError BadRequestError BadResponseError ConcurrencyLimitError ConflictError
-    InsufficientCreditsError InvalidRequestError LiveAvatarApiError LiveAvatarConnectionError LiveAvatarError
-    LiveAvatarTimeoutError NotFoundError PermissionDeniedError RateLimitError ServerError SessionDurationError
-    SessionTokenNotFoundError
+    InsufficientCreditsError InvalidRequestError LedgerError LiveAvatarApiError LiveAvatarConnectionError
+    LiveAvatarError LiveAvatarTimeoutError NotFoundError PermissionDeniedError RateLimitError ServerError
+    SessionDurationError SessionTokenNotFoundError
 
     __version__
 """
@@ -29,7 +29,7 @@ NAMES = """
 # Those of the async client differ in `async`, in the parameters before the *, and in the name of close.
 LIVE_AVATAR_API = """
     LiveAvatarApi(api_key: str | None = None, *, base_url: str | None = None, timeout: float = 60.0,
-        max_retries: int = 2, http_client: httpx.Client | None = None)
+        max_retries: int = 2, http_client: httpx.Client | None = None, ledger: Ledger | None = None)
     BASE_URL
     adopt_session(session_id: str, token: str | None = None) -> None
     close() -> None
@@ -46,6 +46,7 @@ LIVE_AVATAR_API = """
     new_session(request_data: LiveAvatarNewSessionRequest, *, keep_alive: bool | float = False,
         wait_for_slot: float = 0.0) -> StandardSessionResponse
     open_sessions
+    recover_sessions() -> list[str]
     release_session(session_id: str) -> str
     request(method: str, path: str, *, json: object = None, params: Mapping[str, Any] | None = None,
         idempotent: bool | None = None) -> Any
@@ -59,10 +60,10 @@ LIVE_AVATAR_API = """
 ASYNC_LIVE_AVATAR_API = """
     AsyncLiveAvatarApi(api_key: str | None = None, session: aiohttp.ClientSession | None = None, *,
         base_url: str | None = None, timeout: float = 60.0, max_retries: int = 2,
-        http_client: httpx.AsyncClient | None = None)
+        http_client: httpx.AsyncClient | None = None, ledger: Ledger | None = None)
     BASE_URL
     async aclose() -> None
-    adopt_session(session_id: str, token: str | None = None) -> None
+    async adopt_session(session_id: str, token: str | None = None) -> None
     async close_all_sessions() -> None
     async close_session(session_id: str, *, reason: StopReason | str | None = None) -> StopSessionResponse
     async create_session_token(request_data: LiveAvatarNewSessionRequest) -> SessionTokenResponse
@@ -76,6 +77,7 @@ ASYNC_LIVE_AVATAR_API = """
     async new_session(request_data: LiveAvatarNewSessionRequest, *, keep_alive: bool | float = False,
         wait_for_slot: float = 0.0) -> StandardSessionResponse
     open_sessions
+    async recover_sessions() -> list[str]
     release_session(session_id: str) -> str
     async request(method: str, path: str, *, json: object = None, params: Mapping[str, Any] | None = None,
         idempotent: bool | None = None) -> Any
@@ -110,6 +112,7 @@ MODELS = """
 
 ERRORS = """
 LiveAvatarError (Exception)
+    LedgerError
     LiveAvatarApiError
         AuthenticationError
         BadRequestError
@@ -170,8 +173,8 @@ def test_models() -> None:
     for name in sorted(liveavatar.__all__):
         kind = getattr(liveavatar, name)
         if isinstance(kind, type) and attrs.has(kind):
-            fields = {field.name: field.default for field in attrs.fields(kind) if field.init}
-            texts = [f"{field}{'' if default is attrs.NOTHING else '='}" for field, default in fields.items()]
+            parameters = inspect.signature(kind).parameters.values()
+            texts = [f"{each.name}{'' if each.default is each.empty else '='}" for each in parameters]
             found.append(f"{name}: {' '.join(sorted(texts))}")
     assert found == entries(MODELS)
 

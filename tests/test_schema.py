@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -51,8 +52,24 @@ BODIES: dict[str, tuple[LiveAvatarNewSessionRequest, dict[str, Any]]] = {
     "no video settings": (request(video_settings=None), PLAIN | {"video_settings": {"encoding": "VP8"}}),
     "no mode": (request(mode=None), PLAIN),
     "a persona": (
-        request(mode="FULL", avatar_persona=AvatarPersona(voice_id="v", context_id=None, language="de")),
-        PLAIN | {"mode": "FULL", "avatar_persona": {"voice_id": "v", "language": "de"}},
+        request(mode="FULL", avatar_persona=AvatarPersona(voice_id=AVATAR, context_id=None, language="de")),
+        PLAIN | {"mode": "FULL", "avatar_persona": {"voice_id": AVATAR, "language": "de"}},
+    ),
+    "the default persona": (
+        request(mode="FULL", avatar_persona=AvatarPersona()),
+        PLAIN | {"mode": "FULL", "avatar_persona": {"language": "en"}},
+    ),
+    "a persona of a context": (
+        request(mode="FULL", avatar_persona=AvatarPersona(context_id=AVATAR)),
+        PLAIN | {"mode": "FULL", "avatar_persona": {"context_id": AVATAR, "language": "en"}},
+    ),
+    "no is_sandbox": (
+        request(is_sandbox=None),
+        {name: value for name, value in PLAIN.items() if name != "is_sandbox"},
+    ),
+    "the default quality": (
+        request(video_settings=VideoSettings(VideoEncoding.H264)),
+        PLAIN | {"video_settings": {"encoding": "H264", "quality": "high"}},
     ),
     "is_sandbox": (request(is_sandbox=True), PLAIN | {"is_sandbox": True}),
     "a room": (request(livekit_config=CustomSDKLiveKitConfig(**ROOM)), PLAIN | {"livekit_config": ROOM}),
@@ -87,6 +104,16 @@ def test_session_request(given: LiveAvatarNewSessionRequest, body: dict[str, Any
     assert repr(given) == before
 
 
+@pytest.mark.parametrize("model", [LiveAvatarNewSessionRequest, AvatarPersona, VideoSettings])
+def test_every_argument_is_kept(model: Any) -> None:
+    """Each argument of a request model sets the field of its name."""
+    for name in inspect.signature(model).parameters:
+        required = {"avatar_id": AVATAR} if model is LiveAvatarNewSessionRequest else {}
+        required |= {"encoding": "VP8"} if model is VideoSettings else {}
+        value = object()
+        assert getattr(model(**(required | {name: value})), name) is value, name
+
+
 @pytest.mark.parametrize(
     ("given", "cls", "message"),
     [
@@ -95,7 +122,7 @@ def test_session_request(given: LiveAvatarNewSessionRequest, body: dict[str, Any
         (AVATAR, TypeError, "LiveAvatarNewSessionRequest, not builtins.str"),
         (LiveAvatarNewSessionRequest(avatar_id=""), ValueError, "avatar_id is empty"),
         (LiveAvatarNewSessionRequest(avatar_id="  "), ValueError, "avatar_id is empty"),
-        (LiveAvatarNewSessionRequest(avatar_id=None), TypeError, "avatar_id must be a str, not NoneType"),  # type: ignore[arg-type]
+        (LiveAvatarNewSessionRequest(avatar_id=None), TypeError, "avatar_id is required, and is None"),  # type: ignore[arg-type]
         (LiveAvatarNewSessionRequest(avatar_id=7), TypeError, "avatar_id must be a str, not int"),  # type: ignore[arg-type]
         (
             request(video_settings=VideoSettings(encoding="AV1")),  # type: ignore[arg-type]
@@ -110,7 +137,7 @@ def test_session_request(given: LiveAvatarNewSessionRequest, body: dict[str, Any
         (
             request(video_settings=VideoSettings("VP8", 3)),  # type: ignore[arg-type]
             TypeError,
-            "video_settings.quality must be one of .*, not a int",
+            "video_settings.quality must be one of .*, not int",
         ),
         (request(video_settings={"encoding": "AV1"}), ValueError, "video_settings.encoding is 'AV1'"),
         (request(video_settings="high"), TypeError, "video_settings must be VideoSettings or a dict, not str"),
@@ -119,7 +146,11 @@ def test_session_request(given: LiveAvatarNewSessionRequest, body: dict[str, Any
             TypeError,
             "livekit_config must be CustomSDKLiveKitConfig or a dict, not str",
         ),
-        (request(livekit_config={"livekit_url": "x"}), TypeError, "livekit_config: .*livekit_room"),
+        (
+            request(livekit_config={"livekit_url": "x"}),
+            TypeError,
+            "livekit_config.livekit_room is required, and is missing",
+        ),
     ],
 )
 def test_invalid_session_request(given: object, cls: type[Exception], message: str) -> None:
@@ -252,6 +283,14 @@ def test_list() -> None:
     assert str(caught.value) == "results[1].mode is not a string but a number"
     with pytest.raises(ContractViolationError, match=r"^results is not a list but an object"):
         from_json(generated.SessionPage, page | {"results": {}})
+
+
+@pytest.mark.parametrize(("value", "read"), [("https://x/?page=2", "https://x/?page=2"), (None, None), (7, None)])
+def test_name_in_json(value: Any, read: str | None) -> None:
+    """A field whose name Python uses itself is read under its name in JSON."""
+    page = from_json(generated.SessionPage, {"count": 0, "results": [], "next": value})
+    assert page.next_ == read
+    assert page.additional_properties == {}
 
 
 @pytest.mark.parametrize(

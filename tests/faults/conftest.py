@@ -97,7 +97,7 @@ _outcomes: dict[str, dict[str, str]] = defaultdict(dict)
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "row(*ids): the rows of tests/faults/rows.py that the test shows")
-    config.addinivalue_line("markers", "watched: the test runs while somebody watches aiohttp's requests")
+    config.addinivalue_line("markers", "observed: the test runs while aiohttp is instrumented")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -60,6 +60,11 @@ class Field:
     rules: Mapping[str, Any]
     """The contract's rules for its values: pattern, minimum, maximum, mode."""
 
+    @property
+    def json_name(self) -> str:
+        """Its name in JSON. The generator appends `_` to a name that Python uses itself."""
+        return self.name.removesuffix("_")
+
 
 def _field(
     name: str, hint: Any, *, required: bool, is_identifier: bool = False, rules: Mapping[str, Any] | None = None
@@ -72,7 +77,7 @@ def _field(
     return Field(
         name=name,
         required=required,
-        nullable=type(None) in options,
+        nullable=type(None) in options or Any in options,
         types=kinds,
         enum=next((kind for kind in classes if issubclass(kind, enum.Enum)), None),
         models=tuple(kind for kind in classes if attrs.has(kind)),
@@ -186,11 +191,11 @@ def to_json(model: Any, location: str = "") -> dict[str, Any]:
     """
     body: dict[str, Any] = {}
     for field in fields(type(model)):
-        if field.name in model.additional_properties:
+        if field.json_name in model.additional_properties:
             continue  # an item replaces the field, and is not checked
         value = getattr(model, field.name)
         if value is not None and not isinstance(value, Unset):
-            body[field.name] = _value_to_json(field, value, location + field.name)
+            body[field.json_name] = _value_to_json(field, value, location + field.name)
         elif field.required:
             raise TypeError(f"{location}{field.name} is required, and is {value!r}".replace("UNSET", "missing"))
     return {**body, **model.additional_properties}
@@ -280,7 +285,7 @@ def _valid_object(model: type[Any], value: Any) -> dict[str, Any]:
         raise _Violation(f"is not an object but {_type_name(value)}")
     valid = dict(value)
     for field in fields(model):
-        name = field.name
+        name = field.json_name
         inner = value.get(name)
         if inner is None:
             if field.nullable:

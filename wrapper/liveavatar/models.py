@@ -135,6 +135,8 @@ class LiveAvatarNewSessionRequest(_Model, generated.LiveAvatarNewSessionRequest)
     Reference: https://docs.liveavatar.com/api-reference/sessions/create-session-token
     """
 
+    mode: str = "LITE"  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def __init__(
         self,
         avatar_id: str,

@@ -159,16 +159,19 @@ upstream: install ## compare the contract with the service's own OpenAPI documen
 
 INTEROP = .venv-interop
 WEB_SDK = $(INTEROP)/node/node_modules/@heygen/liveavatar-web-sdk
-$(INTEROP)/ready: interop/requirements.txt pyproject.toml
-	@echo "Creating $(INTEROP). This takes about two minutes, 1 GB of disk and a package index."
+$(INTEROP)/clients: interop/requirements.txt
+	@echo "Creating $(INTEROP). This takes a few minutes, 1 GB of disk and a package index."
 	@$(PYTHON) -m venv --clear $(INTEROP)
-	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[testing]' --requirement interop/requirements.txt
+	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --requirement interop/requirements.txt
+	@touch $@
+$(INTEROP)/ready: $(INTEROP)/clients pyproject.toml
+	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[testing]'
 	@touch $@
 
 interop: $(INTEROP)/ready ## point other people's clients at the mock server and show what works (CLIENT=livekit: one)
 	@test -e $(WEB_SDK) || { mkdir -p $(INTEROP)/node && cp interop/package.json $(INTEROP)/node && \
 	npm install --prefix $(INTEROP)/node --ignore-scripts --no-audit --no-fund --no-package-lock --silent; } || true
-	@$(INTEROP)/bin/python -m interop $(CLIENT)
+	@$(INTEROP)/bin/python -m interop $(if $(CLIENT),"$(CLIENT)")
 	@$(INTEROP)/bin/python -m pytest -q tests/test_pipecat.py
 
 live: install ## check what the project assumes about the live service; needs LIVEAVATAR_API_KEY, costs nothing

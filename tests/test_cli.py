@@ -32,6 +32,7 @@ AVATAR = "3f9c2f6e-0000-4000-8000-1234567890ab"
 COMMAND = [sys.executable, "-W", "error", "-m", "liveavatar"]
 TOKEN = re.compile(r"eyJ[\w-]{4,}|token=")
 WAIT = 20  # seconds, for what takes a fraction of one
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
 
 @pytest.fixture
@@ -489,8 +490,58 @@ def test_cost_without_a_record(run: Run, server: MockServer) -> None:
         assert command.wait(WAIT) == 0
 
 
+@pytest.fixture
+def silent_records() -> Iterator[str]:
+    """Serve an API that opens and stops sessions, but does not respond to requests about them; yield its URL."""
+
+    class Api(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            room = {"livekit_url": "wss://room.invalid", "livekit_client_token": "secret"}
+            data = {"session_id": AVATAR, "session_token": "secret", **room}
+            body = json.dumps({"code": 1000, "data": data, "message": "ok"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            asked.set()
+            released.wait(WAIT)
+            self.close_connection = True
+
+        def log_message(self, *_: object) -> None: ...
+
+    asked, released = threading.Event(), threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        released.set()
+        server.shutdown()
+        thread.join()
+    assert asked.is_set()
+
+
+def test_no_record(run: Run, silent_records: str) -> None:
+    """A session is stopped as usual while the service does not respond to requests about it."""
+    run.env["LIVEAVATAR_BASE_URL"] = silent_records
+    code = f"from liveavatar.cli import _new; _new._READ_TIMEOUT = 1; {FAST}"
+    with run.start("new", "--avatar-id", AVATAR, code=code, **PIPES) as command:
+        assert command.stdin
+        assert command.stdout
+        while b"Enter" not in command.stdout.readline():
+            pass
+        time.sleep(0.5)  # a request about the session is under way
+        output, error = command.communicate(b"\n", timeout=WAIT)
+        assert (command.returncode, error) == (0, b"")
+    assert b"Cost: about 1 credit." in output
+
+
 def test_keep_alive(run: Run) -> None:
-    """--keep-alive keeps a session alive that nobody uses."""
+    """--keep-alive keeps an idle session alive."""
     with mock_server(idle_timeout=1) as server:
         run.env |= {"LIVEAVATAR_BASE_URL": server.base_url, "LIVEAVATAR_API_KEY": server.api_key}
         with run.start(
@@ -633,7 +684,9 @@ def test_close_without_a_service(run: Run) -> None:
     """close reports that the session may be running if the service cannot be reached."""
     done = run("close", AVATAR, "--base-url", "http://127.0.0.1:9")
     assert done.returncode == 3
-    assert done.stderr.splitlines()[-2:] == [
+    error, *rest = done.stderr.splitlines()
+    assert error.startswith(f"Error: Session {AVATAR} may still be running: No response from http://127.0.0.1:9/")
+    assert rest == [
         "To stop it, run:",
         f"  liveavatar close --base-url http://127.0.0.1:9 {AVATAR}",
     ]

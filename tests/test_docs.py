@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.server
 import importlib.util
 import json
@@ -196,21 +197,30 @@ def test_commands_exist(page: Path) -> None:
     assert {extra for extra in asked if extra} <= set(extras)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_command_line_options_exist(page: Path) -> None:
-    """Each option of `liveavatar` that a page names exists."""
-    typer = pytest.importorskip("typer", reason="the command line needs the extra cli")
+@functools.cache
+def command_line_options() -> dict[str, set[str]]:
+    """Return the options of each command of `liveavatar`; the empty name stands for the program itself."""
+    pytest.importorskip("click", reason="the command line needs the extra cli")
     from liveavatar.cli._app import app
 
-    group = typer.main.get_command(app)
-    flags = {flag for option in group.params for flag in option.opts}
+    options = {
+        name: {flag for option in command.params for flag in option.opts} for name, command in app.commands.items()
+    }
+    options["mock"] |= set(re.findall(r"--[a-z-]+", run("-m", "liveavatar.mock", "--help", folder=ROOT)))
+    return options | {"": {flag for option in app.params for flag in option.opts}}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_command_line_options_exist(page: Path) -> None:
+    """Each command and option of `liveavatar` that a page names exists."""
+    options = command_line_options()
     for line in re.findall(r"(?:^|[$(`] *)(liveavatar [a-z -]+)", page.read_text("utf-8"), re.M):
         _, name, *words = line.split()
-        if name in group.commands:
-            known = flags | {flag for option in group.commands[name].params for flag in option.opts} | {"--help"}
-            assert {word for word in words if word.startswith("--")} <= known, line
+        if name.startswith("--"):
+            assert name in options[""], line
         else:
-            assert name == "--version", line
+            known = options[""] | options[name] | {"--help"}
+            assert {word for word in words if word.startswith("--")} <= known, line
 
 
 TIMEOUT = f"{_constants.DEFAULT_TIMEOUT:g}"

@@ -6,10 +6,12 @@ suspends. This is the one place that knows that a session may be running, and st
 
 from __future__ import annotations
 
+import functools
 import random
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from liveavatar_client.models import (
     LiveAvatarSessionResponse,
@@ -25,7 +27,13 @@ from liveavatar_client.models import (
 from ._arguments import check_params, check_request, check_seconds, check_session_id, check_timestamp
 from ._calls import IO, Body, call, logger
 from ._config import Config
-from ._constants import CLEANUP_RETRY_DELAYS, CLEANUP_TIMEOUT, MAX_SLOT_DELAY, MIN_SLOT_DELAY
+from ._constants import (
+    CLEANUP_RETRY_DELAYS,
+    CLEANUP_TIMEOUT,
+    MAX_SLOT_DELAY,
+    MIN_SLOT_DELAY,
+    RECOVERED_START_AGE,
+)
 from ._endpoints import (
     CREATE_TOKEN,
     DELETE_EVENTS,
@@ -43,11 +51,32 @@ from ._endpoints import (
 from ._redaction import Secret, redact
 from ._schema import session_request, stop_request
 from ._sessions import Session, Sessions
-from .errors import AuthenticationError, ConcurrencyLimitError, LiveAvatarApiError, LiveAvatarError, NotFoundError
+from .errors import (
+    AuthenticationError,
+    ConcurrencyLimitError,
+    LedgerError,
+    LiveAvatarApiError,
+    LiveAvatarConnectionError,
+    LiveAvatarError,
+    NotFoundError,
+)
 from .models import StandardSessionResponse
+
+if TYPE_CHECKING:
+    from ._recovery import AccountLedger
+    from .ledger._protocol import LedgerEntry
+
+T = TypeVar("T")
 
 _MAX_INTERRUPTS = 10
 """How many exceptions may interrupt the stop of a session before it is given up."""
+
+
+class Recovery(Protocol):
+    """The recovery that a client runs in the background."""
+
+    async def first(self) -> None:
+        """Wait until the first recovery has ended, for a short time at most."""
 
 
 class Flows:
@@ -57,6 +86,8 @@ class Flows:
         self._config = config
         self.io = io
         self.sessions = Sessions() if sessions is None else sessions
+        self.recovery: Recovery | None = None
+        """The recovery of sessions that dead processes have left, if there is a ledger."""
 
     async def create_session_token(self, request: object) -> SessionTokenResponse:
         """Create a session token."""
@@ -85,6 +116,8 @@ class Flows:
             reused, deadline = created is not None, self._deadline()
             if created is None:
                 created = (await call(self.io, self._config, CREATE_TOKEN, None, deadline, body)).data
+            if self.recovery is not None:
+                await self.recovery.first()  # it may free the slot that this session needs
             try:
                 return await self._start(created, deadline)
             except ConcurrencyLimitError:
@@ -103,9 +136,13 @@ class Flows:
         """Start a session; if it cannot be returned to the caller, stop it."""
         session = self.sessions.add(created.session_id, Secret(created.session_token))
         try:
+            await self._write_down(session)
             self.sessions.mark_starting(session)
             response = await call(self.io, self._config, START, session.token, deadline, session_id=session.id)
             self.sessions.mark_started(session, response.data.session_id)
+            if session.id != created.session_id:
+                await self._write_down(session)
+                await self._remove_from_ledger(created.session_id)
             return StandardSessionResponse.from_response(session.id, response)
         except BaseException as error:
             await self._compensate(session, error)
@@ -131,7 +168,7 @@ class Flows:
         try:
             await self._keep_alive(session, self._deadline(), None)
         except LiveAvatarError as error:
-            self._note_end(session, error)
+            await self._note_end(session, error)
             raise
 
     async def keep_alive_once(self, session: Session, seconds: float) -> bool:
@@ -139,7 +176,7 @@ class Flows:
         try:
             await self._keep_alive(session, time.monotonic() + min(seconds, self._config.timeout), 0)
         except LiveAvatarError as error:
-            if not self._note_end(session, error):
+            if not await self._note_end(session, error):
                 raise
             return False
         return True
@@ -163,11 +200,12 @@ class Flows:
                 if token is None:
                     raise
 
-    def _note_end(self, session: Session, error: LiveAvatarError) -> bool:
+    async def _note_end(self, session: Session, error: LiveAvatarError) -> bool:
         """Remove a session that has ended, as an error says; return whether it does."""
         ended = has_ended(error)
         if ended and self.sessions.discard_ended(session):
             logger.info("Session %s has ended: %s", session.id, _message(error))
+            await self._remove_from_ledger(session.id)
         return ended
 
     async def list_page(self, query: Mapping[str, Any]) -> SessionPage:
@@ -218,16 +256,70 @@ class Flows:
     async def stop_leftover(self, session: Session, deadline: float) -> None:
         """Stop a session that the caller does not have; one that was not started yet is not started any more."""
         if not session.start_sent:
-            self.sessions.discard(session)
+            await self._discard(session)
             return
         body = Secret(stop_request(session.id))
         await self._stop_despite_interrupts(session, deadline, body, is_cleanup=True)
+
+    async def adopt_session(self, session_id: str, token: Secret[str] | None) -> None:
+        """Make a running session of another client or process this client's own."""
+        check_session_id(session_id)
+        self.sessions.ensure_open()
+        if self.sessions.ledger is not None:
+            await self._in_ledger(lambda ledger: ledger.add(session_id))
+        self.sessions.adopt(session_id, token)
+
+    async def recover_sessions(self, stopped: list[str]) -> None:
+        """Stop the sessions whose owners are dead, and append their ids to `stopped`.
+
+        Raises:
+            LedgerError: The ledger could not be read or written.
+            LiveAvatarError: A session could not be stopped. It belongs to this client now, and the next call tries it
+                again.
+        """
+        failures: list[LiveAvatarError] = []
+
+        async def stop(session: Session | None) -> None:
+            if session is not None:
+                try:
+                    await self._stop_recovered(session, stopped)
+                except LiveAvatarConnectionError:
+                    raise  # the others are left to the next call, or to another process
+                except LiveAvatarError as error:
+                    failures.append(error)
+
+        for session in self.sessions.all:
+            if session.to_recover:
+                await stop(session)
+        for entry in await self._in_ledger(lambda ledger: ledger.abandoned()):
+            if self.sessions.closed:
+                break
+            await stop(await self.io.shield(functools.partial(self._claim, entry)))
+        if failures:
+            raise failures[0]
+
+    async def _claim(self, entry: LedgerEntry) -> Session | None:
+        if not await self._in_ledger(lambda ledger: ledger.claim(entry.session_id)):
+            return None
+        age = (datetime.now(UTC) - entry.started_at).total_seconds()
+        # The last request of a process that has just died may still be on its way.
+        delay = CLEANUP_TIMEOUT if age < RECOVERED_START_AGE else 0.0
+        return self.sessions.claim(entry.session_id, time.monotonic() + delay)
+
+    async def _stop_recovered(self, session: Session, stopped: list[str]) -> None:
+        body, deadline = Secret(stop_request(session.id)), self._deadline()
+        try:
+            await self.io.shield(lambda: self._stop_despite_interrupts(session, deadline, body))
+        finally:
+            if session.ended:
+                stopped.append(session.id)
+                logger.info("Session %s was left by a process that has died. It does not run any more.", session.id)
 
     async def _compensate(self, session: Session, error: BaseException) -> None:
         """Stop a session that new_session does not return, unless it certainly never started."""
         refused = isinstance(error, LiveAvatarError) and never_started(error) and not session.start_known
         if refused or not session.start_sent:
-            self.sessions.discard(session)
+            await self._discard(session)
             return
         begun = False
 
@@ -237,9 +329,11 @@ class Flows:
             await self.stop_leftover(session, time.monotonic() + CLEANUP_TIMEOUT)
 
         failure = latest = error
+        # A stop that was confirmed before the start was carried out has not ended the session.
+        stopped = session.ended and not session.start_known
         # An interrupt may arrive before the cleanup has begun: then try again. Once it has begun, it is finished.
         for _ in range(_MAX_INTERRUPTS):
-            if begun or session.ended or isinstance(latest, GeneratorExit):
+            if begun or stopped or isinstance(latest, GeneratorExit):
                 break
             try:
                 await self.io.shield_cleanup(cleanup)
@@ -290,7 +384,7 @@ class Flows:
                 response = await self._stop(session, deadline, body, is_cleanup)
                 break
             except LiveAvatarApiError as error:
-                if session.ended or has_ended(error, start_known=session.start_known):
+                if session.ended or has_ended(error, start_known=session.start_settled):
                     response = StopSessionResponse(message=error.message)
                     break
                 # The stop may have reached the service before the start: send it again.
@@ -298,7 +392,7 @@ class Flows:
                 if not is_unknown(error) or time.monotonic() + delay >= deadline:
                     raise
             await self.io.sleep(delay)
-        self.sessions.discard(session)
+        await self._discard(session)
         return response
 
     async def _stop(self, session: Session, deadline: float, body: Body, is_cleanup: bool) -> StopSessionResponse:
@@ -312,6 +406,37 @@ class Flows:
                 if token is None:
                     raise
         raise AssertionError("the last attempt returns or raises")
+
+    async def _write_down(self, session: Session) -> None:
+        """Write a session down in the ledger, if there is one.
+
+        Raises:
+            LedgerError: It is not written down.
+        """
+        if self.sessions.ledger is not None:
+            session.in_ledger = True
+            try:
+                await self._in_ledger(lambda ledger: ledger.add(session.id))
+            except LedgerError:
+                session.in_ledger = False
+                raise
+
+    async def _discard(self, session: Session) -> None:
+        """Remove a session that is known not to run from the registry and from the ledger."""
+        self.sessions.discard(session)
+        if session.in_ledger:
+            await self._remove_from_ledger(session.id)
+
+    async def _remove_from_ledger(self, session_id: str) -> None:
+        if self.sessions.ledger is not None:
+            await self._in_ledger(lambda ledger: ledger.remove(session_id))
+
+    async def _in_ledger(self, operation: Callable[[AccountLedger], T]) -> T:
+        """Perform an operation on the ledger. A cancellation does not leave it half done."""
+        ledger = self.sessions.ledger
+        if ledger is None:
+            raise LiveAvatarError("This client has no ledger: pass ledger= when you create it.")
+        return await self.io.shield(lambda: self.io.call_blocking(lambda: operation(ledger)))
 
     def _deadline(self) -> float:
         return time.monotonic() + self._config.timeout

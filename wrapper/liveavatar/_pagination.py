@@ -10,6 +10,9 @@ from ._schema import enum_member
 
 MAX_PAGE_SIZE = 100
 
+_MAX_REPEATED = 3
+"""Pages in a row without a new entry after which a list ends, because the service repeats itself."""
+
 
 class Pages:
     """The pages of one list: what to request next, and which entries are new."""
@@ -31,6 +34,9 @@ class Pages:
             "context_id": context_id,
         }
         self._page = 0
+        self._count = 0
+        self._max_count = 0
+        self._repeated = 0
         self._seen: set[str] = set()
         self.done = False
 
@@ -42,10 +48,17 @@ class Pages:
     def add(self, page: SessionPage) -> list[SessionInfo]:
         """Return the entries of a page that no page before had.
 
-        The list ends with a page that has none, or once there have been `count` entries: a service that names a next
-        page for ever is not followed.
+        The list ends with an empty page, or once there have been `count` entries: a service that names a next page for
+        ever is not followed. Sessions that start while the list is read move entries to the next page, which then
+        repeats them. Sessions that end move entries to the page before, which is then fetched again.
         """
-        new = [entry for entry in page.results if entry.id not in self._seen]
+        new = list({entry.id: entry for entry in page.results if entry.id not in self._seen}.values())
         self._seen.update(entry.id for entry in new)
-        self.done = not new or len(self._seen) >= page.count
+        self._repeated = 0 if new else self._repeated + 1
+        moved_back = self._page > 1 and page.count < self._count
+        self._count, self._max_count = page.count, max(page.count, self._max_count)
+        if moved_back and self._repeated < _MAX_REPEATED:
+            self._page -= 2
+        else:
+            self.done = not page.results or self._repeated == _MAX_REPEATED or len(self._seen) >= self._max_count
         return new

@@ -48,6 +48,20 @@ class Console:
         """Print a line and leave it to the terminal to wrap it."""
         self._console.print(line, style=style, soft_wrap=True)
 
+    def print_opened(self, view: SessionView, stop_command: str, secrets: dict[str, str]) -> None:
+        """Print the JSON object of an open session, or the secrets that the user has asked for."""
+        if self.as_json:
+            self.print_json(view.opened_json(stop_command) | secrets)
+        else:
+            for name, value in secrets.items():
+                self.print(f"{name}={value}")
+
+    def print_detached(self, view: SessionView, stop_command: str) -> None:
+        """Print a session that goes on without this command, and how to stop it."""
+        if not self.as_json:
+            self._print_session(view)
+            self.print(f"The session is still running. To stop it, run:\n  {stop_command}")
+
     def print_summary(self, view: SessionView) -> None:
         """Print how the session has ended and what it has cost."""
         if self.as_json:
@@ -63,7 +77,7 @@ class Console:
         """Show a spinner during the block."""
         return self._console.status(f"{text} …") if self.is_live else nullcontext()
 
-    def print_session(self, view: SessionView) -> None:
+    def _print_session(self, view: SessionView) -> None:
         """Print a session as it is now."""
         if self.is_live:
             self._console.print(_table(view))
@@ -83,7 +97,7 @@ class Console:
                     self._display = None
             return
         if not self.as_json:
-            self.print_session(view)
+            self._print_session(view)
             self.print("Enter, or the end of the input, stops the session.")
         yield
 

@@ -120,7 +120,7 @@ def _explain(error: BaseException) -> tuple[int, list[str]]:
     interruption = _interruption(error)
     if interruption is not None:
         return ExitCode.SIGNAL + interruption.number, ["Interrupted; no session is left running."]
-    if isinstance(error, ConfigurationError | ValueError | TypeError):
+    if isinstance(error, ConfigurationError | ValueError | TypeError) and not isinstance(error, LiveAvatarError):
         return ExitCode.USAGE, [f"Error: {error}"]
     return ExitCode.FAILED, [f"Error: {_reason(error)}"]
 

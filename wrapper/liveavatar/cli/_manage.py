@@ -123,6 +123,7 @@ def _stop(api: LiveAvatarApi, session_ids: Iterable[str], settings: Settings) ->
     """
     remaining = dict.fromkeys(session_ids)  # in order, each once
     failed = False
+    cause: BaseException | None = None
     try:
         for session_id in tuple(remaining):
             try:
@@ -131,14 +132,15 @@ def _stop(api: LiveAvatarApi, session_ids: Iterable[str], settings: Settings) ->
             except LiveAvatarError as error:
                 if has_ended(error) and not isinstance(error, NotFoundError):
                     click.echo(f"{session_id} had already ended")
-                else:
+                elif isinstance(error, NotFoundError | BadRequestError | InvalidRequestError):
                     failed = True
                     click.echo(f"Error: {session_id}: {user_message(error)}", err=True)
-                    if not isinstance(error, NotFoundError | BadRequestError | InvalidRequestError):
-                        continue  # it may be running
+                else:
+                    cause = cause or error
+                    continue  # the session may be running
             del remaining[session_id]
     except KeyboardInterrupt as interruption:
-        raise SessionsRunningError([*remaining], settings.stop_command(remaining)) from interruption
+        cause = interruption
     if remaining:
-        raise SessionsRunningError([*remaining], settings.stop_command(remaining))
+        raise SessionsRunningError([*remaining], settings.stop_command(remaining)) from cause
     return failed

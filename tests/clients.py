@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import aiohttp
@@ -34,6 +34,8 @@ class SyncFacade:
                 return self.runner.run(_awaited(result))
             if isinstance(result, contextlib.AbstractAsyncContextManager):
                 return self._blocking(result)
+            if isinstance(result, AsyncIterator):
+                return self._iterate(result)
             return result
 
         return call
@@ -48,6 +50,13 @@ class SyncFacade:
                 raise
         else:
             self.runner.run(_awaited(manager.__aexit__(None, None, None)))
+
+    def _iterate(self, iterator: AsyncIterator[Any]) -> Iterator[Any]:
+        try:
+            while True:
+                yield self.runner.run(_awaited(anext(iterator)))
+        except StopAsyncIteration:
+            pass
 
     def __enter__(self) -> SyncFacade:
         self.runner.run(_awaited(self.api.__aenter__()))

@@ -98,6 +98,18 @@ ROWS: dict[str, str] = {
     "H18": "a response with a byte order mark",
     "H19": "unusual bytes in a response",
     "H20": "calls, cancellations, signals and unusual bytes in any order",
+    # L. The life of a session
+    "L1": "keep-alive requests that are lost, refused or slow, once or for ever",
+    "L2": "a keep-alive with a token that is no longer valid",
+    "L3": "a session that the service has ended, as a keep-alive learns",
+    "L4": "a keep-alive request that hangs for one session while others live",
+    "L5": "the client is closed, collected or forked while it keeps sessions alive, or the interpreter exits",
+    "L6": "1,000 sessions that are kept alive",
+    "L7": "list, record, transcript, deletion and other requests under every fault",
+    "L8": "pages of a list that are cut, repeated, endless or shifted, or whose count is wrong",
+    "L9": "no free slot for a while, or for ever",
+    "L10": "cancellation and Ctrl-C at every step of the wait for a slot",
+    "L11": "a session token that is no longer valid when there is a slot",
 }
 
 ASYNC_ONLY = frozenset({"A9", "F1", "F2", "F3", "F4", "F6", "H9"})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import re
 import select
 import socket
 import ssl
@@ -18,8 +19,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qs
 
 ENDPOINTS = ("token", "start", "stop")
+"""The endpoints that begin and end what costs credits."""
+
+ALL_ENDPOINTS = (*ENDPOINTS, "keep-alive", "list", "get", "transcript", "events", "other")
+"""All endpoints; "other" is whatever the contract does not have."""
+
+_PATHS = (
+    (re.compile(r"POST /v1/sessions/(token|start|stop|keep-alive)"), None),
+    (re.compile(r"GET /v1/sessions"), "list"),
+    (re.compile(r"GET /v1/sessions/([^/]+)"), "get"),
+    (re.compile(r"GET /v1/sessions/([^/]+)/transcript"), "transcript"),
+    (re.compile(r"DELETE /v1/sessions/([^/]+)/events"), "events"),
+    (re.compile(r"[A-Z]+ /v1/other(/.*)?"), "other"),
+)
 
 Headers = Mapping[str, str]
 
@@ -33,6 +48,10 @@ class Request:
     headers: dict[str, list[str]] = field(repr=False)
     body: bytes = field(repr=False)
     connection: int
+    method: str = "POST"
+    query: dict[str, str] = field(default_factory=dict)
+    session_id: str | None = None
+    """The session that the path names."""
 
     def header(self, name: str) -> str | None:
         """The value of a header, None when absent; two of one name are a test's failure."""
@@ -120,12 +139,12 @@ class FaultServer:
         self.lock = threading.RLock()
         self._context = context
         self._host = host
-        self._queues: dict[str, list[list[Any]]] = {name: [] for name in ENDPOINTS}
+        self._queues: dict[str, list[list[Any]]] = {name: [] for name in ALL_ENDPOINTS}
         self._open: dict[int, _Connection] = {}
         self._pending = 0  # things that will happen without any connection
         self._quit, self._quitting = socket.socketpair()
         self._threads: list[threading.Thread] = []
-        self._arrivals = {name: threading.Semaphore(0) for name in ENDPOINTS}
+        self._arrivals = {name: threading.Semaphore(0) for name in ALL_ENDPOINTS}
         self._listener: socket.socket | None = None
         self._bind(0)
         self.listen()
@@ -307,7 +326,7 @@ class FaultServer:
     def do(self, request: Request) -> tuple[int, dict[str, Any]]:
         """What the service does for a request; the status and envelope that it answers."""
         with self.lock:
-            return getattr(self, f"_{request.endpoint}")(request)  # type: ignore[no-any-return]
+            return getattr(self, f"_{request.endpoint.replace('-', '_')}")(request)  # type: ignore[no-any-return]
 
     def _token(self, request: Request) -> tuple[int, dict[str, Any]]:
         if not request.api_key or request.bearer:
@@ -367,6 +386,49 @@ class FaultServer:
         self.ledger.state[session] = "stopped"
         return envelope(200, 1000, "Session stopped")
 
+    def _keep_alive(self, request: Request) -> tuple[int, dict[str, Any]]:
+        named = (request.json or {}).get("session_id")
+        session = self.ledger.token_of.get(request.bearer or "") if request.bearer else named
+        if session is None:
+            return envelope(401, 4010, "Invalid session token")
+        state = self.ledger.state.get(session)
+        if state is None or named not in (None, session):
+            return envelope(404, 4040, "Session not found")
+        if state != "running":
+            return envelope(409, 4090, "Session has already ended" if state == "stopped" else "Session is not running")
+        return envelope(200, 1000, "Session kept alive")
+
+    def _list(self, request: Request) -> tuple[int, dict[str, Any]]:
+        if not request.api_key or request.bearer:
+            return envelope(401, 4010, "API key required")
+        wanted = "running" if request.query["type"] == "active" else "stopped"
+        found = [session for session, state in self.ledger.state.items() if state == wanted]
+        page, size = int(request.query["page"]), int(request.query["page_size"])
+        results = [session_info(session, self.ledger.state[session]) for session in found[(page - 1) * size :][:size]]
+        return envelope(200, 1000, "Sessions", {"count": len(found), "next": None, "results": results})
+
+    def _get(self, request: Request) -> tuple[int, dict[str, Any]]:
+        return self._found(request, lambda session: session_info(session, self.ledger.state[session]))
+
+    def _transcript(self, request: Request) -> tuple[int, dict[str, Any]]:
+        line = {"role": "user", "transcript": "Hello", "absolute_timestamp": 1_750_000_000, "relative_timestamp": 1}
+        return self._found(request, lambda session: {"session_active": True, "transcript_data": [line]})
+
+    def _events(self, request: Request) -> tuple[int, dict[str, Any]]:
+        return self._found(request, lambda session: None)
+
+    def _other(self, request: Request) -> tuple[int, dict[str, Any]]:
+        if not request.api_key or request.bearer:
+            return envelope(401, 4010, "API key required")
+        return envelope(200, 1000, "Success", {"path": request.path, "query": request.query, "json": request.json})
+
+    def _found(self, request: Request, data: Callable[[str], Any]) -> tuple[int, dict[str, Any]]:
+        if not request.api_key or request.bearer:
+            return envelope(401, 4010, "API key required")
+        if request.session_id not in self.ledger.state:
+            return envelope(404, 4040, "Session not found")
+        return envelope(200, 1000, "Success", data(request.session_id))
+
     def session_of(self, request: Request) -> str | None:
         """The session a start is for."""
         return self.ledger.token_of.get(request.bearer or "")
@@ -381,6 +443,21 @@ def readable(sockets: list[socket.socket], seconds: float) -> list[int]:
             return [descriptor]  # closed under us: whoever reads it will see
         poll.register(descriptor, select.POLLIN)
     return [descriptor for descriptor, _ in poll.poll(seconds * 1000)]
+
+
+def session_info(session: str, state: str) -> dict[str, Any]:
+    """What the service records about a session."""
+    info = {
+        "id": session,
+        "created_at": "2026-11-27T09:00:00Z",
+        "updated_at": "2026-11-27T09:01:30.500Z",
+        "duration": 90,
+        "source": "API",
+        "mode": "LITE",
+        "is_sandbox": False,
+        "credits_consumed": 2,
+    }
+    return info if state != "stopped" else info | {"end_at": "2026-11-27T09:01:30Z", "end_reason": "USER_CLOSED"}
 
 
 def envelope(status: int, code: int, message: str, data: Any = None) -> tuple[int, dict[str, Any]]:
@@ -454,10 +531,15 @@ class _Connection:
             if not self._more():
                 return None
         body, self._buffer = self._buffer[:length], self._buffer[length:]
-        endpoint = path.rpartition("/")[2]
-        if method != "POST" or endpoint not in ENDPOINTS:
-            raise ValueError(f"not a request of the contract: {first}")
-        return Request(endpoint, path, headers, body, self.number)
+        path, _, query = path.partition("?")
+        for pattern, endpoint in _PATHS:
+            found = pattern.fullmatch(f"{method} {path}")
+            if found:
+                name = found[1] if found.groups() else None
+                values = {key: each[-1] for key, each in parse_qs(query, keep_blank_values=True).items()}
+                session_id = name if endpoint in ("get", "transcript", "events") else None
+                return Request(endpoint or found[1], path, headers, body, self.number, method, values, session_id)
+        raise ValueError(f"not a request of the contract: {first}")
 
 
 class Exchange:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _PATH = re.compile(r"/[!-~]*")
 
 
@@ -23,6 +23,8 @@ def check_session_id(session_id: object) -> str:
         raise TypeError(f"session_id must be a str, not {type(session_id).__name__}")
     if not session_id.strip():
         raise ValueError("session_id is empty; it must be the id of a session (UUID)")
+    if session_id in (".", ".."):  # in a path, they mean another endpoint
+        raise ValueError(f"session_id is {session_id!r}; it must be the id of a session (UUID)")
     return session_id
 
 

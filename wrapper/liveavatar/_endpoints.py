@@ -72,6 +72,11 @@ def is_unknown(error: LiveAvatarError) -> bool:
     )
 
 
+def is_unknown_path(error: LiveAvatarError) -> bool:
+    """Return whether an error response means that the service, or a proxy in front of it, has no such endpoint."""
+    return isinstance(error, NotFoundError) and (error.code is None or error.message.lower() == "not found")
+
+
 @attrs.frozen(kw_only=True)
 class Endpoint(Generic[T]):
     """One endpoint of the contract."""
@@ -140,7 +145,7 @@ KEEP_ALIVE = Endpoint(
     body_required=False,
     retry_statuses=_transient_or_conflict,
     retry_if_lost=True,
-    may_be_running=lambda error: not has_ended(error),
+    may_be_running=lambda error: not has_ended(error) or is_unknown_path(error),
 )
 LIST = Endpoint(
     method="GET", path="/sessions", model=SessionListResponse, retry_statuses=_transient, retry_if_lost=True
@@ -175,7 +180,6 @@ def custom(method: str, path: str, *, idempotent: bool) -> Endpoint[Any]:
         method=method,
         path=path,
         model=None,
-        body_required=False,
         retry_statuses=_transient if idempotent else lambda status: status == 429,
         retry_if_lost=idempotent,
     )

@@ -46,6 +46,7 @@ from ._endpoints import (
     custom,
     has_ended,
     is_unknown,
+    is_unknown_path,
     never_started,
 )
 from ._redaction import Secret, redact
@@ -114,17 +115,19 @@ class Flows:
         created: SessionTokenData | None = None
         while True:
             reused, deadline = created is not None, self._deadline()
-            if created is None:
-                created = (await call(self.io, self._config, CREATE_TOKEN, None, deadline, body)).data
-            if self.recovery is not None:
-                await self.recovery.first()  # it may free the slot that this session needs
             try:
+                if created is None:
+                    created = (await call(self.io, self._config, CREATE_TOKEN, None, deadline, body)).data
+                if self.recovery is not None:
+                    await self.recovery.first()  # it may free the slot that this session needs
                 return await self._start(created, deadline)
-            except ConcurrencyLimitError:
+            except ConcurrencyLimitError as error:
                 remaining = until - time.monotonic()
-                if remaining <= 0:
+                if remaining <= 0 or error.session_may_be_running:
                     raise
-            except AuthenticationError:
+                if not never_started(error):
+                    created = None  # the session was stopped, in case it had started
+            except (AuthenticationError, NotFoundError):
                 if not reused:
                     raise
                 created = None  # its token has expired while there was no slot
@@ -150,7 +153,7 @@ class Flows:
 
     async def close_session(self, session_id: str, reason: StopReason | str | None = None) -> StopSessionResponse:
         """Stop a session that new_session has opened. A cancellation does not interrupt the stop."""
-        if self.sessions.take_ended(check_session_id(session_id)):
+        if self.sessions.find(check_session_id(session_id)) is None and self.sessions.take_ended(session_id):
             return StopSessionResponse(message="The session has already ended.")
         session = self.sessions.get(session_id)
         body, deadline = Secret(stop_request(session.id, reason)), self._deadline()
@@ -202,7 +205,7 @@ class Flows:
 
     async def _note_end(self, session: Session, error: LiveAvatarError) -> bool:
         """Remove a session that has ended, as an error says; return whether it does."""
-        ended = has_ended(error)
+        ended = has_ended(error) and not is_unknown_path(error)
         if ended and self.sessions.discard_ended(session):
             logger.info("Session %s has ended: %s", session.id, _message(error))
             await self._remove_from_ledger(session.id)
@@ -244,7 +247,7 @@ class Flows:
     ) -> Any:
         """Call an endpoint that has no method."""
         method, path = check_request(method, path)
-        endpoint = custom(method, path, idempotent=method in ("GET", "HEAD") if idempotent is None else idempotent)
+        endpoint = custom(method, path, idempotent=method == "GET" if idempotent is None else idempotent)
         body = None if json is None else Secret(json)
         return await call(self.io, self._config, endpoint, None, self._deadline(), body, query=check_params(params))
 

@@ -7,6 +7,7 @@ import contextlib
 import heapq
 import itertools
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -58,6 +59,7 @@ class _Schedule:
         self._flows = flows
         self._heap: list[tuple[float, int, _Entry]] = []
         self._numbers = itertools.count()
+        self._pid = os.getpid()
 
     def add(self, session: Session, interval: float) -> None:
         """Send the first request for a session after `interval` seconds."""
@@ -73,7 +75,9 @@ class _Schedule:
         return max(0.0, self._heap[0][0] - time.monotonic()) if self._heap else None
 
     def _is_wanted(self, entry: _Entry) -> bool:
-        return entry.session in self._flows.sessions and not self._flows.sessions.closed
+        sessions = self._flows.sessions
+        in_child = os.getpid() != self._pid  # of a fork: the sessions belong to its parent
+        return entry.session in sessions and not sessions.closed and not in_child
 
     async def send_due(self) -> None:
         """Send the requests that are due. It never raises because of a failed request."""
@@ -87,12 +91,14 @@ class _Schedule:
 
     def _sender(self, entry: _Entry) -> Callable[[], Coroutine[Any, Any, None]]:
         async def send() -> None:
+            if not self._is_wanted(entry):
+                return  # closed while the requests for other sessions were sent
             timeout = min(max(entry.interval / 2, 0.5), _MAX_RETRY_DELAY)
             try:
                 ended = not await self._flows.keep_alive_once(entry.session, timeout)
             except Exception as error:
-                self._on_failure(entry, error)
-                self._push(entry, min(entry.interval / 4, _MAX_RETRY_DELAY))
+                if self._is_wanted(entry):
+                    self._on_failure(entry, error)
                 return
             entry.failures = 0
             if not ended:
@@ -105,6 +111,8 @@ class _Schedule:
         if entry.failures == _WARN_AFTER:
             reason = redact(str(error)) or type(error).__name__
             logger.warning("Session %s may end as idle: keep-alive requests fail: %s", entry.session.id, reason)
+        retry_after = getattr(error, "retry_after", None) or 0.0
+        self._push(entry, max(min(entry.interval / 4, _MAX_RETRY_DELAY), min(entry.interval, retry_after)))
 
 
 class ThreadWorker:
@@ -113,7 +121,7 @@ class ThreadWorker:
     def __init__(self, flows: Flows) -> None:
         self._schedule = _Schedule(flows)
         self._changed = threading.Condition(threading.RLock())
-        self._running = False
+        self._thread: threading.Thread | None = None
         flows.sessions.on_removed = self.wake
 
     def add(self, session: Session, interval: float) -> None:
@@ -121,13 +129,16 @@ class ThreadWorker:
         with self._changed:
             self._schedule.add(session, interval)
             self._changed.notify()
-            if self._running:
+            if self._thread is not None:
                 return
-            self._running = True
+            thread = self._thread = threading.Thread(target=self._work, name="liveavatar-keep-alive", daemon=True)
         try:
-            threading.Thread(target=self._work, name="liveavatar-keep-alive", daemon=True).start()
-        except RuntimeError as error:  # the interpreter is exiting, or out of threads
-            self._running = False
+            thread.start()
+        except BaseException as error:
+            self._thread = None  # if an interrupt came after the start, the thread notices and ends
+            if type(error) is not RuntimeError:
+                raise
+            # The interpreter is exiting, or out of threads.
             logger.warning("Session %s is not kept alive: %s", session.id, error)
 
     def wake(self) -> None:
@@ -140,9 +151,11 @@ class ThreadWorker:
 
         while True:
             with self._changed:
+                if self._thread is not threading.current_thread():
+                    return
                 delay = self._schedule.delay()
                 if delay is None:
-                    self._running = False
+                    self._thread = None
                     return
                 if delay > 0:
                     self._changed.wait(delay)

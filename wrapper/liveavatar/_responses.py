@@ -73,16 +73,18 @@ def read(response: Response, endpoint: Endpoint[T], base_url: str, secrets: Call
         raise response.read_error
     elif response.unreadable:
         problem = f"the service sent {response.unreadable}"
-    if problem is None and isinstance(body, dict):
+    if problem is None and isinstance(body, dict) and endpoint.model is not None:
         message = body.get("message")
         body = {**body, "message": message if isinstance(message, str) else ""}
         if endpoint.body_required:
             body["code"] = code or SUCCESS_CODES[0]
     try:
-        if problem is not None:
+        is_empty = not (response.content or response.unreadable)
+        if problem is not None and not (is_empty and endpoint.model is None):
             raise ContractViolationError(problem)
         if endpoint.model is None:
-            return cast(T, body.get("data") if isinstance(body, dict) and "data" in body else body)
+            is_envelope = isinstance(body, dict) and ("data" in body or code is not None)
+            return cast(T, body.get("data") if is_envelope else body)
         return from_json(endpoint.model, body)
     except ContractViolationError as violation:
         problem = str(violation)

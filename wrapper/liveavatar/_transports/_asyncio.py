@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
@@ -163,16 +164,16 @@ class AsyncIO:
         await asyncio.sleep(seconds)
 
     async def run_all(self, works: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
-        """Do the work in tasks, a limited number at a time."""
-        limit = asyncio.Semaphore(_MAX_CONCURRENT)
+        """Do the work in a limited number of tasks."""
+        waiting = deque(works)
 
-        async def limited(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-            async with limit:
-                await work()
+        async def work_off() -> None:
+            while waiting:
+                await waiting.popleft()()
 
         async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(limited(work))
+            for _ in range(min(len(waiting), _MAX_CONCURRENT)):
+                group.create_task(work_off())
 
     async def call_blocking(self, function: Callable[[], T]) -> T:
         """Call a function that may block in a thread of its own; the loop's executor may be busy or shut down."""

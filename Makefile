@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 RUN     = $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test generate check lint prose types contract drift audit coverage mutants floors newest pythons constraints record bench-environment bench bench-plot pictures docs build release-check clean
+.PHONY: help install demo test generate check lint prose types contract drift audit coverage mutants floors newest pythons constraints soak record bench-environment bench bench-plot pictures docs build release-check clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' "$(firstword $(MAKEFILE_LIST))"
@@ -88,6 +88,9 @@ coverage: install ## run all tests and require that they cover 95 % of the hand-
 
 record: install ## record the cassettes again: from the live service if LIVEAVATAR_API_KEY is set, else from the mock server
 	$(BIN)/python scripts/record.py
+
+soak: install ## open and close 20,000 sessions with each client while the service fails at random
+	$(RUN) tests.faults.soak
 
 .venv-mutants/$(STAMP): pyproject.toml constraints.txt
 	$(call environment,--editable '.[mock]' mutmut==3.8.1 pytest)

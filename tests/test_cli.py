@@ -648,11 +648,12 @@ def test_show(run: Run, sessions: list[str]) -> None:
 
 def test_show_transcript(run: Run, sessions: list[str]) -> None:
     """show --transcript prints what was said."""
-    shown = run("show", sessions[1], "--transcript").stdout
-    assert re.search(r"^(user|avatar)  +\S", shown, re.MULTILINE)
+    assert "There is no transcript." in run("show", sessions[0], "--transcript").stdout
+    line = re.compile(r"^avatar    \[made up by the mock server\] \w", re.MULTILINE)
+    eventually(lambda: line.search(run("show", sessions[1], "--transcript").stdout))
     as_json = json.loads(run("show", sessions[1], "--transcript", "--json").stdout)
     assert as_json["id"] == sessions[1]
-    assert {line["role"] for line in as_json["transcript"]} <= {"user", "avatar"}
+    assert as_json["transcript"][0]["role"] == "avatar"
     assert "transcript" not in json.loads(run("show", sessions[1], "--json").stdout)
 
 
@@ -749,6 +750,88 @@ def test_close_all_asks(run: Run, server: MockServer, sessions: list[str], reply
     assert len(server.running_sessions) == (2 if code else 0)
 
 
+# --- recover ---------------------------------------------------------------------------------------------------------
+
+OWNER = f"""
+import sys
+from liveavatar import LiveAvatarApi, LiveAvatarNewSessionRequest
+from liveavatar.ledger import SqliteLedger
+with LiveAvatarApi(ledger=SqliteLedger("ledger.db")) as api:
+    print(api.new_session(LiveAvatarNewSessionRequest(avatar_id="{AVATAR}")).session_id, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def owners(run: Run) -> Iterator[dict[str, str]]:
+    """Return the ids of the sessions of a process that is dead and of one that is alive."""
+    with run.start(code=OWNER, **PIPES) as dead, run.start(code=OWNER, **PIPES) as alive:
+        assert dead.stdout
+        assert alive.stdout
+        ids = {"dead": dead.stdout.readline().decode().strip(), "alive": alive.stdout.readline().decode().strip()}
+        dead.kill()
+        dead.wait(WAIT)
+        yield ids
+        _, error = alive.communicate(timeout=WAIT)
+        assert (alive.returncode, error) == (0, b"")
+
+
+def test_recover(run: Run, server: MockServer, owners: dict[str, str]) -> None:
+    """recover stops the session of the dead process, and only that."""
+    assert set(server.running_sessions) == set(owners.values())
+    done = run("recover", "--ledger", "ledger.db")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{owners['dead']} stopped\n", "")
+    assert server.running_sessions == [owners["alive"]]
+    run.env["LIVEAVATAR_LEDGER"] = "ledger.db"
+    again = run("recover")
+    assert (again.returncode, again.stdout) == (0, "There is no session to recover.\n")
+    assert server.running_sessions == [owners["alive"]]
+
+
+def test_list_owners(run: Run, owners: dict[str, str]) -> None:
+    """list says whose owner is dead, if it has a ledger."""
+    other = json.loads(run("new", "--sandbox", "--detach", "--json").stdout)["session_id"]
+    listed = [line.split("\t") for line in run("list", "--ledger", "ledger.db").stdout.splitlines()]
+    assert {line[0]: line[7] for line in listed} == {owners["dead"]: "dead", owners["alive"]: "alive", other: ""}
+    as_json = json.loads(run("list", "--ledger", "ledger.db", "--json").stdout)
+    assert {session["id"]: session.get("owner") for session in as_json} == {
+        owners["dead"]: "dead",
+        owners["alive"]: "alive",
+        other: None,
+    }
+    terminal = Terminal(run, "list", "--ledger", "ledger.db", columns="80")
+    assert terminal.end() == 0
+    assert re.search(rf"{owners['dead']}.* dead", terminal.seen)
+    run("close", other)
+
+
+def test_recover_elsewhere(run: Run, server: MockServer, owners: dict[str, str]) -> None:
+    """recover does not touch the sessions of another service."""
+    done = run("recover", "--ledger", "ledger.db", "--base-url", "http://127.0.0.1:9")
+    assert (done.returncode, done.stdout) == (0, "There is no session to recover.\n")
+    assert set(server.running_sessions) == set(owners.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([], 2),
+        (["--ledger", "absent.db"], 2),
+        (["--ledger", "corrupt.db"], 2),
+        (["--ledger", "redis://:secret@127.0.0.1:9"], 1),
+    ],
+)
+def test_recover_without_a_ledger(run: Run, arguments: list[str], code: int) -> None:
+    """A ledger that is missing or invalid is code 2, one that does not respond is 1; no password is printed."""
+    (run.folder / "corrupt.db").write_text("This is not a database. " * 100)
+    done = run("recover", *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert "Error: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
+    assert not (run.folder / "absent.db").exists()
+
+
 # --- what goes wrong -------------------------------------------------------------------------------------------------
 
 
@@ -758,6 +841,18 @@ def test_refusal(run: Run, server: MockServer) -> None:
     done = run("new", "--sandbox")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "Error: 401 (code 4010) The API key is not valid. Check LIVEAVATAR_API_KEY.\n"
+
+
+def test_errors_wrap_at_words(run: Run) -> None:
+    """On a terminal, an error is wrapped at words, and the command that stops a session is not."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+    terminal = Terminal(run, "close", AVATAR, "--base-url", url, columns="60")
+    assert terminal.end() == 3
+    lines = re.sub(r"\x1b\[[\d;]*m", "", terminal.seen).splitlines()
+    assert lines[-1] == f"  liveavatar close --base-url {url} {AVATAR}"
+    assert max(map(len, lines[:-1])) <= 60
+    assert "Session" in lines[0]
 
 
 def test_debug(run: Run) -> None:
@@ -1067,7 +1162,7 @@ def test_version_help_completion(run: Run) -> None:
     assert run().stdout.split() == ["plain,doctor"]
 
 
-@pytest.mark.parametrize("command", ["", "new", "list", "show", "close", "doctor", "demo", "mock"])
+@pytest.mark.parametrize("command", ["", "new", "list", "show", "close", "recover", "doctor", "demo", "mock"])
 def test_help_fits(run: Run, command: str) -> None:
     """The help fits into 80 columns, and no option shows a type that is none of its values."""
     run.env["COLUMNS"] = "80"

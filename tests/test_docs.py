@@ -19,12 +19,14 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import liveavatar
+import liveavatar.ledger
 import liveavatar.mock
 import pytest
 import yaml
-from liveavatar import _constants
+from liveavatar import _constants, _endpoints
 from liveavatar.mock import mock_server
 
+from tests.ledger.support import RedisServer
 from tests.pages import DOCS, FENCE, README, ROOT, account, blocks, has_tests, missing_packages, run
 
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
@@ -89,20 +91,36 @@ def catalog_server() -> Iterator[dict[str, str]]:
         thread.join()
 
 
+REDIS_URL = "redis://localhost:6379/0"
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run a Redis server in place of the one that the examples name."""
+    pytest.importorskip("redis", reason="RedisLedger needs the extra redis")
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server.url
+    server.stop()
+
+
 @pytest.mark.parametrize("where", EXAMPLES)
-def test_example_runs(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_example_runs(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """An example runs as it is, and leaves no session behind."""
-    if missing := missing_packages(PYTHON[where]):
+    text = PYTHON[where]
+    if missing := missing_packages(text):
         pytest.skip(f"{', '.join(missing)} is not installed")
-    monkeypatch.setenv("ROOM_TOKEN_FOR_THE_AVATAR", "a-room-token")  # the reader provides it
+    if REDIS_URL in text:
+        text = text.replace(REDIS_URL, request.getfixturevalue("redis_url"))
     example = tmp_path / "example.py"
-    example.write_text(PYTHON[where], "utf-8")
-    if "/avatars/public" in PYTHON[where]:
-        with catalog_server() as variables:
-            assert "Wayne" in run(example, folder=tmp_path, account=variables)
+    example.write_text(text, "utf-8")
+    variables = {"HOME": str(tmp_path), "ROOM_TOKEN_FOR_THE_AVATAR": "a-room-token"}  # the reader provides the token
+    if "/avatars/public" in text:
+        with catalog_server() as catalog:
+            assert "Wayne" in run(example, folder=tmp_path, account=variables | catalog)
         return
     with mock_server() as server:
-        run(example, folder=tmp_path, account=account(server))
+        run(example, folder=tmp_path, account=variables | account(server))
         assert server.running_sessions == []
 
 
@@ -255,6 +273,34 @@ def test_numbers_are_those_of_the_code(page: str, pattern: str, number: str) -> 
     assert re.findall(pattern, text) == [number]
 
 
+RETRIED = {
+    "create token": [_endpoints.CREATE_TOKEN],
+    "start": [_endpoints.START],
+    "stop, keep-alive": [_endpoints.STOP, _endpoints.KEEP_ALIVE],
+    "list, get, transcript, delete events": [
+        _endpoints.LIST,
+        _endpoints.GET,
+        _endpoints.TRANSCRIPT,
+        _endpoints.DELETE_EVENTS,
+    ],
+    "`request()` with GET, or `idempotent=True`": [_endpoints.custom("GET", "/a", idempotent=True)],
+    "`request()` otherwise": [_endpoints.custom("POST", "/a", idempotent=False)],
+}
+
+
+def test_retry_policy_is_that_of_the_code() -> None:
+    """The retry policy on the page is that of the table of endpoints."""
+    text = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    rows = dict(re.findall(r"^   \| (.+?) \| (.+?) \|$", text.partition("| retried after |")[2], re.M))
+    assert set(rows) - {"---"} == set(RETRIED)
+    for name, endpoints in RETRIED.items():
+        statuses = {int(status) for status in re.findall(r"\b\d{3}\b", rows[name])}
+        statuses |= set(range(500, 600)) if "5xx" in rows[name] else set()
+        for endpoint in endpoints:
+            assert {status for status in range(400, 600) if endpoint.retry_statuses(status)} == statuses, name
+            assert endpoint.retry_if_lost == ("lost connection" in rows[name]), name
+
+
 @pytest.mark.parametrize("page", [README, ROOT / "docs" / "guide.md"], ids=lambda page: page.name)
 def test_base_url_is_that_of_the_code(page: Path) -> None:
     """The default of `base_url` on a page is the value of its constant."""
@@ -324,6 +370,7 @@ def test_reference_has_every_public_name(site: Path) -> None:
     ids = set.union(*(Page(page).ids for page in (site / "reference").glob("*.html")))
     public = {f"liveavatar.{name}" for name in liveavatar.__all__ if name != "__version__"}
     public |= {f"liveavatar.mock.{name}" for name in liveavatar.mock.__all__}
+    public |= {f"liveavatar.ledger.{name}" for name in liveavatar.ledger.__all__ if name not in liveavatar.__all__}
     assert public - ids == set()
     for client in ("LiveAvatarApi", "AsyncLiveAvatarApi"):
         names = {name for name in dir(getattr(liveavatar, client)) if not name.startswith("_")}

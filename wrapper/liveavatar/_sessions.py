@@ -205,7 +205,7 @@ class Sessions:
         return session
 
     def claim(self, session_id: str, start_deadline: float) -> Session:
-        """Add a session that was claimed from a dead process, and is to be stopped."""
+        """Add a session that was claimed from a dead process, and will be stopped."""
         session = Session(session_id, None, start_sent=True, opened=True, in_ledger=True, to_recover=True)
         session.start_deadline = start_deadline
         with self._lock:

@@ -7,7 +7,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import IO, Any, Literal, cast
 
@@ -110,21 +110,30 @@ class Console:
         lines = [Text(hint, style="dim"), *([Text(notice, style="yellow")] if notice else [])]
         self._display.update(Group(_table(view), Padding(Group(*lines), (0, 0, 0, 1))), refresh=True)
 
-    def print_sessions(self, sessions: Sequence[SessionInfo], *, historic: bool = False) -> None:
-        """Print a list of sessions: as a table on a terminal, else a line each."""
+    def print_sessions(
+        self, sessions: Sequence[SessionInfo], *, historic: bool = False, owners: Mapping[str, str] | None = None
+    ) -> None:
+        """Print a list of sessions: as a table on a terminal, else a line each.
+
+        Args:
+            sessions: the sessions.
+            historic: whether they have ended.
+            owners: state of the owner of each session in a ledger.
+        """
+        owners = owners or {}
         if self.as_json:
-            self.print_json([session.to_dict() for session in sessions])
+            self.print_json([_records.as_json(session, owners.get(session.id)) for session in sessions])
         elif not self._console.is_terminal:
             for session in sessions:
-                self._write(_records.tab_separated(session))
+                self._write(_records.tab_separated(session, owners.get(session.id)))
         elif not sessions:
             self.print("No session has ended." if historic else "No session is running.")
         elif self._console.width < _records.TABLE_WIDTH:
             for session in sessions:
                 self.print(session.id, "bold")
-                self._console.print(f"  {_records.one_line(session)}")
+                self._console.print(f"  {_records.one_line(session, owners.get(session.id))}")
         else:
-            columns, rows = _records.table(sessions, historic=historic)
+            columns, rows = _records.table(sessions, owners, historic=historic)
             table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
             for name in columns:
                 justify: Literal["left", "right"] = "right" if name in ("Time", "Cost") else "left"

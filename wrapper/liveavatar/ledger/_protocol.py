@@ -56,6 +56,7 @@ class Ledger(Protocol):
         Raises:
             LedgerError: The session could not be written down in a short time.
         """
+        raise NotImplementedError
 
     def remove(self, session_id: str) -> None:
         """Remove a session if it is this process's own. Another id is ignored.
@@ -68,6 +69,7 @@ class Ledger(Protocol):
         Raises:
             LedgerError: The session could not be removed in a short time.
         """
+        raise NotImplementedError
 
     def entries(self) -> list[LedgerEntry]:
         """Return all sessions that are written down, of every account and owner, oldest first.
@@ -75,6 +77,7 @@ class Ledger(Protocol):
         Raises:
             LedgerError: The ledger could not be read.
         """
+        raise NotImplementedError
 
     def claim(self, session_id: str) -> bool:
         """Take over a session whose owner is dead. If several processes try, exactly one succeeds.
@@ -91,6 +94,7 @@ class Ledger(Protocol):
         Raises:
             LedgerError: The ledger could not be read or written.
         """
+        raise NotImplementedError
 
 
 def account_id(api_key: str) -> str:

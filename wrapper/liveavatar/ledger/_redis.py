@@ -167,7 +167,7 @@ class RedisLedger:
             not started. Without it, the session is started all the same.
 
     Raises:
-        LedgerError: Redis refuses the password or the commands, or what answers is not Redis. With `required` also
+        LedgerError: Redis refuses the password or the commands, or the server is not Redis. With `required` also
             if Redis is out of reach.
         ValueError: The URL or the lease cannot be used. The message does not show the URL.
         TypeError: An argument has the wrong type.

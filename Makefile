@@ -46,7 +46,7 @@ generate: install ## generate liveavatar_client/ from openapi/liveavatar.yaml
 
 check: lint types contract drift audit coverage ## run the next six targets, as CI does
 
-lint: install ## check style, format, spelling, YAML and workflows
+lint: install prose ## check style, format, spelling, words, YAML and workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell

@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 RUN     = $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test generate check lint prose types contract drift audit coverage mutants floors newest pythons constraints record bench-environment bench bench-plot pictures docs build release-check clean
+.PHONY: help install demo test generate check lint prose types contract drift audit coverage mutants floors newest pythons constraints soak record bench-environment bench bench-plot pictures docs build release-check clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' "$(firstword $(MAKEFILE_LIST))"
@@ -46,7 +46,7 @@ generate: install ## generate liveavatar_client/ from openapi/liveavatar.yaml
 
 check: lint types contract drift audit coverage ## run the next six targets, as CI does
 
-lint: install ## check style, format, spelling, YAML and workflows
+lint: install prose ## check style, format, spelling, words, YAML and workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
@@ -72,7 +72,7 @@ drift: install ## check that liveavatar_client/ is what the contract generates
 	$(BIN)/python scripts/generate.py --check
 
 # What users install: the package with the extras that are not for work on the project itself.
-EXTRAS      = cli,mock,testing
+EXTRAS      = cli,mock,redis,testing
 COMMA      := ,
 EXTRA_FLAGS = --extra $(subst $(COMMA), --extra ,$(EXTRAS))
 
@@ -88,6 +88,9 @@ coverage: install ## run all tests and require that they cover 95 % of the hand-
 
 record: install ## record the cassettes again: from the live service if LIVEAVATAR_API_KEY is set, else from the mock server
 	$(BIN)/python scripts/record.py
+
+soak: install ## open and close 20,000 sessions with each client while the service fails at random
+	$(RUN) tests.faults.soak
 
 .venv-mutants/$(STAMP): pyproject.toml constraints.txt
 	$(call environment,--editable '.[mock]' mutmut==3.8.1 pytest)
@@ -159,16 +162,19 @@ upstream: install ## compare the contract with the service's own OpenAPI documen
 
 INTEROP = .venv-interop
 WEB_SDK = $(INTEROP)/node/node_modules/@heygen/liveavatar-web-sdk
-$(INTEROP)/ready: interop/requirements.txt pyproject.toml
-	@echo "Creating $(INTEROP). This takes about two minutes, 1 GB of disk and a package index."
+$(INTEROP)/clients: interop/requirements.txt
+	@echo "Creating $(INTEROP). This takes a few minutes, 1 GB of disk and a package index."
 	@$(PYTHON) -m venv --clear $(INTEROP)
-	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[testing]' --requirement interop/requirements.txt
+	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --requirement interop/requirements.txt
+	@touch $@
+$(INTEROP)/ready: $(INTEROP)/clients pyproject.toml
+	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[testing]'
 	@touch $@
 
 interop: $(INTEROP)/ready ## point other people's clients at the mock server and show what works (CLIENT=livekit: one)
 	@test -e $(WEB_SDK) || { mkdir -p $(INTEROP)/node && cp interop/package.json $(INTEROP)/node && \
 	npm install --prefix $(INTEROP)/node --ignore-scripts --no-audit --no-fund --no-package-lock --silent; } || true
-	@$(INTEROP)/bin/python -m interop $(CLIENT)
+	@$(INTEROP)/bin/python -m interop $(if $(CLIENT),"$(CLIENT)")
 	@$(INTEROP)/bin/python -m pytest -q tests/test_pipecat.py
 
 live: install ## check what the project assumes about the live service; needs LIVEAVATAR_API_KEY, costs nothing

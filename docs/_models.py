@@ -1,7 +1,7 @@
 """Render the models' reference: the fields of each class with their types, defaults and meaning.
 
-A page writes `<!-- models: A, B -->` for the classes A and B, and `<!-- models: others -->` for every public model
-that the page does not name.
+A page writes `<!-- models: A, B -->` for the classes A and B, `<!-- request models: A, B -->` for classes that users
+create, and `<!-- models: others -->` for every public model that the page does not name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import liveavatar_client.models
 from liveavatar_client.types import Unset
 
 SPECIFICATION = Path(__file__).parents[1] / "openapi" / "liveavatar.yaml"
-PLACE = re.compile(r"<!-- models: (.+?) -->")
+PLACE = re.compile(r"<!-- (request )?models: (.+?) -->")
 PUBLIC = {name: getattr(liveavatar, name) for name in liveavatar.__all__}
 MODELS = {name: it for name, it in PUBLIC.items() if inspect.isclass(it) and (attrs.has(it) or issubclass(it, Enum))}
 
@@ -37,7 +37,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def fill_in(app: Sphinx, document: str, source: list[str]) -> None:
     """Replace each place with the models that it names."""
-    named = {name for place in PLACE.findall(source[0]) for name in place.split(", ")}
+    named = {name for _, names in PLACE.findall(source[0]) for name in names.split(", ")}
     if not named:
         return
     app.env.note_dependency(str(SPECIFICATION))
@@ -45,14 +45,14 @@ def fill_in(app: Sphinx, document: str, source: list[str]) -> None:
     others = sorted(MODELS.keys() - named)
 
     def render(place: re.Match[str]) -> str:
-        names = others if place[1] == "others" else place[1].split(", ")
-        lines = [line for name in names for line in model(name, schemas)]
+        names = others if place[2] == "others" else place[2].split(", ")
+        lines = [line for name in names for line in model(name, schemas, is_request=bool(place[1]))]
         return "\n".join(["```{eval-rst}", *lines, "```"])
 
     source[0] = PLACE.sub(render, source[0])
 
 
-def model(name: str, schemas: dict[str, Any]) -> Iterator[str]:
+def model(name: str, schemas: dict[str, Any], *, is_request: bool) -> Iterator[str]:
     """Render one class as reStructuredText."""
     cls, schema = MODELS[name], schemas.get(name, {})
     yield f".. py:class:: liveavatar.{name}"
@@ -64,33 +64,53 @@ def model(name: str, schemas: dict[str, Any]) -> Iterator[str]:
             yield from indented([f".. py:attribute:: {member.name}", f"   :value: {member.value!r}", ""])
         return
     yield from indented([*described.splitlines(), ""])
-    hints = typing.get_type_hints(cls, localns=vars(liveavatar_client.models) | {"Unset": Unset})
+    hints = type_hints(cls)
+    parameters = inspect.signature(cls).parameters
     properties = schema.get("properties", {})
     places = {field: place for place, field in enumerate(properties)}
     for field in sorted(attrs.fields(cls), key=lambda field: places.get(field.name, len(places))):
-        if field.init:
+        if field.name in parameters:
             meaning = fields.get(field.name) or description(properties.get(field.name, {}), schemas)
-            yield from indented(attribute(field, hints[field.name], one_line(meaning)))
+            default = note_on_default(parameters[field.name]) if is_request else ""
+            yield from indented(attribute(field.name, hints[field.name], f"{one_line(meaning)} {default}"))
     for prop, it in inspect.getmembers(cls, lambda it: isinstance(it, property)):
         if described := inspect.getdoc(it):
             yield from indented([f".. py:property:: {prop}", "", *indented(described.splitlines()), ""])
 
 
-def attribute(field: attrs.Attribute[Any], hint: Any, meaning: str) -> Iterator[str]:
+def type_hints(cls: type) -> dict[str, Any]:
+    """Return the types of the fields: those that the constructor accepts, where it is written by hand."""
+    names = vars(liveavatar_client.models) | {"Unset": Unset}
+    hints = typing.get_type_hints(cls, localns=names)
+    if "__attrs_init__" in vars(cls):
+        hints |= typing.get_type_hints(cls.__init__, localns=names)
+    return hints
+
+
+def attribute(name: str, hint: Any, meaning: str) -> Iterator[str]:
     """Render one field."""
-    members = [part for part in parts(hint) if part is not Unset]
-    yield f".. py:attribute:: {field.name}"
-    yield f"   :type: {' | '.join(dict.fromkeys(map(type_name, members)))}"
+    members = [member for member in parts(hint) if member is not Unset]
+    generated = [member for member in members if is_unexported(member)]
+    shown = [member for member in members if member not in generated]
+    if not set(shown) - {type(None)}:
+        shown = [Mapping[str, Any], *shown]
+    links = [f":ref:`{it.__name__} <schema-{it.__name__.lower()}>`" for it in generated]
+    suffix = f" See {', '.join(links)}." if links else ""
+    yield f".. py:attribute:: {name}"
+    yield f"   :type: {' | '.join(map(type_name, shown))}"
     yield ""
-    notes = [meaning]
-    if field.default is attrs.NOTHING:
-        notes.append("**Required.**")
-    elif isinstance(field.default, str | int | float | bool) and not isinstance(field.default, Enum):
-        notes.append(f"Default: ``{field.default!r}``.")
-    if links := [f":ref:`{it.__name__} <schema-{it.__name__.lower()}>`" for it in members if is_unexported(it)]:
-        notes.append(f"See {' or '.join(links)}.")
-    yield f"   {' '.join(filter(None, notes))}"
+    yield f"   {meaning.strip()}{suffix}"
     yield ""
+
+
+def note_on_default(parameter: inspect.Parameter) -> str:
+    """Say whether a field is required, or what its default is."""
+    if parameter.default is inspect.Parameter.empty:
+        return "**Required.**"
+    if isinstance(parameter.default, str | int | float | bool):
+        value = parameter.default.value if isinstance(parameter.default, Enum) else parameter.default
+        return f"Default: ``{value!r}``."
+    return ""
 
 
 def description(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
@@ -117,15 +137,15 @@ def type_name(hint: Any) -> str:
     """Return how a type is written in the reference."""
     if hint is type(None):
         return "None"
-    if is_unexported(hint):
-        return "str" if issubclass(hint, Enum) else "dict[str, Any]"
+    if typing.get_origin(hint) is Mapping:
+        return f"dict[{', '.join(map(type_name, typing.get_args(hint)))}]"
     if inspect.isclass(hint) and typing.get_origin(hint) is None:
         return hint.__name__
     return re.sub(r"\b[\w.]+\.(\w+)", r"\1", str(hint))
 
 
 def is_unexported(hint: Any) -> bool:
-    """Return True for a generated class that users give as a dict, or as text."""
+    """Return whether this is a generated class that `liveavatar` does not export."""
     return inspect.isclass(hint) and hint.__name__ in vars(liveavatar_client.models) and hint.__name__ not in MODELS
 
 

@@ -6,6 +6,8 @@ A hook of generator-config.yml runs this after each generation. It does what the
 
 - A repr shows no secret. It leaves out fields that the contract marks `format: password`, fields that it does not
   list (`additional_properties`), credentials of the generated clients, and raw responses.
+- The metadata of a field has the contract's rules for its values: `pattern`, `minimum`, `maximum`, and `mode` from
+  `x-mode`. The wrapper checks requests by them.
 - The repr of `UNSET` is its name, and a copied or pickled `UNSET` is the same object.
 - A member of a string enum also has its lower-case value as a name: `VideoQuality.high is VideoQuality.HIGH`.
 - The package contains `py.typed`, and the contract as `openapi.yaml`.
@@ -31,7 +33,8 @@ HIDDEN = {"Client": _CLIENT, "AuthenticatedClient": _CLIENT | {"token"}, "Respon
 
 
 def main(contract: Path) -> None:
-    secrets = set(secret_names(yaml.safe_load(contract.read_text("utf-8"))))
+    document = yaml.safe_load(contract.read_text("utf-8"))
+    secrets = set(secret_names(document))
     todo = {("any model", name) for name in secrets} | {(c, name) for c in HIDDEN for name in HIDDEN[c]}
     todo.add(("Unset", "class"))
     for path in sorted(Path().rglob("*.py")):
@@ -46,7 +49,7 @@ def main(contract: Path) -> None:
             elif any(ast.unparse(base) == "StrEnum" for base in node.bases):
                 source.alias_members(node)
             else:
-                hidden = source.hide(node, secrets | {"additional_properties"})
+                hidden = source.hide(node, secrets | {"additional_properties"}, field_rules(document, node.name))
                 todo -= {("any model", name) for name in hidden}
         path.write_text(f"{HEADER}\n{source.edited()}", "utf-8", newline="\n")
     if todo:
@@ -83,6 +86,16 @@ def secret_names(contract: dict[str, Any]) -> Iterator[str]:
     return walk(contract)
 
 
+def field_rules(contract: dict[str, Any], model: str) -> dict[str, dict[str, Any]]:
+    """Return the rules for the values of a model's fields, by field."""
+    properties = contract["components"]["schemas"].get(model, {}).get("properties", {})
+    keys = {"pattern": "pattern", "minimum": "minimum", "maximum": "maximum", "x-mode": "mode"}
+    rules = {
+        name: {rule: schema[key] for key, rule in keys.items() if key in schema} for name, schema in properties.items()
+    }
+    return {name: rule for name, rule in rules.items() if rule}
+
+
 class Source:
     """The text of a module, with replacements for some of its statements."""
 
@@ -93,21 +106,28 @@ class Source:
     def classes(self) -> list[ast.ClassDef]:
         return [node for node in self.tree.body if isinstance(node, ast.ClassDef)]
 
-    def hide(self, node: ast.ClassDef, names: set[str]) -> set[str]:
-        """Give the fields of these names `repr=False`. Return the names that were found."""
+    def hide(self, node: ast.ClassDef, names: set[str], rules: dict[str, dict[str, Any]] | None = None) -> set[str]:
+        """Give the fields of these names `repr=False`, and fields with rules those as metadata.
+
+        Return the names of the hidden fields that were found.
+        """
         found = set()
         for field in node.body:
-            if not (isinstance(field, ast.AnnAssign) and ast.unparse(field.target) in names):
+            if not isinstance(field, ast.AnnAssign):
+                continue
+            name = ast.unparse(field.target)
+            options = ["repr=False"] if name in names else []
+            options += [f"metadata={rules[name]!r}"] if rules and name in rules else []
+            if not options:
                 continue
             value = ast.unparse(field.value) if field.value else ""
             if isinstance(field.value, ast.Call):  # already a `field(...)`
-                value = f"{value[:-1]}, repr=False)"
+                value = f"{value[:-1]}, {', '.join(options)})"
             else:
-                default = f"default={value}, " if value else ""
-                value = f"{self.field_function()}({default}repr=False)"
-            name = ast.unparse(field.target)
+                default = [f"default={value}"] if value else []
+                value = f"{self.field_function()}({', '.join(default + options)})"
             self.replace(field, f"{name}: {ast.unparse(field.annotation)} = {value}")
-            found.add(name)
+            found |= {name} & names
         return found
 
     def field_function(self) -> str:

@@ -18,8 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WORKSHOP = ROOT / "build" / "mutants"
 REPORT = ROOT / "build" / "mutants.txt"
-CODE = ("_answers", "_calls", "_flows", "_sessions", "errors")
-TESTS = ("test_answers", "test_flows", "test_words")
+CODE = ("_calls", "_endpoints", "_flows", "_responses", "_sessions", "errors")
+TESTS = ("test_flows", "test_responses", "test_sessions")
 HELPERS = ("__init__", "clients", "conftest")
 # mutmut names a module after its path below src/, which must be the name under which it is imported.
 SETTINGS = f"""

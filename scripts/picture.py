@@ -2,8 +2,8 @@
 
     python scripts/picture.py [FILE]
 
-The session's id and the port differ from run to run and are replaced. So the picture only changes when the command
-line changes, or the versions that `liveavatar doctor` lists.
+The session's id, its time and the port differ from run to run and are replaced. So the picture only changes when the
+command line changes, or the versions that `liveavatar doctor` lists.
 """
 
 import io
@@ -23,6 +23,7 @@ WIDTH = 80
 FONTS = "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"
 COMMAND = [sys.executable, "-m", "liveavatar"]
 SESSION = "5e551014-0c1d-4f7a-9b6e-2d3c4b5a6978"
+CREATED = "Jan 31 12:00"
 
 
 def main(file: Path) -> None:
@@ -37,15 +38,18 @@ def main(file: Path) -> None:
             "LIVEAVATAR_BASE_URL": server.base_url,
             "LIVEAVATAR_API_KEY": server.api_key,
         }
-        for arguments, enter_at in (("new --sandbox", "0:57"), ("doctor", None)):
-            output = run_on_terminal([*COMMAND, *arguments.split()], env, folder, enter_at)
-            for session in server.sessions:
-                output = output.replace(session.id, SESSION)
-            output = output.replace(f":{server.port}", ":8080")
+        for arguments, enter_at in (("new --sandbox", "0:57"), ("list --historic", None), ("doctor", None)):
+            before, after = run_on_terminal([*COMMAND, *arguments.split()], env, folder, enter_at)
+            lines = (
+                [*displayed_lines(before), displayed_lines(before + after)[-1]] if before else displayed_lines(after)
+            )
             if enter_at is None:
                 recording.print()
             recording.print(Text.assemble(("$ ", "bold green"), (f"liveavatar {arguments}", "bold")))
-            for line in final_lines(output):
+            for line in lines:
+                for session in server.sessions:
+                    line = line.replace(session.id, SESSION)
+                line = re.sub(r"[A-Z][a-z]{2} \d\d \d\d:\d\d", CREATED, line.replace(f":{server.port}", ":8080"))
                 recording.print(Text.from_ansi(line), soft_wrap=True)
         assert not server.running_sessions
     # Remove the fonts that the format would fetch from another host.
@@ -56,17 +60,22 @@ def main(file: Path) -> None:
     file.write_text("\n".join(line.rstrip() for line in picture.splitlines()) + "\n", encoding="utf-8")
 
 
-def run_on_terminal(command: list[str], env: dict[str, str], folder: str, enter_at: str | None) -> str:
-    """Return what a command writes to its terminal. Press Enter when the text `enter_at` appears."""
+def run_on_terminal(command: list[str], env: dict[str, str], folder: str, enter_at: str | None) -> tuple[str, str]:
+    """Run a command on a terminal, and press Enter when the text `enter_at` appears.
+
+    Returns:
+        What it writes before Enter is pressed, and after.
+    """
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
         os.execve(command[0], command, env)
-    output = b""
+    before, output = "", b""
     try:
         while data := os.read(terminal, 65536):
             output += data
             if enter_at and enter_at.encode() in output:
+                before, output = output.decode(), b""
                 os.write(terminal, b"\n")
                 enter_at = None
     except OSError:  # Linux raises it when the command has ended
@@ -74,11 +83,11 @@ def run_on_terminal(command: list[str], env: dict[str, str], folder: str, enter_
     os.close(terminal)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert code == 0, output.decode()
-    return output.decode()
+    return before, output.decode()
 
 
-def final_lines(output: str) -> list[str]:
-    """Return the lines as the terminal shows them at the end, with colours."""
+def displayed_lines(output: str) -> list[str]:
+    """Return the lines as the terminal shows them after this output, with colours."""
     lines, row = [""], 0
     for part in re.split(r"(\x1b\[[?\d;]*[A-Za-z]|\r|\n)", output):
         if part == "\n":

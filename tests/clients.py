@@ -1,4 +1,4 @@
-"""Both clients behind one face, so that each promise is written once and holds for both."""
+"""Both clients behind one interface, so that each test is written once and runs with both."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLAVOURS = ("blocking", "async")
 
 
 class SyncFacade:
-    """An AsyncLiveAvatarApi whose methods are called without await; all run in one event loop."""
+    """An AsyncLiveAvatarApi whose methods are called without await, in one event loop."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.runner = asyncio.Runner()
@@ -79,7 +79,7 @@ async def _awaited(awaitable: Any) -> Any:
 
 
 def client(flavour: str, *args: Any, **kwargs: Any) -> Any:
-    """A client of the flavour; leave it with `with`."""
+    """Return a client of the flavour, for a `with` block."""
     return {"blocking": LiveAvatarApi, "async": SyncFacade}[flavour](*args, **kwargs)
 
 
@@ -102,15 +102,15 @@ def workers(api: Any) -> list[object]:
     return [thread for thread in threading.enumerate() if thread.name == name]
 
 
-def watch_aiohttp(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stand between aiohttp's sessions and the wire, as cassettes and tracers do; the paths that come by."""
+def observe_aiohttp(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace a method of aiohttp, as cassettes and tracers do; return the list of the paths that are requested."""
     request = aiohttp.ClientSession._request
     seen: list[str] = []
 
     @functools.wraps(request)
-    async def watched(session: aiohttp.ClientSession, method: str, url: Any, **settings: Any) -> Any:
+    async def observed(session: aiohttp.ClientSession, method: str, url: Any, **settings: Any) -> Any:
         seen.append(aiohttp.client.URL(url).path)
         return await request(session, method, url, **settings)
 
-    monkeypatch.setattr(aiohttp.ClientSession, "_request", watched)
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", observed)
     return seen

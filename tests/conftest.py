@@ -1,4 +1,4 @@
-"""What every test may ask for."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def pytest_configure() -> None:
 
 @pytest.fixture(params=FLAVOURS)
 def flavour(request: pytest.FixtureRequest) -> str:
-    """The test runs once with the blocking client and once with the async one."""
+    """Run the test once with the blocking client and once with the async one."""
     return str(request.param)
 
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test may meet a real account, whatever the machine's environment holds."""
+    """Remove the settings of a real account from the environment."""
     for name in ("LIVEAVATAR_API_KEY", "LIVEAVATAR_BASE_URL"):
         monkeypatch.delenv(name, raising=False)

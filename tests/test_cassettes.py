@@ -564,11 +564,90 @@ def test_a_credential_that_the_service_quotes_is_masked_too() -> None:
     assert body == b'{"message":"*** is not a token, *** no key"}'
 
 
-def test_a_body_that_is_not_text_is_kept_and_one_in_an_unknown_encoding_is_not() -> None:
-    assert clean_response(b"\xff\xfe\x00")["body"]["string"] == b"\xff\xfe\x00"
-    assert clean_response(b"\xff\xfe\x00", **{"Content-Encoding": ["zz"]})["body"]["string"] == b""
-    form = iter([b"part"])
-    assert list(clean_request(form).body) == [b"part"]
+SECRET = "s3cret-Value-of-a-token"
+QUOTED = "".join(f"%{byte:02X}" for byte in SECRET.encode())
+NOT_UNDERSTOOD = {
+    "UTF-16": json.dumps({"session_token": SECRET}).encode("utf-16"),
+    "UTF-16 without a byte order mark": json.dumps({"session_token": SECRET}).encode("utf-16-le"),
+    "UTF-32": json.dumps({"session_token": SECRET}).encode("utf-32"),
+    "YAML": f"data:\n  session_token: {SECRET}\n".encode(),
+    "YAML with another name": f"data:\n  value: {SECRET}-{SECRET}\n".encode(),
+    "XML": f"<data><SessionToken>{SECRET}</SessionToken></data>".encode(),
+    "a form": f"session_token={SECRET}&a=b".encode(),
+    "a form in CamelCase": f"sessionToken={SECRET}&a=b".encode(),
+    "truncated JSON": f'{{"data": {{"session_token": "{SECRET[:12]}'.encode(),
+    "JSON lines": f'{{"session_token": "{SECRET}"}}\n{{"a": 1}}'.encode(),
+    "JavaScript": f"callback({{sessionToken: '{SECRET}'}})".encode(),
+    "a token alone": (SECRET * 2).encode(),
+    "a token in quotes": json.dumps(SECRET * 2).encode(),
+    "HTML": f"<input name='session-token' value='{SECRET}'>".encode(),
+    "binary": b"\xff\xfe\x00" + SECRET.encode(),
+    "MessagePack": b"\x81\xadsession_token\xb7" + SECRET.encode(),
+}
+
+
+@pytest.mark.parametrize("form", NOT_UNDERSTOOD)
+def test_body_that_is_not_understood_is_left_out(form: str) -> None:
+    """A body in which secrets cannot be recognized does not get into a cassette."""
+    assert clean_response(NOT_UNDERSTOOD[form])["body"]["string"] == b""
+    assert clean_request(NOT_UNDERSTOOD[form]).body is None
+
+
+def test_body_in_an_unknown_encoding_and_a_stream_are_left_out() -> None:
+    """An encoded body, and a body that is streamed, do not get into a cassette."""
+    assert clean_response(b"fine", **{"Content-Encoding": ["zz"]})["body"]["string"] == b""
+    assert list(clean_request(iter([SECRET.encode()])).body) == []
+
+
+@pytest.mark.parametrize("text", ["Internal Server Error", "<html><h1>502 Bad Gateway</h1></html>", "Zu früh: später"])
+def test_plain_words_are_kept(text: str) -> None:
+    """The page of a gateway and a short message are kept: they hold no secret."""
+    assert clean_response(text.encode())["body"]["string"].decode() == text
+
+
+JSON_SECRETS = {
+    "snake case": {"session_token": SECRET},
+    "camel case": {"data": {"sessionToken": SECRET, "livekitClientToken": SECRET, "wsUrl": f"wss://x/{SECRET}"}},
+    "Pascal case": {"Data": [{"LivekitAgentToken": SECRET, "AccessToken": SECRET}]},
+    "kebab case": {"session-token": SECRET, "X-Api-Key": SECRET},
+    "a list": {"session_token": [SECRET, SECRET]},
+    "an echo": {"session_token": SECRET, "message": f"no {SECRET} here"},
+    "an echo in a name": {"session_token": SECRET, SECRET: 1},
+    "an address": {"url": f"https://meet.example.com/?liveKitUrl=wss://x&token={SECRET}"},
+    "a quoted address": {"url": f"https%3A%2F%2Fmeet.example.com%2F%3FliveKitUrl%3Dx%26token%3D{SECRET}"},
+    "an address quoted twice": {"url": f"https%253A%252F%252Fmeet.example.com%252F%253Ftoken%253D{SECRET}"},
+    "a quoted token": {"session_token": SECRET, "text": f"see {QUOTED}"},
+    "JSON in a string": {"text": json.dumps({"session_token": SECRET})},
+    "JSON in a string in a string": {"text": json.dumps({"text": json.dumps({"sessionToken": SECRET})})},
+}
+
+
+@pytest.mark.parametrize("form", JSON_SECRETS)
+@pytest.mark.parametrize("escaped", [False, True], ids=["plain", "escaped"])
+def test_secrets_in_json_are_masked(form: str, escaped: bool) -> None:
+    """Secrets in JSON are recognized by their names in any spelling, and masked wherever they are repeated."""
+    text = json.dumps(JSON_SECRETS[form])
+    if escaped:  # letters too may be written as escapes
+        text = text.replace("s3cret", "\\u00733cret").replace("ken", "\\u006ben")
+    for content in (text.encode(), b"\xef\xbb\xbf" + text.encode()):
+        for clean in (clean_response(content)["body"]["string"], clean_request(content).body):
+            assert clean
+            assert b"3cret" not in clean
+            assert QUOTED.encode() not in clean
+            json.loads(clean)
+
+
+@pytest.mark.parametrize(
+    "query", ["session_token={0}", "sessionToken={0}&a=b", "a=b&api_key={0}", "X-API-KEY={0}", "next=%3Ftoken%3D{0}"]
+)
+def test_secrets_in_addresses_are_masked(query: str) -> None:
+    """Secrets in the query of an address, or in an address inside it, are masked."""
+    uri = clean_request(b"", f"https://api.liveavatar.com/v1/sessions?{query.format(SECRET)}").uri
+    assert SECRET not in uri
+    assert uri.startswith("https://api.liveavatar.com/v1/sessions?")
+    located = clean_response(b"", Location=[f"https://example.com/?{query.format(SECRET)}"])
+    if "token" in query.lower():
+        assert SECRET not in str(located["headers"])
 
 
 def test_only_a_mock_server_is_recorded_under_another_address() -> None:

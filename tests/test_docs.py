@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.server
 import importlib.util
 import json
@@ -18,12 +19,14 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import liveavatar
+import liveavatar.ledger
 import liveavatar.mock
 import pytest
 import yaml
-from liveavatar import _constants
+from liveavatar import _constants, _endpoints
 from liveavatar.mock import mock_server
 
+from tests.ledger.support import RedisServer
 from tests.pages import DOCS, FENCE, README, ROOT, account, blocks, has_tests, missing_packages, run
 
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
@@ -88,20 +91,36 @@ def catalog_server() -> Iterator[dict[str, str]]:
         thread.join()
 
 
+REDIS_URL = "redis://localhost:6379/0"
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run a Redis server in place of the one that the examples name."""
+    pytest.importorskip("redis", reason="RedisLedger needs the extra redis")
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server.url
+    server.stop()
+
+
 @pytest.mark.parametrize("where", EXAMPLES)
-def test_example_runs(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_example_runs(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """An example runs as it is, and leaves no session behind."""
-    if missing := missing_packages(PYTHON[where]):
+    text = PYTHON[where]
+    if missing := missing_packages(text):
         pytest.skip(f"{', '.join(missing)} is not installed")
-    monkeypatch.setenv("ROOM_TOKEN_FOR_THE_AVATAR", "a-room-token")  # the reader provides it
+    if REDIS_URL in text:
+        text = text.replace(REDIS_URL, request.getfixturevalue("redis_url"))
     example = tmp_path / "example.py"
-    example.write_text(PYTHON[where], "utf-8")
-    if "/avatars/public" in PYTHON[where]:
-        with catalog_server() as variables:
-            assert "Wayne" in run(example, folder=tmp_path, account=variables)
+    example.write_text(text, "utf-8")
+    variables = {"HOME": str(tmp_path), "ROOM_TOKEN_FOR_THE_AVATAR": "a-room-token"}  # the reader provides the token
+    if "/avatars/public" in text:
+        with catalog_server() as catalog:
+            assert "Wayne" in run(example, folder=tmp_path, account=variables | catalog)
         return
     with mock_server() as server:
-        run(example, folder=tmp_path, account=account(server))
+        run(example, folder=tmp_path, account=variables | account(server))
         assert server.running_sessions == []
 
 
@@ -153,7 +172,7 @@ def check_types(*command: str | Path, folder: Path) -> None:
 
 
 def test_examples_pass_mypy(typed_examples: Path, tmp_path: Path) -> None:
-    """mypy --strict finds no error in the examples."""
+    """Mypy --strict finds no error in the examples."""
     pytest.importorskip("mypy", reason="mypy is not installed")
     config = tmp_path / "mypy.ini"
     config.write_text(f"[mypy]\nstrict = True\nfollow_imports = silent\nmypy_path = {ROOT / 'wrapper'}:{ROOT}\n")
@@ -161,7 +180,7 @@ def test_examples_pass_mypy(typed_examples: Path, tmp_path: Path) -> None:
 
 
 def test_examples_pass_pyright(typed_examples: Path) -> None:
-    """pyright finds no error in the examples."""
+    """Pyright finds no error in the examples."""
     pytest.importorskip("pyright", reason="pyright is not installed")
     config = typed_examples / "pyrightconfig.json"
     config.write_text(json.dumps({"include": ["."], "extraPaths": [str(ROOT / "wrapper"), str(ROOT)]}))
@@ -196,21 +215,30 @@ def test_commands_exist(page: Path) -> None:
     assert {extra for extra in asked if extra} <= set(extras)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_command_line_options_exist(page: Path) -> None:
-    """Each option of `liveavatar` that a page names exists."""
-    typer = pytest.importorskip("typer", reason="the command line needs the extra cli")
+@functools.cache
+def command_line_options() -> dict[str, set[str]]:
+    """Return the options of each command of `liveavatar`; the empty name stands for the program itself."""
+    pytest.importorskip("click", reason="the command line needs the extra cli")
     from liveavatar.cli._app import app
 
-    group = typer.main.get_command(app)
-    flags = {flag for option in group.params for flag in option.opts}
+    options = {
+        name: {flag for option in command.params for flag in option.opts} for name, command in app.commands.items()
+    }
+    options["mock"] |= set(re.findall(r"--[a-z-]+", run("-m", "liveavatar.mock", "--help", folder=ROOT)))
+    return options | {"": {flag for option in app.params for flag in option.opts}}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_command_line_options_exist(page: Path) -> None:
+    """Each command and option of `liveavatar` that a page names exists."""
+    options = command_line_options()
     for line in re.findall(r"(?:^|[$(`] *)(liveavatar [a-z -]+)", page.read_text("utf-8"), re.M):
         _, name, *words = line.split()
-        if name in group.commands:
-            known = flags | {flag for option in group.commands[name].params for flag in option.opts} | {"--help"}
-            assert {word for word in words if word.startswith("--")} <= known, line
+        if name.startswith("--"):
+            assert name in options[""], line
         else:
-            assert name == "--version", line
+            known = options[""] | options[name] | {"--help"}
+            assert {word for word in words if word.startswith("--")} <= known, line
 
 
 TIMEOUT = f"{_constants.DEFAULT_TIMEOUT:g}"
@@ -243,6 +271,34 @@ def test_numbers_are_those_of_the_code(page: str, pattern: str, number: str) -> 
     """A timeout, delay or limit on a page is the value of its constant."""
     text = " ".join((ROOT / page).read_text("utf-8").split())
     assert re.findall(pattern, text) == [number]
+
+
+RETRIED = {
+    "create token": [_endpoints.CREATE_TOKEN],
+    "start": [_endpoints.START],
+    "stop, keep-alive": [_endpoints.STOP, _endpoints.KEEP_ALIVE],
+    "list, get, transcript, delete events": [
+        _endpoints.LIST,
+        _endpoints.GET,
+        _endpoints.TRANSCRIPT,
+        _endpoints.DELETE_EVENTS,
+    ],
+    "`request()` with GET, or `idempotent=True`": [_endpoints.custom("GET", "/a", idempotent=True)],
+    "`request()` otherwise": [_endpoints.custom("POST", "/a", idempotent=False)],
+}
+
+
+def test_retry_policy_is_that_of_the_code() -> None:
+    """The retry policy on the page is that of the table of endpoints."""
+    text = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    rows = dict(re.findall(r"^   \| (.+?) \| (.+?) \|$", text.partition("| retried after |")[2], re.M))
+    assert set(rows) - {"---"} == set(RETRIED)
+    for name, endpoints in RETRIED.items():
+        statuses = {int(status) for status in re.findall(r"\b\d{3}\b", rows[name])}
+        statuses |= set(range(500, 600)) if "5xx" in rows[name] else set()
+        for endpoint in endpoints:
+            assert {status for status in range(400, 600) if endpoint.retry_statuses(status)} == statuses, name
+            assert endpoint.retry_if_lost == ("lost connection" in rows[name]), name
 
 
 @pytest.mark.parametrize("page", [README, ROOT / "docs" / "guide.md"], ids=lambda page: page.name)
@@ -314,6 +370,7 @@ def test_reference_has_every_public_name(site: Path) -> None:
     ids = set.union(*(Page(page).ids for page in (site / "reference").glob("*.html")))
     public = {f"liveavatar.{name}" for name in liveavatar.__all__ if name != "__version__"}
     public |= {f"liveavatar.mock.{name}" for name in liveavatar.mock.__all__}
+    public |= {f"liveavatar.ledger.{name}" for name in liveavatar.ledger.__all__ if name not in liveavatar.__all__}
     assert public - ids == set()
     for client in ("LiveAvatarApi", "AsyncLiveAvatarApi"):
         names = {name for name in dir(getattr(liveavatar, client)) if not name.startswith("_")}

@@ -1,11 +1,11 @@
-"""The rules of repeating, undoing and stopping, played by hand: nothing is sent, nothing waits, no clock runs.
+"""A bounded model checker of the flows, and their rules one by one: nothing is sent, nothing waits, no clock runs.
 
-Each line of a test is one step that a flow asks for, and what comes of it:
+A fake IO hands each step of a flow to the test, which decides what comes of it:
 
-    play("start", lost())          the flow wants to send a start; the answer to it is lost
-    play("stop", STOPPED)          so it sends a stop, which succeeds
+    flow("start", lost())            the flow sends a start request; its response is lost
+    flow("stop", stopped())          so it sends a stop request, which succeeds
 
-What ought to hold whatever happens is tried at the end with every sequence of faults up to a length.
+The last tests run every sequence of outcomes up to a length, against a model of the service.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from typing import Any, TypeVar
-from unittest.mock import Mock
 
+import attrs
 import pytest
 from liveavatar import (
     AuthenticationError,
+    BadRequestError,
     BadResponseError,
+    ConcurrencyLimitError,
     ConflictError,
     LiveAvatarApiError,
     LiveAvatarConnectionError,
@@ -33,67 +36,145 @@ from liveavatar import (
     ServerError,
     SessionTokenNotFoundError,
     _calls,
+    _cleanup,
     _flows,
+    _operations,
 )
-from liveavatar._answers import read
-from liveavatar._calls import START, STOP, TOKEN, Call, Endpoint, Flow, Step, Uninterrupted, Wait
 from liveavatar._config import Config
-from liveavatar._flows import RESCUE_TIME, Flows
-from liveavatar._secrets import Secret
-from liveavatar._wire import USER_AGENT, Answer
+from liveavatar._constants import CLEANUP_RETRY_DELAYS, CLEANUP_TIMEOUT
+from liveavatar._endpoints import CREATE_TOKEN, START, STOP, Endpoint
+from liveavatar._flows import Flows
+from liveavatar._redaction import Secret
+from liveavatar._transports._base import Request, Response
+from liveavatar._version import __version__
 
-from liveavatar_client.models import (
-    LiveAvatarSessionResponse,
-    SessionTokenResponse,
-    StopSessionRequest,
-    StopSessionResponse,
-)
+from liveavatar_client.models import LiveAvatarSessionResponse, SessionTokenResponse, StopSessionResponse
 
 SESSION = "0c5d8a3e-72b4-4196-ae0f-95d3c1b8e274"
 OTHER = "7d3f2a10-4c58-4b6e-9f21-0a8be5c1d742"
 REQUEST = LiveAvatarNewSessionRequest(avatar_id="dd73ea75-1218-4ef3-92ce-606d5f7fbc0a")
 TIMEOUT = 60.0
-INTERRUPTIONS = (KeyboardInterrupt, asyncio.CancelledError, SystemExit)
-
-Kind = TypeVar("Kind", bound=BaseException)
 
 
-def minted(session_id: str = SESSION, token: str = "its-token") -> SessionTokenResponse:
-    return SessionTokenResponse.from_dict({"code": 1000, "data": {"session_id": session_id, "session_token": token}})
+class SignalError(Exception):
+    """What a signal handler of the caller raises."""
 
 
-def started(session_id: str = SESSION) -> LiveAvatarSessionResponse:
+INTERRUPTIONS = (KeyboardInterrupt, asyncio.CancelledError, SystemExit, SignalError)
+
+E = TypeVar("E", bound=BaseException)
+T = TypeVar("T")
+
+
+# ---- Outcomes of a request ---------------------------------------------------------------------------------
+
+
+def success(data: object = None, message: str = "", status: int = 200) -> Response:
+    """Return a response of success."""
+    body = {"code": 1000, "data": data, "message": message}
+    return Response(status, {}, bytearray(json.dumps(body).encode()))
+
+
+def created(session_id: str = SESSION, token: str = "its-token") -> Response:
+    """Return the response with a session token."""
+    return success({"session_id": session_id, "session_token": token}, "Created")
+
+
+def started(session_id: str = SESSION) -> Response:
+    """Return the response to a start."""
     room = {"session_id": session_id, "livekit_url": "wss://rooms.example.com", "livekit_client_token": "room-token"}
-    return LiveAvatarSessionResponse.from_dict({"code": 1000, "data": room})
+    return success(room, "Started", 201)
 
 
-MINTED, STARTED, STOPPED = minted(), started(), StopSessionResponse(code=1000, message="Stopped")
+def stopped() -> Response:
+    """Return the response to a stop."""
+    return success(message="Stopped")
 
 
-def refused(status: int, words: str = "No", **headers: str) -> LiveAvatarApiError:
-    """The error that an answer with this status and these words becomes."""
-    envelope = json.dumps({"code": 4000, "data": None, "message": words}).encode()
-    come = Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, bytearray(envelope))
-    try:
-        read(come, "stop", tuple)
-    except LiveAvatarApiError as error:
-        return error.with_traceback(None)
-    raise AssertionError(f"{status} is no error")
+def refused(status: int, message: str = "No", **headers: str) -> Response:
+    """Return an error response with the service's envelope."""
+    envelope = json.dumps({"code": 4000, "data": None, "message": message}).encode()
+    return Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, bytearray(envelope))
 
 
-def lost(kind: type[LiveAvatarConnectionError] = LiveAvatarConnectionError, *, sent: bool = True) -> LiveAvatarError:
-    """The error for a request that got no answer; with sent=False it did not leave either."""
-    error = kind("the connection broke")
+def lost(cls: type[LiveAvatarConnectionError] = LiveAvatarConnectionError, *, sent: bool = True) -> LiveAvatarError:
+    """Return the error for a request without a response; with sent=False, no byte of it was sent."""
+    error = cls("the connection broke")
     error.request_sent = sent
     return error
 
 
-def unusable() -> BadResponseError:
-    """The error for a success whose body breaks the contract."""
-    return BadResponseError("201 the body is empty.", 201, "")
+def unusable() -> Response:
+    """Return a success without a body."""
+    return Response(201, {})
 
 
-class Clock:
+def name(outcome: object) -> str:
+    """Return an id for a parametrized outcome."""
+    if isinstance(outcome, Response):
+        message = json.loads(outcome.content)["message"] if outcome.content else "no body"
+        return f"{outcome.status} {message}"
+    if isinstance(outcome, LiveAvatarConnectionError):
+        return f"{type(outcome).__name__}, {'' if outcome.request_sent else 'not '}sent"
+    return repr(outcome)
+
+
+# ---- The fake I/O ------------------------------------------------------------------------------------------
+
+
+class Step(Awaitable[Any]):
+    """Something that a flow awaits: it is yielded to the driver, which resumes the flow with an outcome."""
+
+    def __await__(self) -> Generator[Step, Any, Any]:
+        return (yield self)
+
+
+@attrs.frozen
+class Send(Step):
+    """The flow sends a request."""
+
+    request: Request
+
+
+@attrs.frozen
+class Sleep(Step):
+    """The flow waits."""
+
+    seconds: float
+
+
+@attrs.frozen
+class Shield(Step):
+    """The flow does work that an interruption of its caller does not reach."""
+
+    work: Callable[[], Coroutine[Step, Any, Any]]
+    is_cleanup: bool
+
+
+class FakeIO:
+    """An IO that performs nothing: each call becomes a step."""
+
+    async def send(self, request: Request) -> Response:
+        return await Send(request)  # type: ignore[no-any-return]
+
+    async def sleep(self, seconds: float) -> None:
+        await Sleep(seconds)
+
+    async def run_all(self, works: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        for work in works:
+            await work()
+
+    async def call_blocking(self, function: Callable[[], T]) -> T:
+        return function()
+
+    async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return await Shield(work, is_cleanup=False)  # type: ignore[no-any-return]
+
+    async def shield_cleanup(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return await Shield(work, is_cleanup=True)  # type: ignore[no-any-return]
+
+
+class FakeClock:
     """In place of `time`: moves when a test says so."""
 
     now = 1000.0
@@ -102,8 +183,8 @@ class Clock:
         return self.now
 
 
-class Dice:
-    """In place of `random`: 1 rolls the most there can be, 0 the least."""
+class FakeRandom:
+    """In place of `random`: a share of 1 gives the largest number, 0 the smallest."""
 
     share = 1.0
 
@@ -111,395 +192,447 @@ class Dice:
         return low + self.share * (high - low)
 
 
-class Play:
-    """One flow, performed by hand.
+class Driver:
+    """Runs one flow, step by step.
 
-    `play(step, outcome)`: the flow is at `step` now, and this comes of it: a value is its result, an exception is
-    raised at it. `play.result()` or `play.error(kind)` is how the flow has ended.
+    `flow(step, outcome)` checks that the flow is at this step, and resumes it with the outcome: a response is
+    returned, an exception is raised. `flow.result()` or `flow.error(cls)` is how the flow has ended.
     """
 
-    def __init__(self, flow: Flow[Any], clock: Clock) -> None:
+    def __init__(self, work: Coroutine[Any, Any, Any], clock: FakeClock) -> None:
         self.clock = clock
-        self.flows = [flow]
-        """The flow, and the uninterrupted one within it that is performed now."""
-        self.apart = False
-        """Whether the latest uninterrupted one is performed where Ctrl-C does not reach."""
+        self.coroutines = [work]
+        """The flow, and the shielded work inside it that runs now."""
+        self.in_cleanup = False
+        """Whether the latest shielded work is a cleanup, which Ctrl-C does not reach either."""
         self.interruption: BaseException | None = None
-        """What came to whoever waits for the uninterrupted flow; it is raised when that is done."""
-        self.startles: list[BaseException] = []
-        """What comes before the uninterrupted flow has begun, and so is raised at once."""
-        self.step: Call | Wait | None = None
+        """Interrupts the caller of the shielded work: it is raised when the work has ended."""
+        self.early_interruptions: list[BaseException] = []
+        """Interrupt the caller before the shielded work has begun: they are raised at once."""
+        self.step: Send | Sleep | None = None
         self.end: Any = None
-        self.go(None)
+        self.resume(None)
 
     def __call__(self, step: str, outcome: object = None, *, takes: float = 0.0) -> Any:
-        """The step, for a closer look."""
+        """Resume the flow with an outcome; return the request, for a closer look."""
         now = self.step
-        assert described(now) == step
-        if isinstance(now, Wait) and outcome is None:
+        assert describe(now) == step
+        if isinstance(now, Sleep) and outcome is None:
             takes = now.seconds
         self.clock.now += takes
-        self.go(outcome)
-        return now
+        self.resume(outcome)
+        return now.request if isinstance(now, Send) else None
 
-    def go(self, outcome: object) -> None:
-        """Let the flow proceed to its next step."""
-        while self.flows:
-            flow = self.flows[-1]
+    def resume(self, outcome: object) -> None:
+        """Let the flow run to its next step."""
+        while self.coroutines:
+            work = self.coroutines[-1]
             try:
-                asked: Step = flow.throw(outcome) if isinstance(outcome, BaseException) else flow.send(outcome)
+                step = work.throw(outcome) if isinstance(outcome, BaseException) else work.send(outcome)
             except StopIteration as end:
                 outcome = end.value
             except BaseException as error:
                 outcome = error
             else:
-                if not isinstance(asked, Uninterrupted):
-                    self.step = asked
+                if not isinstance(step, Shield):
+                    self.step = step
                     return
-                self.apart = asked.apart
-                if self.startles:
-                    outcome = self.startles.pop(0)
+                self.in_cleanup = step.is_cleanup
+                if self.early_interruptions:
+                    outcome = self.early_interruptions.pop(0)
                 else:
-                    self.flows.append(asked.flow)
+                    self.coroutines.append(step.work())
                     outcome = None
                 continue
-            self.flows.pop()
-            if self.interruption is not None and self.flows:
+            self.coroutines.pop()
+            if self.interruption is not None and self.coroutines:
                 outcome, self.interruption = self.interruption, None
         self.step, self.end = None, outcome
 
     def abandon(self) -> None:
-        """What the interpreter does to a generator that nobody performs any more."""
-        while self.flows:
+        """Close the flow, as the interpreter does with a coroutine that nothing runs any more."""
+        while self.coroutines:
             try:
-                self.flows.pop().close()
+                self.coroutines.pop().close()
             except BaseException as error:
-                raise AssertionError(f"that it ends with {error!r} nobody hears") from None
+                raise AssertionError(f"a closed flow raises {error!r}") from None
         self.step = None
 
     @property
-    def sheltered(self) -> bool:
-        """Whether the step is one that an interruption of the caller does not reach."""
-        return len(self.flows) > 1
+    def request(self) -> Request:
+        """The request that the flow sends now."""
+        assert isinstance(self.step, Send)
+        return self.step.request
+
+    @property
+    def is_shielded(self) -> bool:
+        """Whether an interruption of the caller does not reach the present step."""
+        return len(self.coroutines) > 1
 
     def result(self) -> Any:
-        assert self.step is None, f"it goes on: {described(self.step)}"
+        assert self.step is None, f"the flow goes on: {describe(self.step)}"
         if isinstance(self.end, BaseException):
             raise self.end
         return self.end
 
-    def error(self, kind: type[Kind]) -> Kind:
-        with pytest.raises(kind) as caught:
+    def error(self, cls: type[E]) -> E:
+        """Return the exception, of exactly this class, with which the flow has ended."""
+        with pytest.raises(cls) as caught:
             self.result()
-        assert type(caught.value) is kind
+        assert type(caught.value) is cls
         return caught.value
 
+    def failure(self) -> Any:
+        """Return the exception with which the flow has ended."""
+        assert self.step is None, f"the flow goes on: {describe(self.step)}"
+        assert isinstance(self.end, BaseException)
+        return self.end
 
-def described(step: Call | Wait | None) -> str:
-    """A step in words."""
+
+def describe(step: Send | Sleep | None) -> str:
+    """Return a step in words."""
     if step is None:
         return "nothing more"
-    if isinstance(step, Wait):
-        return f"wait {step.seconds:g}"
-    (header,) = step.headers
-    usual = "X-API-KEY" if step.endpoint is TOKEN else "Authorization"
-    return step.endpoint.name if header == usual else f"{step.endpoint.name} with {header}"
+    if isinstance(step, Sleep):
+        return f"sleep {step.seconds:g}"
+    endpoint, header = step.request.url.rsplit("/", 1)[-1], step.request.credential[0]
+    usual = "X-API-KEY" if endpoint == "token" else "Authorization"
+    return endpoint if header == usual else f"{endpoint} with {header}"
 
 
-class Stage:
-    """A client's flows, with a clock and dice in our hands."""
+def body(request: Request) -> Any:
+    """Return the JSON body of a request."""
+    return json.loads(request.content.reveal())
 
-    def __init__(self, clock: Clock, dice: Dice, caplog: pytest.LogCaptureFixture) -> None:
-        self.clock, self.dice, self._caplog = clock, dice, caplog
-        self.plays: list[Play] = []
-        self.retries(2)
 
-    def retries(self, max_retries: int) -> None:
-        """Begin with a client that tries so many times more."""
+def credential(request: Request) -> tuple[str, str]:
+    """Return the header that authenticates a request."""
+    return request.credential[0], request.credential[1].reveal()
+
+
+class Harness:
+    """A client's flows, with a clock and random numbers that the test controls."""
+
+    def __init__(self, clock: FakeClock, random: FakeRandom, caplog: pytest.LogCaptureFixture) -> None:
+        self.clock, self.random, self._caplog = clock, random, caplog
+        self.drivers: list[Driver] = []
+        self.io = FakeIO()
+        self.new_client(2)
+
+    def new_client(self, max_retries: int) -> None:
+        """Begin again with a client that retries so many times."""
         self.config = Config(Secret("the-api-key"), "https://service.example/base", TIMEOUT, max_retries)
-        self.flows = Flows(self.config)
+        self.flows = Flows(self.config, self.io)
         self.sessions = self.flows.sessions
 
-    def play(self, flow: Flow[Any]) -> Play:
-        self.plays.append(Play(flow, self.clock))
-        return self.plays[-1]
+    def run(self, work: Coroutine[Any, Any, Any]) -> Driver:
+        self.drivers.append(Driver(work, self.clock))
+        return self.drivers[-1]
 
-    def call(self, endpoint: Endpoint[Any], **options: Any) -> Play:
-        """A single call to an endpoint."""
+    def call(self, endpoint: Endpoint[Any], **options: Any) -> Driver:
+        """Run a single call to an endpoint."""
         options.setdefault("deadline", self.clock.now + TIMEOUT)
-        token = None if endpoint is TOKEN else Secret("its-token")
-        return self.play(_calls.call(self.config, endpoint, token, **options))
+        token = None if endpoint is CREATE_TOKEN else Secret("its-token")
+        return self.run(_calls.call(self.io, self.config, endpoint, token, **options))
 
-    def request(self, endpoint: Endpoint[Any]) -> Call:
-        """What such a call asks for first."""
-        step = self.call(endpoint).step
-        assert isinstance(step, Call)
-        return step
+    def opening(self) -> Driver:
+        """Run a new_session that is about to create its token."""
+        return self.run(self.flows.new_session(REQUEST))
 
-    def starting(self, session: SessionTokenResponse = MINTED) -> Play:
-        """A new_session that has its token and is about to start."""
-        play = self.play(self.flows.new_session(REQUEST))
-        play("token", session)
-        return play
+    def starting(self, token: Response | None = None) -> Driver:
+        """Run a new_session that has its token and is about to start."""
+        flow = self.opening()
+        flow("token", token or created())
+        return flow
 
-    def close(self, session_id: str = SESSION) -> Play:
-        return self.play(self.flows.close_session(session_id))
+    def open(self, session_id: str = SESSION, token: str = "its-token") -> Any:
+        """Open a session."""
+        flow = self.starting(created(session_id, token))
+        flow("start", started(session_id))
+        return flow.result()
 
-    def closing(self) -> Play:
-        """A close_session of a session that was opened."""
-        self.starting()("start", STARTED)
+    def close(self, session_id: str = SESSION) -> Driver:
+        return self.run(self.flows.close_session(session_id))
+
+    def closing(self) -> Driver:
+        """Run a close_session of a session that was opened."""
+        self.open()
         return self.close()
 
     @property
-    def open(self) -> list[str]:
+    def ids(self) -> list[str]:
         """The sessions that the client knows."""
         return list(self.sessions.ids)
 
     @property
     def warnings(self) -> list[str]:
-        """What the log has at WARNING or above."""
+        """The log's messages at WARNING or above."""
         return [each.getMessage() for each in self._caplog.records if each.levelno >= logging.WARNING]
 
     @property
-    def warned_of(self) -> str:
-        """The reason in the one warning that there is, which names the session."""
+    def warning_reason(self) -> str:
+        """The reason in the only warning, which names the session."""
         (warning,) = self.warnings
-        said, reason = warning.split(": ", 1)
-        assert said == f"Session {SESSION} may still be running"
+        start, reason = warning.split(": ", 1)
+        assert start == f"Session {SESSION} may still be running"
         return reason
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Stage]:
-    clock, dice = Clock(), Dice()
-    for module in (_calls, _flows):
+def harness(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Harness]:
+    clock, random = FakeClock(), FakeRandom()
+    for module in (_calls, _cleanup, _flows, _operations):
         monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(_calls, "random", dice)
-    stage = Stage(clock, dice, caplog)
-    yield stage
-    for play in stage.plays:
-        play.abandon()  # now, and not whenever the garbage is collected
+        monkeypatch.setattr(module, "random", random, raising=False)
+    harness = Harness(clock, random, caplog)
+    yield harness
+    for driver in harness.drivers:
+        driver.abandon()  # now, and not when the garbage is collected
 
 
-# ---- What is sent again ------------------------------------------------------------------------------------
+# ---- Retries -----------------------------------------------------------------------------------------------
 
-AGAIN = {
-    TOKEN: {408, 429, *range(500, 600)},
+RETRIED = {
+    CREATE_TOKEN: {408, 429, *range(500, 600)},
     START: {429},
     STOP: {408, 409, 429, *range(500, 600)},
 }
-by_endpoint = pytest.mark.parametrize("endpoint", [TOKEN, START, STOP], ids=["token", "start", "stop"])
+GOOD = {CREATE_TOKEN: created, START: started, STOP: stopped}
+NAMES = {CREATE_TOKEN: "token", START: "start", STOP: "stop"}
+by_endpoint = pytest.mark.parametrize("endpoint", [CREATE_TOKEN, START, STOP], ids=["token", "start", "stop"])
 
 
 @by_endpoint
-def test_a_call_that_is_answered_is_sent_once(stage: Stage, endpoint: Endpoint[Any]) -> None:
-    play = stage.call(endpoint)
-    play(endpoint.name, "the answer")
-    assert play.result() == "the answer"
+def test_call(harness: Harness, endpoint: Endpoint[Any]) -> None:
+    """A request with a good response is sent once, and its response is returned as the endpoint's model."""
+    flow = harness.call(endpoint)
+    flow(NAMES[endpoint], GOOD[endpoint]())
+    assert type(flow.result()) is endpoint.model
 
 
 @by_endpoint
-def test_an_error_status_is_tried_again_where_that_is_safe(stage: Stage, endpoint: Endpoint[Any]) -> None:
-    again = set()
+def test_retry_statuses(harness: Harness, endpoint: Endpoint[Any]) -> None:
+    """An error status is retried exactly where that is safe."""
+    retried = set()
     for status in range(300, 600):
-        play = stage.call(endpoint)
-        error = refused(status)
-        play(endpoint.name, error)
-        if play.step is None:
-            assert play.error(type(error)) is error
+        flow = harness.call(endpoint)
+        flow(NAMES[endpoint], refused(status))
+        if flow.step is None:
+            assert flow.failure().status == status
         else:
-            again.add(status)
-    assert again == AGAIN[endpoint]
+            retried.add(status)
+    assert retried == RETRIED[endpoint]
 
 
-@pytest.mark.parametrize("kind", [LiveAvatarConnectionError, LiveAvatarTimeoutError])
+@pytest.mark.parametrize("cls", [LiveAvatarConnectionError, LiveAvatarTimeoutError])
 @by_endpoint
-def test_a_request_that_did_not_leave_is_sent_again(
-    stage: Stage, endpoint: Endpoint[Any], kind: type[LiveAvatarConnectionError]
-) -> None:
-    play = stage.call(endpoint)
-    play(endpoint.name, lost(kind, sent=False))
-    play("wait 0.5")
-    play(endpoint.name, "the answer")
-    assert play.result() == "the answer"
+def test_retry_not_sent(harness: Harness, endpoint: Endpoint[Any], cls: type[LiveAvatarConnectionError]) -> None:
+    """A request that was not sent is sent again."""
+    flow = harness.call(endpoint)
+    flow(NAMES[endpoint], lost(cls, sent=False))
+    flow("sleep 0.5")
+    flow(NAMES[endpoint], GOOD[endpoint]())
+    assert type(flow.result()) is endpoint.model
 
 
-@pytest.mark.parametrize("kind", [LiveAvatarConnectionError, LiveAvatarTimeoutError])
+@pytest.mark.parametrize("cls", [LiveAvatarConnectionError, LiveAvatarTimeoutError])
 @by_endpoint
-def test_a_start_whose_answer_is_lost_is_never_sent_again(
-    stage: Stage, endpoint: Endpoint[Any], kind: type[LiveAvatarConnectionError]
-) -> None:
-    play = stage.call(endpoint)
-    play(endpoint.name, lost(kind))
-    assert described(play.step) == ("nothing more" if endpoint is START else "wait 0.5")
+def test_retry_lost(harness: Harness, endpoint: Endpoint[Any], cls: type[LiveAvatarConnectionError]) -> None:
+    """A start whose response is lost is never sent again; the other requests are."""
+    flow = harness.call(endpoint)
+    flow(NAMES[endpoint], lost(cls))
+    assert describe(flow.step) == ("nothing more" if endpoint is START else "sleep 0.5")
 
 
 @by_endpoint
-def test_a_certificate_that_is_not_trusted_is_not_asked_again(stage: Stage, endpoint: Endpoint[Any]) -> None:
-    play = stage.call(endpoint)
+def test_no_retry_certificate(harness: Harness, endpoint: Endpoint[Any]) -> None:
+    """An untrusted certificate is not retried."""
+    flow = harness.call(endpoint)
     error = lost(sent=False)
     error.certificate_rejected = True  # type: ignore[attr-defined]
-    play(endpoint.name, error)
-    assert play.error(LiveAvatarConnectionError) is error
+    flow(NAMES[endpoint], error)
+    assert flow.error(LiveAvatarConnectionError) is error
 
 
 @by_endpoint
-def test_what_another_try_cannot_change_is_not_tried_again(stage: Stage, endpoint: Endpoint[Any]) -> None:
-    for error in (
+@pytest.mark.parametrize(
+    "outcome",
+    [
         refused(429, "Concurrency limit reached"),
         refused(429, "Concurrency limit reached", retry_after="1"),
         refused(409, "Too many concurrent sessions"),
         refused(429, "No credits left"),
-        unusable(),
-        LiveAvatarError("something else"),
-    ):
-        play = stage.call(endpoint)
-        play(endpoint.name, error)
-        assert play.error(type(error)) is error
+        refused(409, "The session has already stopped"),
+        LiveAvatarError("another error"),
+    ],
+    ids=name,
+)
+def test_no_retry_hopeless(harness: Harness, endpoint: Endpoint[Any], outcome: Any) -> None:
+    """An error that another attempt does not change is not retried."""
+    flow = harness.call(endpoint)
+    flow(NAMES[endpoint], outcome)
+    assert flow.failure().attempts == 1
 
 
-def test_there_are_as_many_more_tries_as_max_retries_says(stage: Stage) -> None:
+@pytest.mark.parametrize("endpoint", [CREATE_TOKEN, START], ids=["token", "start"])
+def test_no_retry_bad_response(harness: Harness, endpoint: Endpoint[Any]) -> None:
+    """A success whose body violates the contract is not retried."""
+    flow = harness.call(endpoint)
+    flow(NAMES[endpoint], unusable())
+    assert flow.error(BadResponseError).attempts == 1
+
+
+def test_max_retries(harness: Harness) -> None:
+    """There are as many retries as max_retries says, and the last error is raised."""
     for retries in range(4):
-        play = stage.call(TOKEN, max_retries=retries)
-        for _ in range(retries):
-            play("token", refused(503))
-            play(described(play.step))
-        play("token", refused(503))
-        assert play.error(ServerError).attempts == retries + 1
+        flow = harness.call(CREATE_TOKEN, max_retries=retries)
+        for number in range(retries):
+            flow("token", refused(503, f"Error {number}"))
+            flow(describe(flow.step))
+        flow("token", refused(503, "Error at last"))
+        error = flow.error(ServerError)
+        assert (error.attempts, error.message) == (retries + 1, "Error at last")
 
 
-def test_a_call_may_have_its_own_number_of_tries(stage: Stage) -> None:
-    once = stage.call(TOKEN, max_retries=0)
-    once("token", refused(503))
-    assert once.error(ServerError).attempts == 1
+def test_last_error(harness: Harness) -> None:
+    """The error of the last attempt is raised, also if it is of another class."""
+    flow = harness.call(CREATE_TOKEN)
+    flow("token", refused(503))
+    flow("sleep 0.5")
+    flow("token", refused(400))
+    assert flow.error(BadRequestError).attempts == 2
 
 
-def test_the_error_raised_is_the_last_one(stage: Stage) -> None:
-    play = stage.call(TOKEN)
-    play("token", refused(503))
-    play("wait 0.5")
-    play("token", refused(400))
-    assert play.error(type(refused(400))).attempts == 2
-
-
-# ---- How long it waits -------------------------------------------------------------------------------------
+# ---- Delays ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("share", "part"), [(0.0, 0.75), (0.5, 0.875), (1.0, 1.0)])
-def test_waits_double_up_to_eight_seconds_less_up_to_a_quarter(stage: Stage, share: float, part: float) -> None:
-    stage.dice.share = share
-    play = stage.call(TOKEN, max_retries=7)
+def test_backoff(harness: Harness, share: float, part: float) -> None:
+    """The delay doubles up to 8 seconds, less up to a quarter of jitter."""
+    harness.random.share = share
+    flow = harness.call(CREATE_TOKEN, max_retries=7)
     for seconds in (0.5, 1, 2, 4, 8, 8, 8):
-        play("token", refused(503))
-        play(f"wait {seconds * part:g}")
-    play("token", MINTED)
-    assert play.result() is MINTED
+        flow("token", refused(503))
+        flow(f"sleep {seconds * part:g}")
+    flow("token", created())
+    assert flow.result().data.session_id == SESSION
 
 
 @pytest.mark.parametrize(("share", "more"), [(0.0, 0.01), (1.0, 0.25)])
 @pytest.mark.parametrize("status", [429, 503])
-def test_the_service_says_how_long_to_wait_and_a_little_is_added(
-    stage: Stage, status: int, share: float, more: float
-) -> None:
-    stage.dice.share = share
+def test_retry_after(harness: Harness, status: int, share: float, more: float) -> None:
+    """Retry-After decides the delay, plus a little jitter."""
+    harness.random.share = share
     for seconds in (0, 1, 7.5, 30):
-        play = stage.call(TOKEN)
-        play("token", refused(status, retry_after=str(seconds)))
-        play(f"wait {seconds + more:g}")
-        play("token", MINTED)
+        flow = harness.call(CREATE_TOKEN)
+        flow("token", refused(status, retry_after=str(seconds)))
+        flow(f"sleep {seconds + more:g}")
+        flow("token", created())
 
 
-def test_a_service_that_wants_more_than_half_a_minute_is_not_waited_for(stage: Stage) -> None:
-    play = stage.call(TOKEN)
-    play("token", refused(429, retry_after="30.001"))
-    with pytest.raises(LiveAvatarApiError) as caught:
-        play.result()
-    assert caught.value.retry_after == 30.001
-    assert caught.value.attempts == 1
+def test_retry_after_too_long(harness: Harness) -> None:
+    """A Retry-After of more than 30 seconds is not waited for."""
+    flow = harness.call(CREATE_TOKEN)
+    flow("token", refused(429, retry_after="30.001"))
+    error = flow.error(RateLimitError)
+    assert (error.retry_after, error.attempts) == (30.001, 1)
 
 
-@pytest.mark.parametrize("nonsense", ["soon", "-5", "nan", "", "Wed, 21 Oct 2015 07:28:00 GMT"])
-def test_a_retry_after_that_says_nothing_counts_as_absent(stage: Stage, nonsense: str) -> None:
-    play = stage.call(TOKEN)
-    play("token", refused(429, retry_after=nonsense))
-    play("wait 0.5")
+def test_retry_after_invalid(harness: Harness) -> None:
+    """An invalid Retry-After counts as absent."""
+    flow = harness.call(CREATE_TOKEN)
+    flow("token", refused(429, retry_after="soon"))
+    flow("sleep 0.5")
 
 
-def test_no_wait_goes_to_the_deadline_or_past_it(stage: Stage) -> None:
-    in_time = stage.call(TOKEN, deadline=stage.clock.now + 0.501)
+def test_delay_ends_before_deadline(harness: Harness) -> None:
+    """There is no delay that reaches the call's deadline: the error is raised at once."""
+    in_time = harness.call(CREATE_TOKEN, deadline=harness.clock.now + 0.501)
     in_time("token", refused(503))
-    in_time("wait 0.5")
+    in_time("sleep 0.5")
     for left in (0.5, 0.1, -1.0):
-        late = stage.call(TOKEN, deadline=stage.clock.now + left)
+        late = harness.call(CREATE_TOKEN, deadline=harness.clock.now + left)
         late("token", refused(503))
         assert late.error(ServerError).attempts == 1
 
 
-# ---- What an error of a call says --------------------------------------------------------------------------
+# ---- Errors of a call --------------------------------------------------------------------------------------
 
 
 @by_endpoint
-def test_an_error_says_where_how_often_and_of_which_session(stage: Stage, endpoint: Endpoint[Any]) -> None:
-    play = stage.call(endpoint, session_id=SESSION)
-    play(endpoint.name, refused(429))
-    play("wait 0.5")
-    play(endpoint.name, error := refused(400))
-    assert play.error(type(error)) is error
-    assert (error.endpoint, error.attempts, error.session_id) == (f"/v1/sessions/{endpoint.name}", 2, SESSION)
+def test_error_attributes(harness: Harness, endpoint: Endpoint[Any]) -> None:
+    """An error has the endpoint, the number of attempts and the session."""
+    flow = harness.call(endpoint, session_id=SESSION)
+    flow(NAMES[endpoint], refused(429))
+    flow("sleep 0.5")
+    flow(NAMES[endpoint], refused(400))
+    error = flow.error(BadRequestError)
+    assert (error.endpoint, error.attempts, error.session_id) == (f"/v1/sessions/{NAMES[endpoint]}", 2, SESSION)
 
 
-def test_after_a_token_nothing_runs(stage: Stage) -> None:
-    for error in (refused(500), refused(409), lost(), unusable()):
-        play = stage.call(TOKEN, max_retries=0)
-        play("token", error)
-        assert play.error(type(error)).session_may_be_running is False
+@pytest.mark.parametrize("outcome", [refused(500), refused(409), lost(), unusable()], ids=name)
+def test_token_runs_nothing(harness: Harness, outcome: Any) -> None:
+    """No session runs after a failed creation of a token."""
+    flow = harness.call(CREATE_TOKEN, max_retries=0)
+    flow("token", outcome)
+    assert flow.failure().session_may_be_running is False
 
 
-# What certainly started nothing: a request that stayed here, and a refusal in the service's own words.
-NEVER_STARTED = [*(refused(status) for status in (400, 401, 402, 403, 404, 422, 429, 499)), lost(sent=False)]
+def by_outcome(outcomes: list[Any]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("outcome", outcomes, ids=name)
+
+
+# Certainly nothing was started: no byte was sent, or the service refused in a documented way.
+NEVER_STARTED = [
+    *(refused(status) for status in (400, 401, 402, 403, 404, 422, 429)),
+    refused(400, "Not enough credits"),
+    refused(409, "Too many concurrent sessions"),
+    refused(409, "Concurrency limit reached: you have 2 concurrent sessions running"),
+    refused(409, "Concurrency limit: 2 sessions active"),
+    lost(sent=False),
+    lost(LiveAvatarTimeoutError, sent=False),
+]
 MAY_HAVE_STARTED = [
-    *(refused(status) for status in (301, 399, 408, 409, 500, 502, 504, 520, 599)),
+    *(refused(status) for status in (301, 304, 399, 405, 408, 409, 410, 413, 418, 421, 425, 431, 451, 499)),
+    *(refused(status) for status in (500, 502, 503, 504, 520, 599)),
+    refused(409, "Session has already started"),
+    refused(409, "Concurrent request: the session is already running"),
+    refused(409, "No credits left"),
+    refused(413, "Concurrency limit reached"),
+    refused(499, "No credits left"),
+    success(None, "Concurrency limit reached"),
+    Response(200, {}, bytearray(b'{"code": 4001, "data": null, "message": "Concurrency limit reached"}')),
     lost(),
     lost(LiveAvatarTimeoutError),
     unusable(),
-    LiveAvatarError("something else"),
+    LiveAvatarError("another error"),
 ]
 
 
-def by_error(errors: list[Any]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("error", errors, ids=lambda error: str(error)[:40] or "-")
+@by_outcome(NEVER_STARTED)
+def test_start_refused(harness: Harness, outcome: Any) -> None:
+    """After a documented refusal, or a start that was not sent, nothing runs."""
+    flow = harness.call(START, max_retries=0)
+    flow("start", outcome)
+    assert flow.failure().session_may_be_running is False
 
 
-@by_error(NEVER_STARTED)
-def test_a_start_that_was_refused_or_never_left_started_nothing(stage: Stage, error: LiveAvatarError) -> None:
-    play = stage.call(START, max_retries=0)
-    play("start", error)
-    assert play.error(type(error)).session_may_be_running is False
+@by_outcome(MAY_HAVE_STARTED)
+def test_start_unknown(harness: Harness, outcome: Any) -> None:
+    """After any other failure of a start, the session may run."""
+    flow = harness.call(START, max_retries=0)
+    flow("start", outcome)
+    assert flow.failure().session_may_be_running is True
 
 
-@by_error(MAY_HAVE_STARTED)
-def test_after_any_other_failure_of_a_start_the_session_may_run(stage: Stage, error: LiveAvatarError) -> None:
-    play = stage.call(START, max_retries=0)
-    play("start", error)
-    assert play.error(type(error)).session_may_be_running is True
-
-
-ENDED = [
-    refused(404),
-    *(
-        refused(409, f"The session {words}.")
-        for words in (
-            "has already stopped",
-            "is already ended",
-            "was closed",
-            "has expired",
-            "been finished",
-            "is terminated",
-            "is NOT ACTIVE",
-            "is not running",
-        )
-    ),
+ALREADY_ENDED = [
+    refused(status, f"The session {verb}.")
+    for status in (404, 409)
+    for verb in ("has already stopped", "is already ended", "was closed", "has expired", "is FINISHED", "is ended")
 ]
+"""The service says that the session has run and has ended."""
+UNKNOWN = [refused(404), refused(409, "The session is NOT ACTIVE"), refused(409, "Session is not running")]
+"""The service does not know the session as a running one: it has ended, or is not started yet."""
 NOT_ENDED = [
     refused(400),
     refused(401),
@@ -514,580 +647,828 @@ NOT_ENDED = [
 ]
 
 
-@pytest.mark.parametrize(("errors", "running"), [(ENDED, False), (NOT_ENDED, True)], ids=["ended", "not ended"])
-def test_a_stop_that_is_refused_because_the_session_has_ended_has_done_its_work(
-    stage: Stage, errors: list[LiveAvatarError], running: bool
-) -> None:
-    for error in errors:
-        play = stage.call(STOP, max_retries=0)
-        play("stop", error)
-        assert play.error(type(error)).session_may_be_running is running, error
+@pytest.mark.parametrize(
+    ("outcomes", "running"), [(ALREADY_ENDED + UNKNOWN, False), (NOT_ENDED, True)], ids=["ended", "not ended"]
+)
+def test_stop_refused(harness: Harness, outcomes: list[Any], running: bool) -> None:
+    """A stop that is refused because the session has ended leaves nothing running; any other failure may."""
+    for outcome in outcomes:
+        flow = harness.call(STOP, max_retries=0)
+        flow("stop", outcome)
+        assert flow.failure().session_may_be_running is running, name(outcome)
 
 
-def test_a_mistake_of_the_callers_is_raised_as_it_is(stage: Stage) -> None:
-    for mistake in (KeyError("x"), TypeError("x"), ValueError("x"), AttributeError("x")):
-        play = stage.call(TOKEN)
-        play("token", mistake)
-        assert play.error(type(mistake)) is mistake
-
-
-ROOM = {"session_id": SESSION, "session_token": "t", "livekit_url": "wss://x", "livekit_client_token": "t"}
-
-
-def success(status: int = 200, message: str = "") -> Answer:
-    """An answer that means success at every endpoint."""
-    return Answer(status, {}, bytearray(json.dumps({"code": 1000, "data": ROOM, "message": message}).encode()))
-
-
-def test_an_answer_that_the_generated_parser_cannot_read_is_a_bad_response(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for fault in (KeyError("room"), TypeError("room"), ValueError("room"), AttributeError("room")):
-        monkeypatch.setattr(START.operation, "_parse_response", Mock(side_effect=fault))
-        play = stage.call(START)
-        assert isinstance(play.step, Call)
-        with pytest.raises(BadResponseError, match=r"breaks the contract at .*room.*: for \*\*\*\.$") as caught:
-            play.step.result(success(201, "for its-token"))
-        play("start", caught.value)
-        error = play.error(BadResponseError)
-        assert error.__cause__ is None
-        assert error.__suppress_context__
-        assert (error.endpoint, error.status, error.attempts) == ("/v1/sessions/start", 201, 1)
-        assert error.session_may_be_running
-
-
-@pytest.mark.parametrize("kind", INTERRUPTIONS)
+@pytest.mark.parametrize("cls", [KeyError, TypeError, ValueError, AttributeError, OSError, SignalError])
 @by_endpoint
-def test_an_interruption_of_a_call_passes_through_it(
-    stage: Stage, endpoint: Endpoint[Any], kind: type[BaseException]
-) -> None:
-    first = stage.call(endpoint)
-    first(endpoint.name, kind())
-    first.error(kind)
-    waiting = stage.call(endpoint)
-    waiting(endpoint.name, refused(429))
-    waiting("wait 0.5", kind())
-    waiting.error(kind)
+def test_foreign_exception(harness: Harness, endpoint: Endpoint[Any], cls: type[Exception]) -> None:
+    """An exception that is not ours is raised as it is, and not retried."""
+    flow = harness.call(endpoint)
+    error = cls("x")
+    flow(NAMES[endpoint], error)
+    assert flow.error(cls) is error
 
 
-def test_the_log_has_one_line_per_request(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("cls", INTERRUPTIONS)
+@by_endpoint
+def test_interrupted_call(harness: Harness, endpoint: Endpoint[Any], cls: type[BaseException]) -> None:
+    """An interruption of a request or of a delay ends the call."""
+    first = harness.call(endpoint)
+    first(NAMES[endpoint], cls())
+    first.error(cls)
+    waiting = harness.call(endpoint)
+    waiting(NAMES[endpoint], refused(429))
+    waiting("sleep 0.5", cls())
+    waiting.error(cls)
+
+
+def test_echoed_secrets(harness: Harness) -> None:
+    """The secrets of a request do not appear in an error if the service repeats them."""
+    request = LiveAvatarNewSessionRequest(avatar_id="dd73ea75-1218-4ef3-92ce-606d5f7fbc0a")
+    request["room"] = {"livekit_client_token": "room-token"}
+    flow = harness.run(harness.flows.create_session_token(request))
+    flow("token", refused(400, "Not: the-api-key, room-token"))
+    assert flow.error(BadRequestError).message == "Not: ***, ***"
+    flow = harness.run(harness.flows.start_session(Secret("its-token")))
+    flow("start", refused(400, "Not: the-api-key, its-token"))
+    assert flow.error(BadRequestError).message == "Not: ***, ***"
+
+
+def test_log(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    """The log has one DEBUG line for each request, with its parts as attributes of the record."""
     caplog.set_level(logging.DEBUG, "liveavatar")
-    play = stage.call(STOP, session_id=SESSION)
-    play("stop", lost(LiveAvatarTimeoutError), takes=1.5)
-    play("wait 0.5")
-    step = play.step
-    assert isinstance(step, Call)
-    step.answer = Answer(503, {})
-    play("stop", refused(503), takes=0.25)
-    play("wait 1")
-    play("stop", KeyboardInterrupt())
-    play = stage.call(TOKEN)
-    play("token", ValueError())
+    flow = harness.call(STOP, session_id=SESSION)
+    flow("stop", lost(LiveAvatarTimeoutError), takes=1.5)
+    flow("sleep 0.5")
+    flow("stop", refused(503), takes=0.25)
+    flow("sleep 1")
+    flow("stop", KeyboardInterrupt())
+    flow = harness.call(CREATE_TOKEN)
+    flow("token", ValueError())
+    flow = harness.call(CREATE_TOKEN)
+    flow("token", created())
     lines = [(each.levelname, each.getMessage()) for each in caplog.records]
     assert lines == [
         ("DEBUG", f"POST /v1/sessions/stop: LiveAvatarTimeoutError, attempt 1, 1500 ms, session {SESSION}"),
         ("DEBUG", f"POST /v1/sessions/stop: 503, attempt 2, 250 ms, session {SESSION}"),
         ("DEBUG", f"POST /v1/sessions/stop: KeyboardInterrupt, attempt 3, 0 ms, session {SESSION}"),
         ("DEBUG", "POST /v1/sessions/token: ValueError, attempt 1, 0 ms, session -"),
+        ("DEBUG", "POST /v1/sessions/token: 200, attempt 1, 0 ms, session -"),
     ]
+    parts = ("method", "endpoint", "outcome", "attempt", "milliseconds", "session_id")
+    found = [getattr(caplog.records[1], part) for part in parts]
+    assert found == ["POST", "/v1/sessions/stop", 503, 2, 250.0, SESSION]
 
 
-# ---- What goes out -----------------------------------------------------------------------------------------
+# ---- The request of a call ---------------------------------------------------------------------------------
 
 
-def test_the_credential_is_the_api_key_or_the_sessions_token(stage: Stage) -> None:
-    assert stage.request(TOKEN).headers == {"X-API-KEY": "the-api-key"}
-    assert stage.request(START).headers == {"Authorization": "Bearer its-token"}
+def test_credential(harness: Harness) -> None:
+    """The credential is the API key or the session's token, never both."""
+    assert credential(harness.call(CREATE_TOKEN).request) == ("X-API-KEY", "the-api-key")
+    assert credential(harness.call(START).request) == ("Authorization", "Bearer its-token")
 
 
-def test_a_request_goes_to_the_base_url_with_its_deadline_and_as_compact_json(stage: Stage) -> None:
-    body = StopSessionRequest(session_id=SESSION)
-    body["words"], body["n"] = "ü", 1
-    play = stage.call(STOP, deadline=stage.clock.now + 7, body=body, urgent=True)
-    assert isinstance(play.step, Call)
-    wire = play.step.request()
-    assert wire.url == "https://service.example/base/sessions/stop"
-    assert wire.content == f'{{"words":"\\u00fc","n":1,"session_id":"{SESSION}"}}'.encode()
-    assert wire.headers == {
+def test_request(harness: Harness) -> None:
+    """A request goes to the base URL, as compact JSON, with the call's deadline."""
+    content = Secret({"word": "ü", "n": 1, "session_id": SESSION})
+    request = harness.call(STOP, deadline=harness.clock.now + 7, body=content).request
+    assert (request.method, request.url) == ("POST", "https://service.example/base/sessions/stop")
+    assert request.content.reveal() == f'{{"word":"\\u00fc","n":1,"session_id":"{SESSION}"}}'.encode()
+    assert dict(request.header_items()) == {
         "accept": "application/json",
         "accept-encoding": "identity",
-        "user-agent": USER_AGENT,
+        "user-agent": f"liveavatar-python/{__version__}",
         "content-type": "application/json",
         "Authorization": "Bearer its-token",
     }
-    assert (wire.deadline, wire.urgent) == (stage.clock.now + 7, True)
+    assert request.deadline == harness.clock.now + 7
 
 
-def test_a_call_without_a_body_sends_none(stage: Stage) -> None:
-    wire = stage.request(START).request()
-    assert wire.url == "https://service.example/base/sessions/start"
-    assert wire.content == b""
-    assert "content-type" not in wire.headers
-    assert wire.urgent is False
+def test_request_without_body(harness: Harness) -> None:
+    """A call without a body sends none, and no content type."""
+    request = harness.call(START).request
+    assert request.url == "https://service.example/base/sessions/start"
+    assert request.content.reveal() == b""
+    assert "content-type" not in dict(request.headers)
 
 
-def test_a_number_that_json_does_not_have_is_not_sent(stage: Stage) -> None:
-    body = StopSessionRequest(session_id=SESSION)
-    body["n"] = float("nan")
-    play = stage.call(STOP, body=body)
-    assert isinstance(play.step, Call)
+def test_request_path_and_query(harness: Harness) -> None:
+    """Placeholders of the path and parameters of the query are quoted, and parameters that are None left out."""
+    endpoint = Endpoint(
+        method="GET", path="/x/{id}/y", model=None, retry_statuses=lambda status: False, retry_if_lost=True
+    )
+    flow = harness.call(endpoint, path={"id": "a/b c?"}, query={"page": 2, "text": "é&", "size": None})
+    assert flow.request.method == "GET"
+    assert flow.request.url == "https://service.example/base/x/a%2Fb%20c%3F/y?page=2&text=%C3%A9%26"
+    flow.resume(success([1, 2]))
+    assert flow.result() == [1, 2]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_request_not_json(harness: Harness, value: float) -> None:
+    """A number that JSON does not have is not sent."""
     with pytest.raises(ValueError, match="JSON"):
-        play.step.request()
+        harness.call(STOP, body=Secret({"n": value})).result()
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "kind"),
-    [(TOKEN, SessionTokenResponse), (START, LiveAvatarSessionResponse), (STOP, StopSessionResponse)],
-)
-@pytest.mark.parametrize("status", [200, 201, 202, 299])
-def test_a_success_is_read_by_the_generated_parser_whatever_its_status(
-    stage: Stage, endpoint: Endpoint[Any], kind: type[Any], status: int
-) -> None:
-    step = stage.request(endpoint)
-    come = success(status)
-    assert type(step.result(come)) is kind
-    assert step.answer is come
+def flags(request: Request) -> tuple[bool, bool, bool]:
+    return request.is_cleanup, request.new_connection, request.last_resort
 
 
-def test_nothing_secret_of_a_request_is_in_the_error_when_the_service_echoes_it(stage: Stage) -> None:
-    request = LiveAvatarNewSessionRequest(avatar_id="dd73ea75-1218-4ef3-92ce-606d5f7fbc0a")
-    request["room"] = {"livekit_client_token": "room-token"}
-    play = stage.call(TOKEN, body=request)
-    assert isinstance(play.step, Call)
-    play.step.request()
-    echo = json.dumps({"code": 4000, "message": "Not: the-api-key, room-token"}).encode()
-    with pytest.raises(LiveAvatarApiError) as caught:
-        play.step.result(Answer(400, {}, bytearray(echo)))
-    assert caught.value.message == "Not: ***, ***"
-    with pytest.raises(LiveAvatarApiError) as caught:
-        stage.request(START).result(Answer(400, {}, bytearray(echo.replace(b"room-token", b"its-token"))))
-    assert caught.value.message == "Not: ***, ***"
+@by_endpoint
+def test_flags_of_first_attempt(harness: Harness, endpoint: Endpoint[Any]) -> None:
+    """An ordinary request may use an idle connection, and only the caller's pool."""
+    assert flags(harness.call(endpoint).request) == (False, False, False)
 
 
-# ---- The low level: one endpoint each ----------------------------------------------------------------------
-
-
-def test_a_token_is_created_with_the_api_key(stage: Stage) -> None:
-    play = stage.play(stage.flows.create_session_token(REQUEST))
-    step = play("token", MINTED)
-    assert step.body.avatar_id == REQUEST.avatar_id
-    assert step.deadline == 1000 + TIMEOUT
-    assert play.result() is MINTED
-    assert stage.open == []
-
-
-@pytest.mark.parametrize(
-    "error", [refused(429, retry_after="1"), refused(503), lost(), lost(sent=False)], ids=lambda error: str(error)
-)
-def test_start_session_sends_one_request_and_undoes_nothing(stage: Stage, error: LiveAvatarError) -> None:
-    play = stage.play(stage.flows.start_session(Secret("its-token")))
-    step = play("start", error)
-    assert step.deadline == 1000 + TIMEOUT
-    assert play.error(type(error)).attempts == 1
-    assert stage.open == []
-
-
-def test_start_session_answers_with_what_the_service_says(stage: Stage) -> None:
-    play = stage.play(stage.flows.start_session(Secret("its-token")))
-    play("start", STARTED)
-    assert play.result() is STARTED
-
-
-def test_stop_session_reports_what_the_service_says(stage: Stage) -> None:
-    play = stage.play(stage.flows.stop_session(SESSION, Secret("its-token"), None))
-    step = play("stop", refused(404))
-    assert step.deadline == 1000 + TIMEOUT
-    assert step.urgent is False
-    assert step.body.to_dict() == {"session_id": SESSION}
-    assert play.error(NotFoundError).session_id == SESSION
-    play = stage.play(stage.flows.stop_session(SESSION, None, "USER_CLOSED"))
-    step = play("stop with X-API-KEY", STOPPED)
-    assert step.body.to_dict() == {"session_id": SESSION, "reason": "USER_CLOSED"}
-    assert play.result() is STOPPED
-
-
-def test_a_mistake_is_raised_before_anything_is_sent(stage: Stage) -> None:
-    for flow in (
-        stage.flows.create_session_token({"avatar_id": "x"}),
-        stage.flows.new_session({"avatar_id": "x"}),
-        stage.flows.stop_session(7, None, None),  # type: ignore[arg-type]
+def test_new_connection(harness: Harness) -> None:
+    """A request is sent on a new connection after an attempt whose response was lost, and only then."""
+    flow = harness.call(CREATE_TOKEN, max_retries=4)
+    for outcome, expected in (
+        (lost(), False),
+        (refused(503), True),
+        (lost(sent=False), False),
+        (lost(LiveAvatarTimeoutError), False),
+        (created(), True),
     ):
-        stage.play(flow).error(TypeError)
-    for flow in (
-        stage.flows.stop_session("", None, None),
-        stage.flows.stop_session(" ", None, None),
-        stage.flows.stop_session(None, None, None),  # type: ignore[arg-type]
-        stage.flows.stop_session(SESSION, None, "BORED"),
+        assert flow("token", outcome).new_connection is expected
+        if flow.step is not None:
+            flow(describe(flow.step))
+    assert flow.result().data.session_id == SESSION
+
+
+def test_last_resort(harness: Harness) -> None:
+    """The last attempt of a stop whose response was lost may use a connection beside the caller's pool."""
+    flow = harness.call(STOP)
+    assert flags(flow("stop", lost())) == (False, False, False)
+    flow("sleep 0.5")
+    assert flags(flow("stop", lost())) == (False, True, False)
+    flow("sleep 1")
+    assert flags(flow("stop", lost())) == (False, True, True)
+    flow.error(LiveAvatarConnectionError)
+
+
+def test_no_last_resort(harness: Harness) -> None:
+    """Neither another endpoint nor a stop that got a response has a last resort."""
+    token = harness.call(CREATE_TOKEN, max_retries=1)
+    token("token", lost())
+    token("sleep 0.5")
+    assert token("token", lost()).last_resort is False
+    stop = harness.call(STOP, max_retries=1)
+    stop("stop", refused(503))
+    stop("sleep 0.5")
+    assert stop("stop", refused(503)).last_resort is False
+
+
+def test_cleanup_flags(harness: Harness) -> None:
+    """A cleanup is always sent on a new connection, and has its last resort from the second attempt on."""
+    flow = harness.call(STOP, is_cleanup=True)
+    assert flags(flow("stop", lost())) == (True, True, False)
+    flow("sleep 0.5")
+    assert flags(flow("stop", refused(503))) == (True, True, True)
+    flow("sleep 1")
+    assert flags(flow("stop", stopped())) == (True, True, False)
+
+
+@pytest.mark.parametrize("endpoint", [CREATE_TOKEN, STOP], ids=["token", "stop"])
+def test_reused_deadline(harness: Harness, endpoint: Endpoint[Any]) -> None:
+    """An attempt on a reused connection has a share of the time left; the last attempt has all of it."""
+    flow = harness.call(endpoint, deadline=harness.clock.now + 60)
+    assert flow(NAMES[endpoint], lost(), takes=20).reused_deadline == 1000 + 60 / 3
+    flow("sleep 0.5")
+    assert flow(NAMES[endpoint], lost(), takes=19.75).reused_deadline == 1020.5 + 39.5 / 2
+    flow("sleep 1")
+    last = flow(NAMES[endpoint], GOOD[endpoint]())
+    assert (last.reused_deadline, last.deadline) == (math.inf, 1060)
+
+
+def test_reused_deadline_of_start(harness: Harness) -> None:
+    """A start is not repeated when its response is lost, so it has all the time."""
+    assert harness.call(START).request.reused_deadline == math.inf
+
+
+# ---- One endpoint each -------------------------------------------------------------------------------------
+
+
+def test_create_session_token(harness: Harness) -> None:
+    """A token is created with the API key, and opens nothing."""
+    flow = harness.run(harness.flows.create_session_token(REQUEST))
+    request = flow("token", created())
+    assert body(request)["avatar_id"] == REQUEST.avatar_id
+    assert request.deadline == 1000 + TIMEOUT
+    assert type(flow.result()) is SessionTokenResponse
+    assert harness.ids == []
+
+
+@pytest.mark.parametrize("outcome", [refused(429, retry_after="1"), refused(503), lost(), lost(sent=False)], ids=name)
+def test_start_session_failed(harness: Harness, outcome: Any) -> None:
+    """start_session sends one request, and stops nothing."""
+    flow = harness.run(harness.flows.start_session(Secret("its-token")))
+    request = flow("start", outcome)
+    assert request.deadline == 1000 + TIMEOUT
+    assert flow.failure().attempts == 1
+    assert harness.ids == []
+
+
+def test_start_session(harness: Harness) -> None:
+    """start_session returns the service's response."""
+    flow = harness.run(harness.flows.start_session(Secret("its-token")))
+    flow("start", started())
+    assert type(flow.result()) is LiveAvatarSessionResponse
+    assert flow.result().data.session_id == SESSION
+
+
+def test_stop_session(harness: Harness) -> None:
+    """stop_session reports what the service says."""
+    flow = harness.run(harness.flows.stop_session(SESSION, Secret("its-token"), None))
+    request = flow("stop", refused(404))
+    assert request.deadline == 1000 + TIMEOUT
+    assert request.is_cleanup is False
+    assert body(request) == {"session_id": SESSION}
+    assert flow.error(NotFoundError).session_id == SESSION
+    flow = harness.run(harness.flows.stop_session(SESSION, None, "USER_CLOSED"))
+    assert body(flow("stop with X-API-KEY", stopped())) == {"session_id": SESSION, "reason": "USER_CLOSED"}
+    assert type(flow.result()) is StopSessionResponse
+    assert flow.result().message == "Stopped"
+
+
+def test_invalid_arguments(harness: Harness) -> None:
+    """An invalid argument is an error before anything is sent."""
+    flows = harness.flows
+    for work in (
+        flows.create_session_token({"avatar_id": "x"}),
+        flows.new_session({"avatar_id": "x"}),
+        flows.stop_session(7, None, None),  # type: ignore[arg-type]
+        flows.close_session(7),  # type: ignore[arg-type]
     ):
-        stage.play(flow).error(ValueError)
-    assert stage.open == []
+        harness.run(work).error(TypeError)
+    for work in (
+        flows.stop_session("", None, None),
+        flows.stop_session(" ", None, None),
+        flows.stop_session(None, None, None),  # type: ignore[arg-type]
+        flows.stop_session(SESSION, None, "BORED"),
+    ):
+        harness.run(work).error(ValueError)
+    assert harness.ids == []
+    harness.open()
+    harness.run(flows.close_session(SESSION, "BORED")).error(ValueError)
+    assert harness.ids == [SESSION]
 
 
 # ---- Opening a session -------------------------------------------------------------------------------------
 
 
-def test_a_new_session_is_a_token_and_a_start_within_one_deadline(stage: Stage) -> None:
-    play = stage.play(stage.flows.new_session(REQUEST))
-    first = play("token", MINTED, takes=20)
-    second = play("start", STARTED, takes=20)
-    session = play.result()
+def test_new_session(harness: Harness) -> None:
+    """A new session is a token and a start within one deadline."""
+    flow = harness.opening()
+    first = flow("token", created(), takes=20)
+    second = flow("start", started(), takes=20)
+    session = flow.result()
     assert (session.session_id, session.access_token) == (SESSION, "room-token")
-    assert session.raw_response is STARTED
+    assert session.raw_response.message == "Started"
     assert first.deadline == second.deadline == 1000 + TIMEOUT
-    assert first.body.avatar_id == REQUEST.avatar_id
-    assert second.body is None
-    assert not first.urgent
-    assert not second.urgent
-    assert stage.open == [SESSION]
-    assert stage.sessions.latest_token == "its-token"
+    assert body(first)["avatar_id"] == REQUEST.avatar_id
+    assert second.content.reveal() == b""
+    assert flags(first) == flags(second) == (False, False, False)
+    assert harness.ids == [SESSION]
+    assert harness.sessions.latest_token == "its-token"
 
 
-def test_a_session_is_known_before_its_start_leaves_and_opened_after(stage: Stage) -> None:
-    play = stage.play(stage.flows.new_session(REQUEST))
-    assert stage.open == []
-    play("token", MINTED)
-    assert stage.open == [SESSION]
-    assert stage.sessions.latest_token is None
-    play("start", STARTED)
-    assert stage.sessions.latest_token == "its-token"
+def test_tracked_before_start(harness: Harness) -> None:
+    """A session is tracked before its start is sent, and counts as opened after it."""
+    flow = harness.opening()
+    assert harness.ids == []
+    flow("token", created())
+    assert harness.ids == [SESSION]
+    assert harness.sessions.latest_token is None
+    flow("start", started())
+    assert harness.sessions.latest_token == "its-token"
 
 
-@pytest.mark.parametrize("error", [refused(401), lost(), unusable(), KeyboardInterrupt()], ids=repr)
-def test_without_a_token_there_is_nothing_to_undo(stage: Stage, error: BaseException) -> None:
-    stage.retries(0)
-    play = stage.play(stage.flows.new_session(REQUEST))
-    play("token", error)
-    assert play.error(type(error)) is error
-    assert stage.open == []
-    assert stage.warnings == []
+@pytest.mark.parametrize("outcome", [refused(401), lost(), unusable(), KeyboardInterrupt(), SignalError()], ids=name)
+def test_token_failed(harness: Harness, outcome: Any) -> None:
+    """Without a token there is nothing to stop."""
+    harness.new_client(0)
+    flow = harness.opening()
+    flow("token", outcome)
+    assert flow.step is None
+    if isinstance(outcome, BaseException):
+        assert flow.failure() is outcome
+    else:
+        assert isinstance(flow.failure(), LiveAvatarApiError)
+    assert harness.ids == []
+    assert harness.warnings == []
 
 
-@by_error(NEVER_STARTED)
-def test_a_session_that_never_started_is_not_stopped(stage: Stage, error: LiveAvatarError) -> None:
-    stage.retries(0)
-    play = stage.starting()
-    play("start", error)
-    assert play.error(type(error)) is error
+@by_outcome(NEVER_STARTED)
+def test_new_session_refused(harness: Harness, outcome: Any) -> None:
+    """A session that never started is not stopped."""
+    harness.new_client(0)
+    flow = harness.starting()
+    flow("start", outcome)
+    error = flow.failure()
+    assert isinstance(error, LiveAvatarError)
+    assert (error.session_may_be_running, error.session_id) == (False, SESSION)
+    assert harness.ids == []
+    assert harness.warnings == []
+    harness.close().error(SessionTokenNotFoundError)
+
+
+@by_outcome(MAY_HAVE_STARTED)
+def test_new_session_undone(harness: Harness, outcome: Any) -> None:
+    """A session that may have started is stopped before the error is raised."""
+    harness.new_client(0)
+    flow = harness.starting()
+    flow("start", outcome, takes=20)
+    assert flow.is_shielded
+    assert flow.in_cleanup
+    assert harness.ids == [SESSION]
+    request = flow("stop", stopped())
+    assert flags(request) == (True, True, False)
+    assert request.deadline == 1020 + CLEANUP_TIMEOUT
+    assert body(request) == {"session_id": SESSION}
+    error = flow.failure()
+    assert isinstance(error, LiveAvatarError)
     assert error.session_may_be_running is False
-    assert error.session_id == SESSION
-    assert stage.open == []
-    assert stage.warnings == []
-    stage.close().error(SessionTokenNotFoundError)
-
-
-@by_error(MAY_HAVE_STARTED)
-def test_a_session_that_may_have_started_is_stopped_before_the_error_is_raised(
-    stage: Stage, error: LiveAvatarError
-) -> None:
-    stage.retries(0)
-    play = stage.starting()
-    play("start", error, takes=20)
-    assert play.sheltered
-    assert play.apart
-    assert stage.open == [SESSION]
-    step = play("stop", STOPPED)
-    assert step.urgent
-    assert step.deadline == 1020 + RESCUE_TIME
-    assert step.body.to_dict() == {"session_id": SESSION}
-    assert play.error(type(error)) is error
-    assert error.session_may_be_running is False
+    assert error.endpoint == "/v1/sessions/start"
     assert not hasattr(error, "__notes__")
-    assert stage.open == []
-    assert stage.warnings == []
+    assert harness.ids == []
+    assert harness.warnings == []
 
 
-@pytest.mark.parametrize("kind", INTERRUPTIONS)
-def test_a_start_that_is_interrupted_is_undone_and_the_interruption_raised(
-    stage: Stage, kind: type[BaseException]
-) -> None:
-    play = stage.starting()
-    play("start", kind())
-    assert play.apart
-    play("stop", STOPPED)
-    error = play.error(kind)
-    assert error.session_may_be_running is False  # type: ignore[attr-defined]
-    assert error.session_id == SESSION  # type: ignore[attr-defined]
-    assert stage.open == []
-    assert stage.warnings == []
+@pytest.mark.parametrize("cls", INTERRUPTIONS)
+def test_new_session_interrupted(harness: Harness, cls: type[BaseException]) -> None:
+    """A session whose start is interrupted is stopped before the interruption is raised."""
+    flow = harness.starting()
+    interruption = cls()
+    flow("start", interruption)
+    assert flow.in_cleanup
+    flow("stop", stopped())
+    assert flow.error(cls) is interruption
+    assert (interruption.session_may_be_running, interruption.session_id) == (  # type: ignore[attr-defined]
+        False,
+        SESSION,
+    )
+    assert harness.ids == []
+    assert harness.warnings == []
 
 
-def test_an_interruption_between_two_starts_is_undone_as_well(stage: Stage) -> None:
-    play = stage.starting()
-    play("start", refused(429))
-    play("wait 0.5", KeyboardInterrupt())
-    play("stop", STOPPED)
-    play.error(KeyboardInterrupt)
+def test_interrupted_between_starts(harness: Harness) -> None:
+    """An interruption of the delay between two starts stops the session too."""
+    flow = harness.starting()
+    flow("start", refused(429))
+    flow("sleep 0.5", KeyboardInterrupt())
+    flow("stop", stopped())
+    flow.error(KeyboardInterrupt)
 
 
-def test_a_session_that_was_closed_before_its_start_was_answered_is_stopped_again_and_not_handed_out(
-    stage: Stage,
-) -> None:
-    play = stage.starting()
-    close = stage.close()
-    close("stop", NotFoundError("404 No such session.", 404, ""))
-    assert close.result().message
-    play("start", STARTED)
-    play("stop", STOPPED)
-    error = play.error(LiveAvatarError)
-    assert "was closed while it was being opened" in str(error)
-    assert (error.session_id, error.session_may_be_running) == (SESSION, False)
-    assert stage.open == []
+def test_unreturnable_session(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that cannot be returned to the caller is stopped, whatever the reason."""
+    mistake = AttributeError("no such field")
+
+    def raise_mistake(*args: Any) -> Any:
+        raise mistake
+
+    monkeypatch.setattr(_flows.StandardSessionResponse, "from_response", raise_mistake)
+    flow = harness.starting()
+    flow("start", started())
+    flow("stop", stopped())
+    assert flow.error(AttributeError) is mistake
+    assert harness.ids == []
 
 
-def test_an_answer_that_cannot_be_handed_out_is_undone(stage: Stage) -> None:
-    play = stage.starting()
-    play("start", "no answer at all")
-    play("stop", STOPPED)
-    play.error(AttributeError)
-    assert stage.open == []
+FATE_UNKNOWN = [
+    *(refused(status) for status in (301, 408, 409, 413, 425, 499, 500, 502, 504, 520)),
+    lost(),
+    lost(LiveAvatarTimeoutError),
+    unusable(),
+    Response(201, {}, bytearray(b'{"code": 5003, "data": null, "message": "No avatar is free"}')),
+    KeyboardInterrupt(),
+    SignalError(),
+]
+"""Failures of a start after which the service may not have carried it out yet."""
 
 
-@pytest.mark.parametrize(
-    "error",
-    [refused(408), refused(502), refused(504), refused(520), lost(), KeyboardInterrupt()],
-    ids=lambda error: str(error) or "interrupted",
-)
-def test_a_stop_may_overtake_its_start_so_not_found_is_asked_three_times_more(
-    stage: Stage, error: BaseException
-) -> None:
-    play = stage.starting()
-    play("start", error)
-    for pause in (0.5, 1, 2):
-        play("stop", refused(404))
-        play(f"wait {pause}")
-        assert stage.open == [SESSION]
-    play("stop", refused(404))
-    assert play.error(type(error)) is error
-    assert error.session_may_be_running is False  # type: ignore[attr-defined]
-    assert stage.open == []
-
-
-def test_the_start_that_was_overtaken_is_stopped(stage: Stage) -> None:
-    play = stage.starting()
-    play("start", refused(504))
-    play("stop", refused(404))
-    play("wait 0.5")
-    play("stop", STOPPED)
-    play.error(ServerError)
-
-
-@pytest.mark.parametrize("error", [refused(301), refused(409), refused(500), refused(501), unusable()], ids=str)
-def test_a_start_that_the_service_itself_has_answered_was_not_overtaken(stage: Stage, error: LiveAvatarError) -> None:
-    play = stage.starting()
-    play("start", error)
-    play("stop", refused(404))
-    assert play.error(type(error)).session_may_be_running is False
-
-
-def test_doubts_end_with_the_time_there_is_for_a_rescue(stage: Stage) -> None:
-    play = stage.starting()
-    play("start", lost())
-    play("stop", refused(404), takes=RESCUE_TIME - 0.5)  # no time for a pause of half a second
-    play.error(LiveAvatarConnectionError)
-    play = stage.starting()
-    play("start", lost())
-    play("stop", refused(404), takes=RESCUE_TIME - 0.51)
-    play("wait 0.5")
-
-
-def test_when_its_stop_fails_too_the_session_is_kept_and_the_error_says_so(stage: Stage) -> None:
-    play = stage.starting()
-    play("start", lost())
-    for pause in (0.5, 1):
-        play("stop", refused(503, "Closed for today"))
-        play(f"wait {pause}")
-    play("stop", refused(503, "Closed for today"))
-    error = play.error(LiveAvatarConnectionError)
+@by_outcome(FATE_UNKNOWN)
+@pytest.mark.parametrize("unknown", UNKNOWN, ids=name)
+def test_stop_before_start(harness: Harness, outcome: Any, unknown: Response) -> None:
+    """A stop may arrive before its start, so "not found" and "not running" are asked again until the time is over."""
+    harness.new_client(0)
+    flow = harness.starting()
+    flow("start", outcome)
+    for delay in (*CLEANUP_RETRY_DELAYS, CLEANUP_RETRY_DELAYS[-1]):
+        flow("stop", unknown)
+        flow(f"sleep {delay:g}")
+        assert harness.ids == [SESSION]
+        if harness.clock.now + CLEANUP_RETRY_DELAYS[-1] >= 1000 + CLEANUP_TIMEOUT:
+            break
+    flow("stop", unknown)
+    error = flow.failure()
     assert error.session_may_be_running is True
-    assert error.session_id == SESSION
+    assert SESSION in error.__notes__[-1]
+    assert harness.ids == [SESSION]
+    assert len(harness.warnings) == 1
+
+
+@by_outcome(ALREADY_ENDED)
+def test_stop_after_end(harness: Harness, outcome: Response) -> None:
+    """That the session has already ended proves that it does not run, also if the start's fate is unknown."""
+    flow = harness.starting()
+    flow("start", lost())
+    flow("stop", outcome)
+    assert flow.error(LiveAvatarConnectionError).session_may_be_running is False
+    assert harness.ids == []
+
+
+def test_stop_overtook_start(harness: Harness) -> None:
+    """A start that was overtaken by its stop is stopped by the next one."""
+    flow = harness.starting()
+    flow("start", refused(504))
+    flow("stop", refused(404))
+    flow("sleep 0.25")
+    flow("stop", stopped())
+    assert flow.error(ServerError).session_may_be_running is False
+    assert harness.ids == []
+
+
+@by_outcome(UNKNOWN)
+def test_start_known(harness: Harness, outcome: Response, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service's "not found" is believed at once if the start is known to have been carried out."""
+    monkeypatch.setattr(_flows.StandardSessionResponse, "from_response", lambda *args: 1 / 0)
+    harness.new_client(0)
+    flow = harness.starting()
+    flow("start", started())
+    flow("stop", outcome)
+    assert flow.error(ZeroDivisionError).session_may_be_running is False  # type: ignore[attr-defined]
+    assert harness.ids == []
+
+
+def test_cleanup_delay_in_time(harness: Harness) -> None:
+    """There is no delay that reaches the end of the cleanup's time."""
+    flow = harness.starting()
+    flow("start", lost())
+    flow("stop", refused(404), takes=CLEANUP_TIMEOUT - 0.25)
+    assert flow.error(LiveAvatarConnectionError).session_may_be_running is True
+    harness.new_client(2)
+    flow = harness.starting()
+    flow("start", lost())
+    flow("stop", refused(404), takes=CLEANUP_TIMEOUT - 0.26)
+    flow("sleep 0.25")
+
+
+def test_cleanup_failed(harness: Harness) -> None:
+    """If the stop fails too, the session stays tracked, and the error, a note and the log say so."""
+    flow = harness.starting()
+    flow("start", lost())
+    for delay in (0.5, 1):
+        flow("stop", refused(503, "Closed for today"))
+        flow(f"sleep {delay}")
+    flow("stop", refused(503, "Closed for today"))
+    error = flow.error(LiveAvatarConnectionError)
+    assert (error.session_may_be_running, error.session_id) == (True, SESSION)
     (note,) = error.__notes__
     assert re.fullmatch(
-        rf"Session {SESSION} may still be running, for its stop failed too: 503 \(code 4000\) Closed for today.*"
+        rf"Session {SESSION} may still be running, because its stop failed too: 503 \(code 4000\) Closed for today.*"
         r"\. close_session\(\) tries again\.",
         note,
     )
-    assert stage.open == [SESSION]
-    assert stage.warned_of == "503 (code 4000) Closed for today. The fault is at the service; try again later."
+    assert harness.ids == [SESSION]
+    assert harness.warning_reason == f"503 (code 4000) Closed for today. {ServerError.hint}"
 
-    play = stage.close()
-    play("stop", STOPPED)
-    assert play.result() is STOPPED
-
-
-@pytest.mark.parametrize("kind", INTERRUPTIONS)
-def test_an_interruption_of_the_rescue_waits_for_it_and_takes_the_errors_place(
-    stage: Stage, kind: type[BaseException]
-) -> None:
-    play = stage.starting()
-    play("start", lost())
-    play.interruption = kind()
-    play("stop", STOPPED)
-    error = play.error(kind)
-    assert error.session_may_be_running is False  # type: ignore[attr-defined]
-    assert stage.open == []
+    flow = harness.close()
+    flow("stop", stopped())
+    assert flow.result().message == "Stopped"
 
 
-def test_an_interruption_of_a_rescue_that_fails_says_that_the_session_may_run(stage: Stage) -> None:
-    stage.retries(0)
-    play = stage.starting()
-    play("start", lost())
-    play.interruption = KeyboardInterrupt()
-    play("stop", refused(503))
-    error = play.error(KeyboardInterrupt)
+@pytest.mark.parametrize("cls", INTERRUPTIONS)
+def test_interrupted_cleanup(harness: Harness, cls: type[BaseException]) -> None:
+    """An interruption waits for the cleanup, and is then raised in place of the error."""
+    flow = harness.starting()
+    flow("start", lost())
+    flow.interruption = cls()
+    flow("stop", stopped())
+    assert flow.error(cls).session_may_be_running is False  # type: ignore[attr-defined]
+    assert harness.ids == []
+    assert harness.warnings == []
+
+
+def test_interrupted_failing_cleanup(harness: Harness) -> None:
+    """An interruption of a cleanup that fails says that the session may run."""
+    harness.new_client(0)
+    flow = harness.starting()
+    flow("start", lost())
+    flow.interruption = KeyboardInterrupt()
+    flow("stop", refused(503))
+    error = flow.error(KeyboardInterrupt)
     assert error.session_may_be_running is True  # type: ignore[attr-defined]
     assert error.__notes__ == [f"Session {SESSION} may still be running. close_session() tries again."]
-    assert stage.open == [SESSION]
+    assert harness.ids == [SESSION]
 
 
-def test_interruptions_that_come_before_a_rescue_has_begun_do_not_skip_it(stage: Stage) -> None:
-    play = stage.starting()
+@pytest.mark.parametrize("cls", INTERRUPTIONS)
+def test_interruption_in_cleanup(harness: Harness, cls: type[BaseException]) -> None:
+    """An interruption that reaches the stop itself, as in a thread without a shield, does not prevent it."""
+    flow = harness.starting()
+    flow("start", lost())
+    flow("stop", cls(), takes=1)
+    request = flow("stop", stopped())
+    assert request.deadline == 1000 + CLEANUP_TIMEOUT
+    assert flow.error(cls).session_may_be_running is False  # type: ignore[attr-defined]
+    assert harness.ids == []
+
+
+def test_interrupted_before_cleanup(harness: Harness) -> None:
+    """Interruptions before the cleanup has begun do not skip it; the latest is raised."""
+    flow = harness.starting()
     last = SystemExit()
-    play.startles = [KeyboardInterrupt(), last]
-    play("start", lost())
-    play("stop", STOPPED)
-    assert play.error(SystemExit) is last
+    flow.early_interruptions = [KeyboardInterrupt(), SignalError(), last]
+    flow("start", lost())
+    flow("stop", stopped())
+    assert flow.error(SystemExit) is last
     assert last.session_may_be_running is False  # type: ignore[attr-defined]
-    assert stage.open == []
-    assert stage.warnings == []
+    assert harness.ids == []
+    assert harness.warnings == []
 
 
-def test_a_start_that_is_abandoned_asks_for_nothing_more_but_warns(stage: Stage) -> None:
-    play = stage.starting()
-    play.abandon()
-    assert stage.warned_of == "GeneratorExit"
-    assert stage.open == [SESSION]
+def test_too_many_interruptions_before_cleanup(harness: Harness) -> None:
+    """After ten interruptions the cleanup is given up, and the last one says that the session may run."""
+    flow = harness.starting()
+    interruptions = [KeyboardInterrupt() for _ in range(10)]
+    flow.early_interruptions = [*interruptions]
+    flow("start", lost())
+    error = flow.error(KeyboardInterrupt)
+    assert error is interruptions[-1]
+    assert error.session_may_be_running is True  # type: ignore[attr-defined]
+    assert harness.ids == [SESSION]
+    assert harness.warning_reason == "KeyboardInterrupt"
+
+    harness.new_client(2)
+    flow = harness.starting()
+    flow.early_interruptions = interruptions[1:]
+    flow("start", lost())
+    flow("stop", stopped())
+    assert flow.error(KeyboardInterrupt).session_may_be_running is False  # type: ignore[attr-defined]
 
 
-def test_a_rescue_that_is_abandoned_warns_and_keeps_the_session(stage: Stage) -> None:
-    play = stage.starting()
-    play("start", lost())
-    play.abandon()
-    assert stage.warned_of == "GeneratorExit"
-    assert stage.open == [SESSION]
+def test_abandoned_start(harness: Harness) -> None:
+    """A new_session whose event loop is gone sends nothing more, but warns."""
+    flow = harness.starting()
+    flow.abandon()
+    assert harness.warning_reason == "GeneratorExit"
+    assert harness.ids == [SESSION]
 
 
-def test_a_session_goes_by_the_id_that_its_start_names(stage: Stage) -> None:
-    play = stage.starting()
-    play("start", started(OTHER))
-    assert play.result().session_id == OTHER
-    assert stage.open == [OTHER]
-    stage.close().error(SessionTokenNotFoundError)
-    play = stage.close(OTHER)
-    step = play("stop", STOPPED)
-    assert step.body.to_dict() == {"session_id": OTHER}
-    assert step.headers == {"Authorization": "Bearer its-token"}
+def test_abandoned_cleanup(harness: Harness) -> None:
+    """A cleanup whose event loop is gone warns, and keeps the session tracked."""
+    flow = harness.starting()
+    flow("start", lost())
+    flow.abandon()
+    assert harness.warning_reason == "GeneratorExit"
+    assert harness.ids == [SESSION]
 
 
-def test_a_start_that_names_another_open_session_changes_no_id(stage: Stage) -> None:
-    stage.starting()("start", STARTED)
-    play = stage.play(stage.flows.new_session(REQUEST))
-    play("token", minted(OTHER, "other-token"))
-    play("start", started(SESSION))
-    assert play.result().session_id == OTHER
-    assert stage.open == [SESSION, OTHER]
+def test_session_id_of_start(harness: Harness) -> None:
+    """A session has the id that the response to its start gives."""
+    flow = harness.starting()
+    flow("start", started(OTHER))
+    assert harness.ids == [OTHER]
+    harness.close().error(SessionTokenNotFoundError)
+    flow = harness.close(OTHER)
+    request = flow("stop", stopped())
+    assert body(request) == {"session_id": OTHER}
+    assert credential(request) == ("Authorization", "Bearer its-token")
+
+
+def test_session_id_of_other_session(harness: Harness) -> None:
+    """A response with the id of another open session changes no id."""
+    harness.open()
+    flow = harness.starting(created(OTHER, "other-token"))
+    flow("start", started(SESSION))
+    assert flow.result().session_id == OTHER
+    assert harness.ids == [SESSION, OTHER]
     for session_id, token in ((SESSION, "its-token"), (OTHER, "other-token")):
-        play = stage.close(session_id)
-        step = play("stop", STOPPED)
-        assert step.body.to_dict() == {"session_id": session_id}
-        assert step.headers == {"Authorization": f"Bearer {token}"}
+        flow = harness.close(session_id)
+        request = flow("stop", stopped())
+        assert body(request) == {"session_id": session_id}
+        assert credential(request) == ("Authorization", f"Bearer {token}")
+
+
+# ---- Closing while a session is being opened ---------------------------------------------------------------
+
+
+def test_closed_before_token(harness: Harness) -> None:
+    """A session whose token arrives after the registry was closed is not started."""
+    flow = harness.opening()
+    harness.sessions.close()
+    flow("token", created())
+    assert str(flow.error(LiveAvatarError)) == "This client is closed."
+    assert harness.ids == []
+
+
+def test_closed_before_new_session(harness: Harness) -> None:
+    """Nothing is sent once the registry is closed."""
+    harness.sessions.close()
+    assert str(harness.opening().error(LiveAvatarError)) == "This client is closed."
+
+
+def test_closed_before_start(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that is closed between its token and its start is not started, and nothing is stopped."""
+    mark_starting = harness.sessions.mark_starting
+
+    def close_first(session: Any) -> None:
+        harness.sessions.discard(session)
+        mark_starting(session)
+
+    monkeypatch.setattr(harness.sessions, "mark_starting", close_first)
+    flow = harness.starting()
+    error = flow.error(LiveAvatarError)
+    assert f"Session {SESSION} was closed while" in str(error)
+    assert error.session_may_be_running is False
+    assert harness.ids == []
+    assert harness.warnings == []
+
+
+def test_closed_during_start(harness: Harness) -> None:
+    """A session whose start succeeds after the registry was closed is stopped, and not returned."""
+    flow = harness.starting()
+    harness.sessions.close()
+    flow("start", started())
+    flow("stop", stopped())
+    error = flow.error(LiveAvatarError)
+    assert str(error) == "The client was closed while the session was being opened."
+    assert (error.session_id, error.session_may_be_running) == (SESSION, False)
+    assert harness.ids == []
+
+
+def test_close_during_start(harness: Harness) -> None:
+    """A session that is closed before its start is answered is stopped again, and not returned."""
+    flow = harness.starting()
+    close = harness.close()
+    close("stop", stopped())
+    assert close.result().message == "Stopped"
+    flow("start", started())
+    flow("stop", refused(404))
+    error = flow.error(LiveAvatarError)
+    assert f"Session {SESSION} was closed while the session was being opened" in str(error)
+    assert (error.session_id, error.session_may_be_running) == (SESSION, False)
+    assert harness.ids == []
+
+
+def test_close_overtakes_start(harness: Harness) -> None:
+    """A close that arrives before the start asks again, until the session can be stopped."""
+    flow = harness.starting()
+    close = harness.close()
+    close("stop", refused(404))
+    close("sleep 0.25")
+    close("stop", stopped())
+    close.result()
+    flow("start", lost())
+    assert flow.error(LiveAvatarConnectionError).session_may_be_running is False
+    assert harness.ids == []
+
+
+def test_close_opening_session(harness: Harness) -> None:
+    """Closing the client stops a session that is being opened, as a cleanup."""
+    flow = harness.starting()
+    (session,) = harness.sessions.all
+    harness.sessions.close()
+    close = harness.run(harness.flows.close_opening_session(session))
+    assert close.is_shielded
+    request = close("stop", stopped())
+    assert flags(request) == (True, True, False)
+    assert request.deadline == 1000 + CLEANUP_TIMEOUT
+    assert body(request) == {"session_id": SESSION}
+    close.result()
+    assert harness.ids == []
+    flow("start", started())
+    flow("stop", refused(404))
+    assert flow.error(LiveAvatarError).session_may_be_running is False
+
+
+def test_close_unstarted_session(harness: Harness) -> None:
+    """A session whose start was not sent is not stopped but forgotten, and is not started any more."""
+    session = harness.sessions.add(SESSION, Secret("its-token"))
+    harness.run(harness.flows.close_opening_session(session)).result()
+    assert harness.ids == []
+    with pytest.raises(LiveAvatarError, match="was closed while"):
+        harness.sessions.mark_starting(session)
 
 
 # ---- Closing a session -------------------------------------------------------------------------------------
 
 
-def test_a_close_is_one_stop_with_the_sessions_own_token(stage: Stage) -> None:
-    play = stage.closing()
-    assert play.sheltered
-    assert not play.apart  # Ctrl-C reaches it: a second try follows, and then the Ctrl-C
-    step = play("stop", STOPPED)
-    assert step.deadline == 1000 + TIMEOUT
-    assert step.urgent is False
-    assert step.body.to_dict() == {"session_id": SESSION}
-    assert play.result() is STOPPED
-    assert stage.open == []
-    assert stage.warnings == []
+def test_close_session(harness: Harness) -> None:
+    """A close is one stop with the session's own token."""
+    flow = harness.closing()
+    assert flow.is_shielded
+    assert not flow.in_cleanup  # Ctrl-C reaches it: a second attempt follows, and then Ctrl-C is raised
+    request = flow("stop", stopped())
+    assert request.deadline == 1000 + TIMEOUT
+    assert flags(request) == (False, False, False)
+    assert body(request) == {"session_id": SESSION}
+    assert flow.result().message == "Stopped"
+    assert harness.ids == []
+    assert harness.warnings == []
 
 
-@pytest.mark.parametrize("error", ENDED, ids=lambda error: error.message)
-def test_closing_a_session_that_has_ended_by_itself_is_no_error(stage: Stage, error: LiveAvatarApiError) -> None:
-    stage.retries(0)
-    play = stage.closing()
-    play("stop", error)
-    assert play.result().message == error.message
-    assert stage.open == []
+def test_close_session_reason(harness: Harness) -> None:
+    """A close may give its reason."""
+    harness.open()
+    flow = harness.run(harness.flows.close_session(SESSION, "USER_CLOSED"))
+    assert body(flow("stop", stopped())) == {"session_id": SESSION, "reason": "USER_CLOSED"}
 
 
-def test_that_a_session_has_ended_is_asked_once(stage: Stage) -> None:
-    play = stage.closing()
-    play("stop", refused(409, "The session has already ended", retry_after="1"))
-    assert play.result().message == "The session has already ended"
+@by_outcome(ALREADY_ENDED + UNKNOWN)
+def test_close_ended_session(harness: Harness, outcome: Response) -> None:
+    """Closing a session that has ended by itself is not an error."""
+    harness.new_client(0)
+    flow = harness.closing()
+    flow("stop", outcome)
+    assert flow.result().message == json.loads(outcome.content)["message"]
+    assert harness.ids == []
+    assert harness.warnings == []
 
 
-def test_a_token_that_is_no_longer_good_is_followed_by_the_api_key(stage: Stage) -> None:
-    play = stage.closing()
-    first = play("stop", refused(401))
-    second = play("stop with X-API-KEY", STOPPED)
-    assert first.body == second.body
+def test_close_ended_session_once(harness: Harness) -> None:
+    """That a session has ended is asked once, whatever the service says about a retry."""
+    flow = harness.closing()
+    flow("stop", refused(409, "The session has already ended", retry_after="1"))
+    assert flow.result().message == "The session has already ended"
+
+
+def test_close_expired_token(harness: Harness) -> None:
+    """If the session's token is no longer valid, the API key stops the session."""
+    flow = harness.closing()
+    first = flow("stop", refused(401))
+    second = flow("stop with X-API-KEY", stopped())
+    assert body(first) == body(second)
     assert first.deadline == second.deadline
-    assert play.result() is STOPPED
+    assert flow.result().message == "Stopped"
 
 
-def test_when_the_api_key_is_no_good_either_the_session_is_kept(stage: Stage) -> None:
-    play = stage.closing()
-    play("stop", refused(401))
-    play("stop with X-API-KEY", refused(401))
-    error = play.error(AuthenticationError)
-    assert error.session_may_be_running is True
-    assert error.session_id == SESSION
-    assert stage.open == [SESSION]
+def test_close_no_valid_credential(harness: Harness) -> None:
+    """If the API key is not valid either, the session stays tracked."""
+    flow = harness.closing()
+    flow("stop", refused(401))
+    flow("stop with X-API-KEY", refused(401))
+    error = flow.error(AuthenticationError)
+    assert (error.session_may_be_running, error.session_id) == (True, SESSION)
+    assert harness.ids == [SESSION]
 
 
-def test_a_rescue_with_the_api_key_is_as_urgent(stage: Stage) -> None:
-    play = stage.starting()
-    play("start", lost())
-    play("stop", refused(401))
-    assert play("stop with X-API-KEY", STOPPED).urgent
+def test_cleanup_with_api_key(harness: Harness) -> None:
+    """A cleanup with the API key is a cleanup too."""
+    flow = harness.starting()
+    flow("start", lost())
+    flow("stop", refused(401))
+    assert flags(flow("stop with X-API-KEY", stopped())) == (True, True, False)
 
 
-@pytest.mark.parametrize("error", [refused(503), refused(409), refused(403), lost()], ids=str)
-def test_a_close_that_fails_can_be_tried_again(stage: Stage, error: LiveAvatarError) -> None:
-    stage.retries(0)
-    play = stage.closing()
-    play("stop", error)
-    assert play.error(type(error)) is error
-    assert error.session_may_be_running is True
-    assert stage.warned_of == str(error)
-    assert stage.open == [SESSION]
-    play = stage.close()
-    play("stop", STOPPED)
-    assert play.result() is STOPPED
+@pytest.mark.parametrize("outcome", [refused(503), refused(409), refused(403), lost()], ids=name)
+def test_close_failed(harness: Harness, outcome: Any) -> None:
+    """A close that fails says that the session may run, and can be tried again."""
+    harness.new_client(0)
+    flow = harness.closing()
+    flow("stop", outcome)
+    error = flow.failure()
+    assert isinstance(error, LiveAvatarError)
+    assert (error.session_id, error.session_may_be_running) == (SESSION, True)
+    assert harness.warning_reason == str(error)
+    assert harness.ids == [SESSION]
+    flow = harness.close()
+    flow("stop", stopped())
+    assert flow.result().message == "Stopped"
 
 
-def test_a_conflict_without_words_is_tried_again(stage: Stage) -> None:
-    play = stage.closing()
-    for pause in (0.5, 1):
-        play("stop", refused(409))
-        play(f"wait {pause}")
-    play("stop", refused(409))
-    play.error(ConflictError)
+def test_close_conflict(harness: Harness) -> None:
+    """A conflict that does not say that the session has ended is retried."""
+    flow = harness.closing()
+    for delay in (0.5, 1):
+        flow("stop", refused(409))
+        flow(f"sleep {delay}")
+    flow("stop", refused(409))
+    flow.error(ConflictError)
 
 
-def test_of_two_closes_at_a_time_both_return(stage: Stage) -> None:
-    stage.starting()("start", STARTED)
-    first, second = stage.close(), stage.close()
-    first("stop", STOPPED)
-    assert first.result() is STOPPED
-    second("stop", refused(404))
-    assert second.result().message == "No"
+def test_two_closes(harness: Harness) -> None:
+    """Of two closes at the same time, both return."""
+    for outcome in (refused(404), refused(409), refused(500)):
+        harness.new_client(0)
+        harness.open()
+        first, second = harness.close(), harness.close()
+        first("stop", stopped())
+        assert first.result().message == "Stopped"
+        second("stop", outcome)
+        assert second.result().message == "No"
 
 
-def test_a_session_is_closed_once_and_only_where_it_was_opened(stage: Stage) -> None:
-    stage.starting()("start", STARTED)
-    stage.close()("stop", STOPPED)
-    again = stage.close().error(SessionTokenNotFoundError)
+def test_close_twice(harness: Harness) -> None:
+    """A session is closed once, and only by the client that opened it."""
+    harness.closing()("stop", stopped())
+    again = harness.close().error(SessionTokenNotFoundError)
     assert str(again) == f"No token for session '{SESSION}': it is closed already."
     assert again.session_id == SESSION
-    never = stage.close(OTHER).error(SessionTokenNotFoundError)
+    never = harness.close(OTHER).error(SessionTokenNotFoundError)
     assert str(never) == (
         f"No token for session '{OTHER}': this client did not open it."
         " stop_session(session_id) stops any session of the account."
@@ -1095,333 +1476,488 @@ def test_a_session_is_closed_once_and_only_where_it_was_opened(stage: Stage) -> 
     assert isinstance(never, ValueError)
 
 
-@pytest.mark.parametrize("kind", INTERRUPTIONS)
-def test_an_interrupted_stop_is_sent_again_with_five_seconds_and_then_the_interruption_raised(
-    stage: Stage, kind: type[BaseException]
-) -> None:
-    play = stage.closing()
-    play("stop", kind(), takes=3)
-    step = play("stop", STOPPED)
-    assert step.deadline == 1003 + RESCUE_TIME
-    play.error(kind)
-    assert stage.open == []
-    assert stage.warnings == []
+@pytest.mark.parametrize("cls", INTERRUPTIONS)
+def test_close_interrupted(harness: Harness, cls: type[BaseException]) -> None:
+    """An interrupted stop is sent again, within the cleanup's time, before the interruption is raised."""
+    flow = harness.closing()
+    flow("stop", cls(), takes=3)
+    request = flow("stop", stopped())
+    assert request.deadline == 1003 + CLEANUP_TIMEOUT
+    flow.error(cls)
+    assert harness.ids == []
+    assert harness.warnings == []
 
 
-def test_an_interruption_does_not_lengthen_a_call(stage: Stage) -> None:
-    play = stage.closing()
-    play("stop", KeyboardInterrupt(), takes=TIMEOUT - 1)
-    assert play("stop", STOPPED).deadline == 1000 + TIMEOUT
+def test_interruption_does_not_prolong(harness: Harness) -> None:
+    """An interruption does not move the call's deadline."""
+    flow = harness.closing()
+    flow("stop", KeyboardInterrupt(), takes=TIMEOUT - 1)
+    assert flow("stop", stopped()).deadline == 1000 + TIMEOUT
 
 
-def test_a_pause_between_two_stops_is_cut_short_by_an_interruption(stage: Stage) -> None:
-    play = stage.closing()
-    play("stop", lost())
-    play("wait 0.5", KeyboardInterrupt())
-    play("stop", STOPPED)
-    play.error(KeyboardInterrupt)
+@pytest.mark.parametrize("cls", INTERRUPTIONS)
+def test_delay_interrupted(harness: Harness, cls: type[BaseException]) -> None:
+    """An interruption ends the delay between two stops."""
+    flow = harness.closing()
+    flow("stop", lost())
+    flow("sleep 0.5", cls())
+    flow("stop", stopped())
+    flow.error(cls)
 
 
-def test_of_several_interruptions_the_latest_is_raised_and_the_first_sets_the_time(stage: Stage) -> None:
-    play = stage.closing()
-    play("stop", KeyboardInterrupt())
-    play("stop", asyncio.CancelledError(), takes=2)
+def test_several_interruptions(harness: Harness) -> None:
+    """Of several interruptions the latest is raised, and the first sets the deadline."""
+    flow = harness.closing()
+    flow("stop", KeyboardInterrupt())
+    flow("stop", SignalError(), takes=2)
     last = SystemExit()
-    play("stop", last, takes=2)
-    assert play("stop", STOPPED).deadline == 1000 + RESCUE_TIME
-    assert play.error(SystemExit) is last
-    assert stage.open == []
+    flow("stop", last, takes=2)
+    assert flow("stop", stopped()).deadline == 1000 + CLEANUP_TIMEOUT
+    assert flow.error(SystemExit) is last
+    assert harness.ids == []
 
 
-def test_interruptions_without_end_end_with_the_time(stage: Stage) -> None:
-    play = stage.closing()
-    play("stop", KeyboardInterrupt())
-    play("stop", KeyboardInterrupt(), takes=RESCUE_TIME - 0.01)
-    play("stop", KeyboardInterrupt(), takes=0.01)
-    play.error(KeyboardInterrupt)
-    assert stage.warned_of == "KeyboardInterrupt"
-    assert stage.open == [SESSION]
-    play = stage.close()
-    play("stop", STOPPED)
-    assert play.result() is STOPPED
+def test_interruptions_until_timeout(harness: Harness) -> None:
+    """Interruptions without end are given up when the time is over, and the close can be tried again."""
+    flow = harness.closing()
+    flow("stop", KeyboardInterrupt())
+    flow("stop", KeyboardInterrupt(), takes=CLEANUP_TIMEOUT - 0.01)
+    flow("stop", KeyboardInterrupt(), takes=0.01)
+    error = flow.error(KeyboardInterrupt)
+    assert (error.session_id, error.session_may_be_running) == (SESSION, True)  # type: ignore[attr-defined]
+    assert harness.warning_reason == "KeyboardInterrupt"
+    assert harness.ids == [SESSION]
+    flow = harness.close()
+    flow("stop", stopped())
+    assert flow.result().message == "Stopped"
 
 
-def test_a_stop_that_fails_after_an_interruption_is_logged_and_the_interruption_raised(stage: Stage) -> None:
-    stage.retries(0)
-    play = stage.closing()
-    play("stop", KeyboardInterrupt())
-    play("stop", lost())
-    play.error(KeyboardInterrupt)
-    assert stage.warned_of == "KeyboardInterrupt"
-    assert stage.open == [SESSION]
+def test_too_many_interruptions(harness: Harness) -> None:
+    """After ten interruptions a close is given up, and the session stays tracked."""
+    flow = harness.closing()
+    for _ in range(10):
+        flow("stop", KeyboardInterrupt())
+    assert flow.error(KeyboardInterrupt).session_may_be_running is True  # type: ignore[attr-defined]
+    assert harness.ids == [SESSION]
+    flow = harness.close()
+    for _ in range(9):
+        flow("stop", KeyboardInterrupt())
+    flow("stop", stopped())
+    flow.error(KeyboardInterrupt)
+    assert harness.ids == []
 
 
-def test_a_close_that_is_interrupted_before_it_has_begun_can_be_tried_again(stage: Stage) -> None:
-    stage.starting()("start", STARTED)
-    flow = stage.flows.close_session(SESSION)
-    next(flow)
-    with pytest.raises(KeyboardInterrupt):
-        flow.throw(KeyboardInterrupt())
-    assert stage.warned_of == "KeyboardInterrupt"
-    play = stage.close()
-    play("stop", STOPPED)
-    assert play.result() is STOPPED
+def test_interrupted_then_failed(harness: Harness) -> None:
+    """A stop that fails after an interruption is logged, and the interruption raised."""
+    harness.new_client(0)
+    flow = harness.closing()
+    flow("stop", KeyboardInterrupt())
+    flow("stop", lost())
+    flow.error(KeyboardInterrupt)
+    assert harness.warning_reason == "KeyboardInterrupt"
+    assert harness.ids == [SESSION]
 
 
-def test_a_close_that_is_abandoned_asks_for_nothing_more_but_warns(stage: Stage) -> None:
-    play = stage.closing()
-    play.abandon()
-    assert stage.warned_of == "GeneratorExit"
-    play = stage.close()
-    play("stop", STOPPED)
-    assert play.result() is STOPPED
+@pytest.mark.parametrize("cls", INTERRUPTIONS)
+def test_close_interrupted_before_stop(harness: Harness, cls: type[BaseException]) -> None:
+    """A close that is interrupted before it sends anything can be tried again."""
+    harness.open()
+    work = harness.flows.close_session(SESSION)
+    assert isinstance(work.send(None), Shield)
+    with pytest.raises(cls):
+        work.throw(cls())
+    assert harness.warning_reason == cls.__name__
+    flow = harness.close()
+    flow("stop", stopped())
+    assert flow.result().message == "Stopped"
 
 
-# ---- What a client remembers -------------------------------------------------------------------------------
+def test_abandoned_close(harness: Harness) -> None:
+    """A close whose event loop is gone sends nothing more, but warns."""
+    flow = harness.closing()
+    flow.abandon()
+    assert harness.warning_reason == "GeneratorExit"
+    flow = harness.close()
+    flow("stop", stopped())
+    assert flow.result().message == "Stopped"
 
 
-def test_a_token_is_given_away_once_and_then_no_longer_ours_to_use(stage: Stage) -> None:
-    stage.starting()("start", STARTED)
-    assert stage.sessions.release(SESSION) == "its-token"
-    assert stage.open == []
-    with pytest.raises(SessionTokenNotFoundError, match="did not open it"):
-        stage.sessions.release(SESSION)
-    with pytest.raises(ValueError, match="session_id is None"):
-        stage.sessions.release(None)  # type: ignore[arg-type]
+def test_close_flagged_session(harness: Harness) -> None:
+    """A close of a session whose start's fate is unknown does not believe "not found", and says so."""
+    flow = harness.starting()
+    flow("start", lost())
+    flow("stop", refused(400))
+    assert flow.failure().session_may_be_running is True
+    flow = harness.close()
+    begun = harness.clock.now
+    while flow.step is not None:
+        flow(describe(flow.step), refused(404) if isinstance(flow.step, Send) else None)
+    assert flow.error(NotFoundError).session_may_be_running is True
+    assert harness.clock.now - begun < TIMEOUT
+    assert harness.ids == [SESSION]
+    flow = harness.close()
+    flow("stop", refused(409, "The session has already ended"))
+    assert flow.result().message == "The session has already ended"
+    assert harness.ids == []
 
 
-def test_the_latest_token_is_of_the_session_opened_last_of_those_still_open(stage: Stage) -> None:
-    for session_id, token in ((SESSION, "first"), (OTHER, "second")):
-        play = stage.play(stage.flows.new_session(REQUEST))
-        play("token", minted(session_id, token))
-        play("start", started(session_id))
-    assert stage.sessions.latest_token == "second"
-    assert repr(stage.sessions) == "<2 open sessions>"
-    stage.close(OTHER)("stop", STOPPED)
-    assert stage.sessions.latest_token == "first"
-    stage.close()("stop", STOPPED)
-    assert stage.sessions.latest_token is None
+# ---- Waiting for a slot ------------------------------------------------------------------------------------
+
+AT_LIMIT = "Concurrency limit reached"
 
 
-def test_of_the_ended_sessions_the_latest_thousand_are_remembered_by_id(stage: Stage) -> None:
-    ids = [f"session-{number}" for number in range(1025)]
-    for session_id in ids:
-        stage.sessions.forget(stage.sessions.remember(session_id, Secret("t")))
-    assert "did not open it" in str(stage.close(ids[0]).error(SessionTokenNotFoundError))
-    for session_id in (ids[1], ids[-1]):
-        assert "closed already" in str(stage.close(session_id).error(SessionTokenNotFoundError))
-    stage.sessions.forget(stage.sessions.remember(ids[1], Secret("t")))  # ended again: the latest now
-    stage.sessions.forget(stage.sessions.remember("one-more", Secret("t")))
-    assert "closed already" in str(stage.close(ids[1]).error(SessionTokenNotFoundError))
-    assert "did not open it" in str(stage.close(ids[2]).error(SessionTokenNotFoundError))
+def test_wait_for_slot(harness: Harness) -> None:
+    """At the concurrency limit, the same token is tried again after delays that double up to 5 seconds."""
+    flow = harness.run(harness.flows.new_session(REQUEST, 60))
+    flow("token", created())
+    for delay in (1, 2, 4, 5, 5):
+        assert credential(flow("start", refused(403, AT_LIMIT))) == ("Authorization", "Bearer its-token")
+        assert harness.ids == []
+        flow(f"sleep {delay}")
+    flow("start", started())
+    assert flow.result().session_id == SESSION
+    assert harness.ids == [SESSION]
 
 
-def test_a_session_that_is_given_away_before_its_start_is_answered_is_its_callers_all_the_same(stage: Stage) -> None:
-    play = stage.starting()
-    assert stage.sessions.release(SESSION) == "its-token"
-    play("start", started(OTHER))
-    assert play.result().session_id == OTHER
+def test_wait_for_slot_ends(harness: Harness) -> None:
+    """When the time is over, there is one last attempt, and the error is raised."""
+    flow = harness.run(harness.flows.new_session(REQUEST, 2.5))
+    flow("token", created())
+    flow("start", refused(403, AT_LIMIT))
+    flow("sleep 1")
+    flow("start", refused(403, AT_LIMIT))
+    flow("sleep 1.5")
+    flow("start", refused(403, AT_LIMIT))
+    assert flow.error(ConcurrencyLimitError).session_may_be_running is False
+    assert harness.ids == []
 
 
-def test_a_session_that_took_anothers_place_is_not_forgotten_with_it(stage: Stage) -> None:
-    first = stage.sessions.remember(SESSION, Secret("first"))
-    second = stage.sessions.remember(SESSION, Secret("second"))
-    assert first not in stage.sessions
-    stage.sessions.forget(first)
-    assert second in stage.sessions
+def test_no_wait_for_slot(harness: Harness) -> None:
+    """By default, the concurrency limit is an error at once; so is any other refusal."""
+    flow = harness.starting()
+    flow("start", refused(403, AT_LIMIT))
+    flow.error(ConcurrencyLimitError)
+    flow = harness.run(harness.flows.new_session(REQUEST, 60))
+    flow("token", created())
+    flow("start", refused(402))
+    assert flow.failure().status == 402
 
 
-# ---- Whatever happens --------------------------------------------------------------------------------------
+def test_wait_for_slot_with_expired_token(harness: Harness) -> None:
+    """A token that expires while there is no slot is replaced; a new token that is refused is an error."""
+    flow = harness.run(harness.flows.new_session(REQUEST, 60))
+    flow("token", created())
+    flow("start", refused(403, AT_LIMIT))
+    flow("sleep 1")
+    flow("start", refused(401))
+    flow("token", created(OTHER, "new-token"))
+    assert credential(flow("start", refused(401)))[1] == "Bearer new-token"
+    assert flow.error(AuthenticationError).session_id == OTHER
+    assert harness.ids == []
 
-# What becomes of one step: whether the service does it ("late" is a while after it was given up), and what is heard.
-Fate = tuple[str, Callable[[], BaseException] | None]
 
-FINE: Fate = ("done", None)
-DONE: list[Fate] = [("done", lost), ("done", lambda: ServerError("No", 504, "")), ("done", KeyboardInterrupt)]
-LOST: list[Fate] = [
-    ("lost", lambda: lost(sent=False)),
-    ("lost", lost),
-    ("lost", lambda: AuthenticationError("No", 401, "")),
-    ("lost", lambda: RateLimitError("No", 429, "")),
-    ("lost", lambda: ServerError("No", 503, "")),
-    ("lost", KeyboardInterrupt),
+@pytest.mark.parametrize("cls", INTERRUPTIONS)
+def test_wait_for_slot_interrupted(harness: Harness, cls: type[BaseException]) -> None:
+    """An interruption of the wait is raised; there is nothing to stop."""
+    flow = harness.run(harness.flows.new_session(REQUEST, 60))
+    flow("token", created())
+    flow("start", refused(403, AT_LIMIT))
+    flow("sleep 1", cls())
+    flow.error(cls)
+    assert harness.ids == []
+    assert harness.warnings == []
+
+
+@pytest.mark.parametrize(("seconds", "cls"), [(-1, ValueError), (math.inf, ValueError), ("1", TypeError)])
+def test_invalid_wait_for_slot(harness: Harness, seconds: Any, cls: type[Exception]) -> None:
+    """The wait is 0 or more seconds."""
+    harness.run(harness.flows.new_session(REQUEST, seconds)).error(cls)
+
+
+# ---- Keeping a session alive -------------------------------------------------------------------------------
+
+
+def test_keep_session_alive(harness: Harness) -> None:
+    """The credential is the token of a session of this client, then the API key; of any other it is the API key."""
+    harness.open()
+    flow = harness.run(harness.flows.keep_session_alive(SESSION))
+    request = flow("keep-alive", refused(401))
+    assert body(request) == {"session_id": SESSION}
+    flow("keep-alive with X-API-KEY", stopped())
+    assert flow.result() is None
+    flow = harness.run(harness.flows.keep_session_alive(OTHER))
+    flow("keep-alive with X-API-KEY", stopped())
+    assert flow.result() is None
+    assert harness.ids == [SESSION]
+
+
+@by_outcome(ALREADY_ENDED + UNKNOWN)
+def test_keep_ended_session_alive(harness: Harness, outcome: Response) -> None:
+    """A session that has ended is no longer tracked, and closing it once more is not an error."""
+    harness.open()
+    flow = harness.run(harness.flows.keep_session_alive(SESSION))
+    flow("keep-alive", outcome)
+    error = flow.failure()
+    assert (error.session_id, error.session_may_be_running) == (SESSION, False)
+    assert harness.ids == []
+    assert harness.close().result().message == "The session has already ended."
+    harness.close().error(SessionTokenNotFoundError)
+
+
+@pytest.mark.parametrize("outcome", [refused(500), lost(), refused(403)], ids=name)
+def test_keep_session_alive_failed(harness: Harness, outcome: Any) -> None:
+    """Any other error leaves the session tracked."""
+    harness.new_client(0)
+    harness.open()
+    flow = harness.run(harness.flows.keep_session_alive(SESSION))
+    flow("keep-alive", outcome)
+    assert flow.failure().session_may_be_running is True
+    assert harness.ids == [SESSION]
+
+
+def test_adopt_session(harness: Harness) -> None:
+    """An adopted session is closed with its token; without one, with the API key."""
+    harness.run(harness.flows.adopt_session(SESSION, Secret("a-token"))).result()
+    harness.run(harness.flows.adopt_session(OTHER, None)).result()
+    assert harness.ids == [SESSION, OTHER]
+    flow = harness.close()
+    assert credential(flow("stop", stopped()))[1] == "Bearer a-token"
+    flow = harness.close(OTHER)
+    flow("stop with X-API-KEY", refused(404))  # its start is known to have been carried out
+    assert flow.result().message == "No"
+    assert harness.ids == []
+
+
+# ---- The model checker -------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Outcome:
+    """What comes of one step: what the service does, and what the client gets."""
+
+    done: bool = True
+    """Whether the service carries the request out."""
+    delay: float = 0.0
+    """Seconds after which the service carries a start out, although the client has its outcome already."""
+    heard: Callable[[], object] | None = None
+    """The response or exception that the client gets; None for the service's own response."""
+
+    @property
+    def interrupts(self) -> bool:
+        return self.heard in (KeyboardInterrupt, SignalError)
+
+
+FINE = Outcome()
+DONE = [Outcome(heard=lost), Outcome(heard=lambda: refused(504)), Outcome(heard=SignalError)]
+NOT_DONE = [
+    Outcome(False, heard=lambda: lost(sent=False)),
+    Outcome(False, heard=lost),
+    Outcome(False, heard=lambda: refused(401)),
+    Outcome(False, heard=lambda: refused(429)),
+    Outcome(False, heard=lambda: refused(503)),
+    Outcome(False, heard=KeyboardInterrupt),
 ]
-LATE: list[Fate] = [("late", lost), ("late", lambda: ServerError("No", 504, "")), ("late", KeyboardInterrupt)]
-ANSWERED: list[Fate] = [
-    ("done", unusable),
-    ("done", lambda: ConflictError("No", 409, "")),
-    ("done", lambda: ServerError("No", 500, "")),
+LATE = [
+    Outcome(delay=0.3, heard=lost),
+    Outcome(delay=1.25, heard=KeyboardInterrupt),
+    Outcome(delay=4.7, heard=lambda: refused(504)),
+    Outcome(delay=10.0, heard=lambda: refused(499)),
 ]
-FATES: dict[str, list[Fate]] = {
-    "start": [FINE, *DONE, *LOST, *LATE, *ANSWERED],
-    "stop": [FINE, *DONE, *LOST, ("lost", lambda: ConflictError("No", 409, ""))],
-    "wait": [FINE, LOST[-1]],
+CONFLICT = Outcome(heard=lambda: refused(409))
+OUTCOMES: dict[str, list[Outcome]] = {
+    "start": [FINE, *DONE, *NOT_DONE, *LATE, CONFLICT, Outcome(heard=unusable)],
+    "stop": [FINE, *DONE, *NOT_DONE, CONFLICT, Outcome(False, heard=lambda: refused(409))],
+    "sleep": [FINE, NOT_DONE[-1]],
 }
 
 
 class Service:
-    """What the service does, whatever is heard of it; it speaks of one session."""
+    """A model of the service, for one session."""
 
-    LATE = 1.25  # seconds after which a start that was given up arrives
-
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
         self._arrivals: list[float] = []
         self.starts = 0
         self.running = False
 
-    def do(self, endpoint: str) -> object:
-        """Do what is asked, and answer."""
+    def perform(self, endpoint: str) -> Response:
+        """Carry a request out, and return the response."""
         if endpoint == "start":
             self.starts += 1
             self.running = True
-            return STARTED
+            return started()
         was_running, self.running = self.running, False
         if was_running:
-            return STOPPED
-        return ConflictError("The session has already ended", 409, "") if self.starts else NotFoundError("No", 404, "")
+            return stopped()
+        return refused(409, "The session has already ended") if self.starts else refused(404)
 
-    def meet(self, endpoint: str, fate: Fate) -> object:
-        """What comes of a request that meets with this fate."""
-        self.catch_up()
-        done, heard = fate
-        answer = self.do(endpoint) if done == "done" else None
-        if done == "late":
-            self._arrivals.append(self._clock.now + self.LATE)
-        return heard() if heard else answer
+    def receive(self, endpoint: str, outcome: Outcome) -> object:
+        """Return what the client gets for a request with this outcome."""
+        self.advance()
+        response: object = None
+        if outcome.delay:
+            self._arrivals.append(self._clock.now + outcome.delay)
+        elif outcome.done:
+            response = self.perform(endpoint)
+        return outcome.heard() if outcome.heard else response
 
-    def catch_up(self, seconds: float = 0.0) -> None:
-        """Let what is on its way arrive."""
+    def advance(self, seconds: float = 0.0) -> None:
+        """Carry out the starts whose time has come."""
         self._clock.now += seconds
         while self._arrivals and self._arrivals[0] <= self._clock.now:
             self._arrivals.pop(0)
-            self.do("start")
+            self.perform("start")
 
 
-class Story:
-    """A client, its service, and what happens between them.
+class Scenario:
+    """A client, its service, and the outcomes of the client's steps.
 
-    `fates` are of the first steps, as places in FATES; then all goes well, or if `for_ever`, the last one stays for
-    that kind of step. `deaf`: an interruption does not reach what is performed apart, but its caller, when it is done.
+    Args:
+        harness: The client.
+        outcomes: Indexes in OUTCOMES, for the first steps. Then all goes well.
+        repeated: The last outcome is that of all further steps of its kind.
+        deferred: An interruption does not reach shielded work, but its caller, when the work has ended.
     """
 
     def __init__(
-        self, stage: Stage, fates: tuple[int, ...] = (), *, for_ever: bool = False, deaf: bool = False
+        self, harness: Harness, outcomes: tuple[int, ...] = (), *, repeated: bool = False, deferred: bool = False
     ) -> None:
-        self.stage, self.fates, self.for_ever, self.deaf = stage, fates, for_ever, deaf
-        self.service = Service(stage.clock)
+        self.harness, self.outcomes, self.repeated, self.deferred = harness, outcomes, repeated, deferred
+        self.service = Service(harness.clock)
         self.steps: list[str] = []
-        stage.retries(2)
+        self.interrupted = False
+        """Whether shielded work was interrupted."""
+        harness.drivers.clear()
+        harness.new_client(2)
 
-    def tell(self, play: Play) -> Any:
-        """Perform a flow to its end; what it returned or raised."""
-        while play.step is not None:
-            assert len(self.steps) < 500, "it goes on for ever"
-            self.advance(play)
-        return play.end
+    def run(self, flow: Driver) -> Any:
+        """Run a flow to its end; return its result or exception."""
+        while flow.step is not None:
+            assert len(self.steps) < 500, "the flow does not end"
+            self.advance(flow)
+        return flow.end
 
-    def advance(self, play: Play) -> None:
-        name = described(play.step).split()[0]
-        fate = FATES[name][self._fate(name)]
-        self.steps.append(name)
-        if name == "wait":
-            play(described(play.step), fate[1] and fate[1]())
+    def advance(self, flow: Driver) -> None:
+        kind = describe(flow.step).split()[0]
+        outcome = OUTCOMES[kind][self._index(kind)]
+        self.steps.append(kind)
+        self.interrupted |= outcome.interrupts and flow.is_shielded
+        if kind == "sleep":
+            heard = outcome.heard and outcome.heard()
+            flow(describe(flow.step), self._defer(flow, heard, None))
             return
-        self.stage.clock.now += 0.1
-        outcome = self.service.meet(name, fate)
-        if isinstance(outcome, KeyboardInterrupt) and self.deaf and play.apart and play.sheltered:
-            play.interruption = outcome
-            outcome = lost()
-        play.go(outcome)
+        self.harness.clock.now += 0.1
+        flow.resume(self._defer(flow, self.service.receive(kind, outcome), lost()))
+
+    def _defer(self, flow: Driver, outcome: object, instead: object) -> object:
+        if not (self.deferred and flow.is_shielded and isinstance(outcome, KeyboardInterrupt | SignalError)):
+            return outcome
+        flow.interruption = outcome
+        return instead
 
     def heal(self) -> None:
-        self.fates, self.for_ever = (), False
+        """Let all go well from here."""
+        self.outcomes, self.repeated = (), False
 
-    def _fate(self, name: str) -> int:
-        place, last = len(self.steps), len(self.fates) - 1
+    def _index(self, kind: str) -> int:
+        place, last = len(self.steps), len(self.outcomes) - 1
         if place <= last:
-            return self.fates[place]
-        return self.fates[last] if self.for_ever and self.steps[last] == name else 0
+            return self.outcomes[place]
+        return self.outcomes[last] if self.repeated and self.steps[last] == kind else 0
 
 
-def every_story(stage: Stage, check: Callable[[Story], None], *, depth: int) -> int:
-    """Check all that can happen at the first `depth` steps of a story; how many stories that is."""
-    told = 0
-    pending: list[tuple[bool, tuple[int, ...]]] = [(False, ()), (True, ())]
+def check_scenarios(harness: Harness, check: Callable[[Scenario], None], *, depth: int) -> int:
+    """Check every sequence of outcomes of the first `depth` steps; return the number of scenarios."""
+    checked = 0
+    pending: list[tuple[bool, tuple[int, ...]]] = [(False, ())]
     while pending:
-        deaf, fates = pending.pop()
-        story = Story(stage, fates, deaf=deaf)
-        check(story)
-        told += 1
-        if fates and fates[-1]:
-            check(Story(stage, fates, deaf=deaf, for_ever=True))
-            told += 1
-        if len(story.steps) > len(fates) < depth:
-            choices = range(len(FATES[story.steps[len(fates)]]))
-            pending += [(deaf, (*fates, choice)) for choice in choices]
-    return told
+        deferred, outcomes = pending.pop()
+        scenario = Scenario(harness, outcomes, deferred=deferred)
+        check(scenario)
+        checked += 1
+        if outcomes and outcomes[-1]:
+            check(Scenario(harness, outcomes, deferred=deferred, repeated=True))
+            checked += 1
+        if len(scenario.steps) > len(outcomes) < depth:
+            kind = scenario.steps[len(outcomes)]
+            for choice, outcome in enumerate(OUTCOMES[kind]):
+                pending.append((deferred, (*outcomes, choice)))
+                first_interruption = outcome.interrupts and not deferred and not scenario.interrupted
+                if first_interruption and kind != "start":  # the start is not shielded
+                    pending.append((True, (*outcomes, choice)))
+    return checked
 
 
 @pytest.fixture
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
+def fast(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip what costs most and changes no decision: the log, and the search for secrets in errors."""
     caplog.set_level(logging.CRITICAL, "liveavatar")
+    monkeypatch.setattr(_calls, "_secrets", lambda *args: [])
 
 
-@pytest.mark.usefixtures("quiet")
-def test_no_faults_of_any_kind_leave_a_session_behind(stage: Stage) -> None:
-    def check(story: Story) -> None:
-        end = story.tell(stage.starting())
-        story.service.catch_up(100)
-        assert story.service.starts <= 1, "a second session for one call"
-        if not isinstance(end, BaseException):
-            assert story.service.running
-        elif not getattr(end, "session_may_be_running", False):
-            assert not story.service.running
+@pytest.mark.timeout(900)  # on a busy machine
+@pytest.mark.usefixtures("fast")
+def test_no_session_left_behind(harness: Harness) -> None:
+    """Whatever happens to a new_session, no session runs that the caller does not know of; and never two run."""
+
+    def check(scenario: Scenario) -> None:
+        service = scenario.service
+        end = scenario.run(harness.starting())
+        failed, flagged = isinstance(end, BaseException), getattr(end, "session_may_be_running", False)
+        service.advance(100)
+        assert service.starts <= 1, "a second session for one call"
+        if not failed:
+            assert service.running
+        elif not flagged:
+            assert not service.running
         else:
             assert SESSION in end.__notes__[-1]
             assert end.session_id == SESSION  # type: ignore[attr-defined]
-        kept = not isinstance(end, BaseException) or getattr(end, "session_may_be_running", False)
-        assert stage.open == ([SESSION] if kept else [])
-        if kept:  # and then it can be closed
-            story.heal()
-            story.tell(stage.close())
-            assert not story.service.running
+        assert harness.ids == ([SESSION] if flagged or not failed else [])
+        if harness.ids and service.starts:  # and then it can be closed
+            scenario.heal()
+            scenario.run(harness.close())
+            assert not service.running
+            assert harness.ids == []
 
-    assert every_story(stage, check, depth=4) > 10_000
+    assert check_scenarios(harness, check, depth=4) > 10_000
 
 
-@pytest.mark.usefixtures("quiet")
-def test_no_faults_of_any_kind_make_a_close_lose_a_session(stage: Stage) -> None:
-    def check(story: Story) -> None:
-        stage.starting()("start", story.service.do("start"))
-        end = story.tell(stage.close())
-        kept = bool(stage.open)
-        assert kept or not story.service.running, "forgotten while it runs"
-        assert kept <= isinstance(end, BaseException), "returned, but not confirmed"
+@pytest.mark.usefixtures("fast")
+def test_no_close_loses_a_session(harness: Harness) -> None:
+    """Whatever happens to a close, the session is tracked as long as it may run."""
+
+    def check(scenario: Scenario) -> None:
+        harness.starting()("start", scenario.service.perform("start"))
+        end = scenario.run(harness.close())
+        kept = bool(harness.ids)
+        assert kept or not scenario.service.running, "forgotten while it runs"
+        assert kept <= isinstance(end, BaseException), "returned without a proof"
+        assert kept <= getattr(end, "session_may_be_running", False), "kept without a word"
         if kept:
-            story.heal()
-            story.tell(stage.close())
-        assert stage.open == []
-        assert not story.service.running
+            scenario.heal()
+            scenario.run(harness.close())
+        assert harness.ids == []
+        assert not scenario.service.running
 
-    assert every_story(stage, check, depth=3) > 1_000
+    assert check_scenarios(harness, check, depth=3) > 1_000
 
 
-def test_a_flow_that_is_abandoned_asks_for_nothing_more_and_warns_of_what_may_run(
-    stage: Stage, caplog: pytest.LogCaptureFixture
-) -> None:
-    def check(story: Story) -> None:
+def test_abandoned_flows(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    """A flow that is abandoned at any step sends nothing more, and warns of a session that may run."""
+
+    def check(scenario: Scenario) -> None:
         caplog.clear()
-        play = stage.starting()
-        while play.step is not None and len(story.steps) < len(story.fates):
-            story.advance(play)
-        if play.step is None:
-            story.steps = []  # nothing is left to abandon
+        flow = harness.starting()
+        while flow.step is not None and len(scenario.steps) < len(scenario.outcomes):
+            scenario.advance(flow)
+        if flow.step is None:
+            scenario.steps = []  # there is nothing to abandon
             return
-        story.steps.append(described(play.step).split()[0])
-        play.abandon()
-        story.service.catch_up(100)
-        assert not story.service.running or stage.open == [SESSION]
-        assert stage.warned_of if stage.open else not stage.warnings
+        scenario.steps.append(describe(flow.step).split()[0])
+        flow.abandon()
+        scenario.service.advance(100)
+        assert not scenario.service.running or harness.ids == [SESSION]
+        assert harness.warning_reason if harness.ids else not harness.warnings
 
-    assert every_story(stage, check, depth=3) > 500
+    assert check_scenarios(harness, check, depth=3) > 500

@@ -78,22 +78,8 @@ def test_mock_server(service: MockServer, capsys: pytest.CaptureFixture[str]) ->
     assert live.main([]) == 0
     output = capsys.readouterr().out
     found = verdicts(output)
-    assert {verdict for verdict, _ in found.values()} == {"confirmed"}, output
-    for subject in (
-        "API key and session token in one request",
-        "ws_url is given in LITE",
-        "its message names the limit, 60 s",
-        "a second stop",
-        "an unknown id is a 404",
-        "null in an optional field",
-        "success is code 1000",
-        "start: success is status 201",
-        "X-RateLimit-Limit",
-        "the API key with an empty body is a 400",
-        "data holds count and results",
-    ):
-        assert any(subject in assumption for assumption in found), subject
-    assert output.endswith(f"{len(found)} confirmed, 0 refuted, 0 not tried\n")
+    assert found == dict.fromkeys(map(str, live.Assumption), ("confirmed", "")), output
+    assert output.endswith(f"\n{len(live.Assumption)} confirmed, 0 refuted, 0 not tried\n")
     assert service.running_sessions == []
     assert all(session.is_sandbox for session in service.sessions)
 
@@ -227,7 +213,7 @@ LIES: dict[str, tuple[str, Callable[[httpx.Request, int], bool], Change, str, st
         "/sessions/stop",
         lambda *_: True,
         lambda status, body: (status, body),
-        "every response has X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset",
+        live.Assumption.RATE_LIMITS,
         "came: without X-RateLimit-Remaining, X-RateLimit-Reset",
     ),
 }
@@ -304,8 +290,29 @@ def test_connection_lost(service: MockServer, between: Between, capsys: pytest.C
 
     between.change = break_off
     assert live.main([]) == 1
-    assert "the checks broke off: ReadError: connection reset" in capsys.readouterr().err
+    streams = capsys.readouterr()
+    assert "the checks broke off: ReadError: connection reset" in streams.err
+    assert verdicts(streams.out)[live.Assumption.STOP_TOKEN][0] == "not tried"
     assert service.running_sessions == []
+
+
+@pytest.mark.parametrize("path", ["/sessions/token", "/sessions/start"])
+def test_every_assumption_has_a_verdict(
+    path: str, service: MockServer, between: Between, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the service refuses a call altogether, what depends on it is not tried, and says so."""
+
+    def refuse(request: httpx.Request, status: int, body: Body) -> tuple[int, Body]:
+        refusal = {"code": 4030, "data": None, "message": "not in your plan"}
+        return (403, refusal) if request.url.path.endswith(path) else (status, body)
+
+    between.change = refuse
+    assert live.main([]) == 1
+    found = verdicts(capsys.readouterr().out)
+    assert set(found) == set(map(str, live.Assumption))
+    verdict, detail = found[live.Assumption.WS_URL]
+    assert verdict == "not tried"
+    assert "not in your plan" in detail
 
 
 def test_no_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -49,7 +50,10 @@ def test_published_facts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_yaml(tmp_path: Path) -> None:
     """A document in YAML is read like one in JSON."""
-    assert upstream.main([str(document(tmp_path, name="spec.yaml"))]) == 0
+    spec = document(tmp_path, name="spec.yaml")
+    assert upstream.main([str(spec)]) == 0
+    spec.write_text(re.sub(r"'(\d{3})':", r"\1:", spec.read_text("utf-8")), "utf-8")  # statuses as numbers
+    assert upstream.main([str(spec)]) == 0
 
 
 CHANGES: dict[str, tuple[Change, str]] = {

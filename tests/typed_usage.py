@@ -1,9 +1,10 @@
-"""What type checkers are to see of the public API. Nothing runs this: mypy and pyright read it."""
+"""The types of the public API, for mypy and pyright. This is not run."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import assert_type
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, assert_type
 
 import aiohttp
 import httpx
@@ -21,21 +22,26 @@ from liveavatar import (
     LiveAvatarSessionData,
     LiveAvatarSessionResponse,
     RateLimitError,
+    SessionDurationError,
+    SessionInfo,
     SessionTokenData,
     SessionTokenNotFoundError,
     SessionTokenResponse,
+    SessionTranscript,
     StandardSessionResponse,
     StopReason,
     StopSessionResponse,
+    TranscriptLine,
     VideoEncoding,
     VideoQuality,
     VideoSettings,
     __version__,
+    graceful_shutdown,
 )
 
 
 def requests() -> LiveAvatarNewSessionRequest:
-    """Requests are made with keywords, and their fields are attributes."""
+    """Requests are created with keyword arguments, and their fields are attributes."""
     LiveAvatarNewSessionRequest(avatar_id="...")
     LiveAvatarNewSessionRequest(
         mode="FULL",
@@ -62,6 +68,7 @@ def requests() -> LiveAvatarNewSessionRequest:
 
 def blocking(request: LiveAvatarNewSessionRequest) -> None:
     """The blocking client."""
+    graceful_shutdown()
     LiveAvatarApi("key", base_url="https://...", timeout=5, max_retries=0, http_client=httpx.Client())
     with LiveAvatarApi() as api:
         assert_type(api, LiveAvatarApi)
@@ -71,7 +78,17 @@ def blocking(request: LiveAvatarNewSessionRequest) -> None:
         assert_type(api.stop_session("id", "token", reason=StopReason.USER_CLOSED), StopSessionResponse)
         assert_type(api.stop_session("id", None, reason="USER_CLOSED"), StopSessionResponse)
         assert_type(api.new_session(request_data=request), StandardSessionResponse)
+        assert_type(api.new_session(request, keep_alive=60, wait_for_slot=30.0), StandardSessionResponse)
         assert_type(api.close_session("id"), StopSessionResponse)
+        assert_type(api.close_session("id", reason=StopReason.USER_CLOSED), StopSessionResponse)
+        api.keep_session_alive("id")
+        assert_type(api.list_sessions("historic", page_size=10), Iterator[SessionInfo])
+        assert_type(api.get_session("id"), SessionInfo)
+        assert_type(api.get_session_transcript("id", start_timestamp=1), SessionTranscript)
+        api.delete_session_events("id")
+        assert_type(api.request("GET", "/users/credits", params={"a": 1}), Any)
+        api.adopt_session("id", "token")
+        assert_type(api.recover_sessions(), list[str])
         with api.session(request) as session:
             assert_type(session, StandardSessionResponse)
         assert_type(api.session_token, str | None)
@@ -82,7 +99,7 @@ def blocking(request: LiveAvatarNewSessionRequest) -> None:
 
 
 async def awaited(request: LiveAvatarNewSessionRequest, session: aiohttp.ClientSession) -> None:
-    """The async client; its methods are coroutines, so that tasks can be made of them."""
+    """The async client; its methods are coroutines, so that tasks can run them."""
     AsyncLiveAvatarApi("key", session)
     AsyncLiveAvatarApi(base_url="https://...", timeout=5.0, max_retries=0, http_client=httpx.AsyncClient())
     async with AsyncLiveAvatarApi(session=session) as api:
@@ -92,7 +109,17 @@ async def awaited(request: LiveAvatarNewSessionRequest, session: aiohttp.ClientS
         assert_type(await api.stop_session("id"), StopSessionResponse)
         assert_type(await api.stop_session("id", "token", reason=StopReason.USER_CLOSED), StopSessionResponse)
         assert_type(await api.new_session(request_data=request), StandardSessionResponse)
+        assert_type(await api.new_session(request, keep_alive=True, wait_for_slot=30), StandardSessionResponse)
         assert_type(await api.close_session("id"), StopSessionResponse)
+        assert_type(await api.close_session("id", reason="USER_CLOSED"), StopSessionResponse)
+        await api.keep_session_alive("id")
+        assert_type(api.list_sessions(avatar_id="id"), AsyncIterator[SessionInfo])
+        assert_type(await api.get_session("id"), SessionInfo)
+        assert_type(await api.get_session_transcript("id"), SessionTranscript)
+        await api.delete_session_events("id")
+        assert_type(await api.request("POST", "/path", json={"a": 1}, idempotent=True), Any)
+        await api.adopt_session("id")
+        assert_type(await api.recover_sessions(), list[str])
         task = asyncio.create_task(api.new_session(request))
         assert_type(task, asyncio.Task[StandardSessionResponse])
         both = await asyncio.gather(api.new_session(request), api.new_session(request))
@@ -106,11 +133,12 @@ async def awaited(request: LiveAvatarNewSessionRequest, session: aiohttp.ClientS
     await api.aclose()
 
 
-def answers(minted: SessionTokenResponse, session: StandardSessionResponse) -> None:
-    """The fields of what comes back."""
-    assert_type(minted.data, SessionTokenData)
-    assert_type(minted.data.session_id, str)
-    assert_type(minted.data.session_token, str)
+def responses(created: SessionTokenResponse, session: StandardSessionResponse, transcript: SessionTranscript) -> None:
+    """The fields of responses."""
+    assert_type(transcript.transcript_data, list[TranscriptLine])
+    assert_type(created.data, SessionTokenData)
+    assert_type(created.data.session_id, str)
+    assert_type(created.data.session_token, str)
     assert_type(session.session_id, str)
     assert_type(session.access_token, str)
     assert_type(session.livekit_url, str)
@@ -125,9 +153,11 @@ def answers(minted: SessionTokenResponse, session: StandardSessionResponse) -> N
 
 
 def errors(api: LiveAvatarApi, request: LiveAvatarNewSessionRequest) -> None:
-    """The attributes of what is raised."""
+    """The attributes of exceptions."""
     try:
         api.new_session(request)
+    except SessionDurationError as error:
+        assert_type(error.max_allowed, int | None)
     except InvalidRequestError as error:
         assert_type(error.errors, tuple[tuple[str, str], ...])
     except (RateLimitError, ConcurrencyLimitError) as error:

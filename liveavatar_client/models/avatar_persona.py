@@ -24,9 +24,15 @@ T = TypeVar("T", bound="AvatarPersona")
 class AvatarPersona:
     """Voice, knowledge and language of the avatar in a FULL session."""
 
-    voice_id: None | str | Unset = UNSET
+    voice_id: None | str | Unset = _attrs_field(
+        default=UNSET,
+        metadata={"pattern": "^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"},
+    )
     """ Id of the voice (UUID). """
-    context_id: None | str | Unset = UNSET
+    context_id: None | str | Unset = _attrs_field(
+        default=UNSET,
+        metadata={"pattern": "^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"},
+    )
     """ Id of the context, which holds the prompt and the knowledge (UUID). """
     language: str | Unset = "en"
     """ Language of the conversation, as a code of two letters or with a region. """

@@ -21,7 +21,9 @@ T = TypeVar("T", bound="ElevenLabsAgentConfig")
 class ElevenLabsAgentConfig:
     """An ElevenLabs agent that leads the conversation."""
 
-    secret_id: str
+    secret_id: str = _attrs_field(
+        metadata={"pattern": "^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"}
+    )
     """ Id of the ElevenLabs key stored at the service (UUID); not the key itself. """
     agent_id: str
     """ Id of the agent at ElevenLabs. """

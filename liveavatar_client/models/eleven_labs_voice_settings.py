@@ -24,13 +24,21 @@ class ElevenLabsVoiceSettings:
 
     provider: Literal["elevenLabs"] = "elevenLabs"
     """ Always elevenLabs. """
-    speed: float | Unset = 1.0
+    speed: float | Unset = _attrs_field(
+        default=1.0, metadata={"minimum": 0.8, "maximum": 1.2}
+    )
     """ Pace of speech, as a factor of normal. """
-    stability: float | Unset = 0.75
+    stability: float | Unset = _attrs_field(
+        default=0.75, metadata={"minimum": 0, "maximum": 1}
+    )
     """ From lively (0) to even (1). """
-    similarity_boost: float | Unset = 0.75
+    similarity_boost: float | Unset = _attrs_field(
+        default=0.75, metadata={"minimum": 0, "maximum": 1}
+    )
     """ How closely to keep to the original voice, 0 to 1. """
-    style: float | Unset = 0.0
+    style: float | Unset = _attrs_field(
+        default=0.0, metadata={"minimum": 0, "maximum": 1}
+    )
     """ How much to exaggerate the voice's style, 0 to 1. """
     use_speaker_boost: bool | Unset = True
     """ Strengthen the likeness to the original speaker. """

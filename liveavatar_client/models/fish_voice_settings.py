@@ -24,7 +24,9 @@ class FishVoiceSettings:
 
     provider: Literal["fish"] = "fish"
     """ Always fish. """
-    speed: float | Unset = 1.0
+    speed: float | Unset = _attrs_field(
+        default=1.0, metadata={"minimum": 0.8, "maximum": 1.2}
+    )
     """ Pace of speech, as a factor of normal. """
     model: str | Unset = "s2"
     """ Speech model. Known are s1 and s2; more may follow. """

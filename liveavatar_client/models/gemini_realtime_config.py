@@ -17,13 +17,20 @@ T = TypeVar("T", bound="GeminiRealtimeConfig")
 class GeminiRealtimeConfig:
     """A Gemini live model that leads the conversation."""
 
-    secret_id: str
+    secret_id: str = _attrs_field(
+        metadata={"pattern": "^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"}
+    )
     """ Id of the Gemini key stored at the service (UUID); not the key itself. """
-    context_id: None | str | Unset = UNSET
+    context_id: None | str | Unset = _attrs_field(
+        default=UNSET,
+        metadata={"pattern": "^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"},
+    )
     """ Id of the context, which holds the prompt and the knowledge (UUID). """
     voice: str | Unset = "Puck"
     """ Voice of the model. """
-    temperature: float | Unset = 0.8
+    temperature: float | Unset = _attrs_field(
+        default=0.8, metadata={"minimum": 0, "maximum": 2}
+    )
     """ From predictable (0) to inventive (2). """
     model: None | str | Unset = UNSET
     """ Name of the model. Without it the service uses gemini-3.1-flash-live-preview. """

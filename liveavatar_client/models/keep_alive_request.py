@@ -17,7 +17,10 @@ T = TypeVar("T", bound="KeepAliveRequest")
 class KeepAliveRequest:
     """Which session to keep alive."""
 
-    session_id: str | Unset = UNSET
+    session_id: str | Unset = _attrs_field(
+        default=UNSET,
+        metadata={"pattern": "^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"},
+    )
     """ Id of the session (UUID). Required when the API key is the credential. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False

@@ -34,9 +34,13 @@ class LiveAvatarNewSessionRequest:
 
     """
 
-    avatar_id: str
+    avatar_id: str = _attrs_field(
+        metadata={"pattern": "^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"}
+    )
     """ Id of the avatar (UUID). """
-    mode: str | Unset = "LITE"
+    mode: str | Unset = _attrs_field(
+        default="LITE", metadata={"pattern": "^(LITE|FULL|CUSTOM)$"}
+    )
     """ LITE (1 credit per minute) or FULL (2 credits per minute). CUSTOM is the old name of LITE. A request without
     `mode` is FULL if it has `avatar_persona` or `voice_agent`, else LITE. """
     video_settings: None | Unset | VideoSettings = UNSET
@@ -44,32 +48,58 @@ class LiveAvatarNewSessionRequest:
     is_sandbox: bool | None | Unset = False
     """ Open a free trial session. It ends by itself after one minute at most, and works only with the avatar
     "Wayne", dd73ea75-1218-4ef3-92ce-606d5f7fbc0a. """
-    avatar_persona: AvatarPersona | None | Unset = UNSET
+    avatar_persona: AvatarPersona | None | Unset = _attrs_field(
+        default=UNSET, metadata={"mode": "FULL"}
+    )
     """ FULL only. The avatar's voice, knowledge and language. The service now prefers `voice_agent`. A FULL session
     has exactly one of the two. """
-    livekit_config: CustomSDKLiveKitConfig | None | Unset = UNSET
+    livekit_config: CustomSDKLiveKitConfig | None | Unset = _attrs_field(
+        default=UNSET, metadata={"mode": "LITE"}
+    )
     """ LITE only. The caller's own LiveKit room; without it the service makes one. """
-    max_session_duration: int | None | Unset = UNSET
+    max_session_duration: int | None | Unset = _attrs_field(
+        default=UNSET, metadata={"minimum": 1}
+    )
     """ Seconds after which the service ends the session. A value above the limit of the subscription is refused
     with status 400; the limit is 60 with `is_sandbox`. """
-    agora_config: AgoraConfig | None | Unset = UNSET
+    agora_config: AgoraConfig | None | Unset = _attrs_field(
+        default=UNSET, metadata={"mode": "LITE"}
+    )
     """ LITE only. The caller's own Agora channel. """
-    elevenlabs_agent_config: ElevenLabsAgentConfig | None | Unset = UNSET
+    elevenlabs_agent_config: ElevenLabsAgentConfig | None | Unset = _attrs_field(
+        default=UNSET, metadata={"mode": "LITE"}
+    )
     """ LITE only. An ElevenLabs agent that leads the conversation. """
-    openai_realtime_config: None | OpenAIRealtimeConfig | Unset = UNSET
+    openai_realtime_config: None | OpenAIRealtimeConfig | Unset = _attrs_field(
+        default=UNSET, metadata={"mode": "LITE"}
+    )
     """ LITE only. An OpenAI realtime model that leads the conversation. """
-    gemini_realtime_config: GeminiRealtimeConfig | None | Unset = UNSET
+    gemini_realtime_config: GeminiRealtimeConfig | None | Unset = _attrs_field(
+        default=UNSET, metadata={"mode": "LITE"}
+    )
     """ LITE only. A Gemini live model that leads the conversation. """
-    voice_agent: None | Unset | VoiceAgent = UNSET
+    voice_agent: None | Unset | VoiceAgent = _attrs_field(
+        default=UNSET, metadata={"mode": "FULL"}
+    )
     """ FULL only. A stored voice agent, in place of `avatar_persona`. """
-    interactivity_type: InteractivityType | None | Unset = UNSET
+    interactivity_type: InteractivityType | None | Unset = _attrs_field(
+        default=UNSET, metadata={"mode": "FULL"}
+    )
     """ FULL only. When the avatar listens. Without it the service uses CONVERSATIONAL. """
-    llm_configuration_id: None | str | Unset = UNSET
+    llm_configuration_id: None | str | Unset = _attrs_field(
+        default=UNSET,
+        metadata={
+            "pattern": "^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$",
+            "mode": "FULL",
+        },
+    )
     """ FULL only. Id of a stored configuration of the caller's own language model (UUID). The service checks it
     when the session starts. """
     dynamic_variables: DynamicVariables | None | Unset = UNSET
     """ Values for the placeholders of texts. """
-    memory: None | SessionMemory | Unset = UNSET
+    memory: None | SessionMemory | Unset = _attrs_field(
+        default=UNSET, metadata={"mode": "FULL"}
+    )
     """ FULL only. What the avatar remembers from earlier sessions. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False

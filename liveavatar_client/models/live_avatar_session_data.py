@@ -17,7 +17,9 @@ T = TypeVar("T", bound="LiveAvatarSessionData")
 class LiveAvatarSessionData:
     """A running session, and how to reach its room."""
 
-    session_id: str
+    session_id: str = _attrs_field(
+        metadata={"pattern": "^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"}
+    )
     """ Id of the session (UUID). """
     livekit_url: str
     """ Address of the LiveKit server (wss). """

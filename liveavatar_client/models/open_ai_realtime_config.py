@@ -17,13 +17,20 @@ T = TypeVar("T", bound="OpenAIRealtimeConfig")
 class OpenAIRealtimeConfig:
     """An OpenAI realtime model that leads the conversation."""
 
-    secret_id: str
+    secret_id: str = _attrs_field(
+        metadata={"pattern": "^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"}
+    )
     """ Id of the OpenAI key stored at the service (UUID); not the key itself. """
-    context_id: None | str | Unset = UNSET
+    context_id: None | str | Unset = _attrs_field(
+        default=UNSET,
+        metadata={"pattern": "^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"},
+    )
     """ Id of the context, which holds the prompt and the knowledge (UUID). """
     voice: str | Unset = "alloy"
     """ Voice of the model. """
-    temperature: float | Unset = 0.8
+    temperature: float | Unset = _attrs_field(
+        default=0.8, metadata={"minimum": 0.6, "maximum": 1.2}
+    )
     """ From predictable (0.6) to inventive (1.2). """
     model: str | Unset = "gpt-realtime"
     """ Name of the model. """

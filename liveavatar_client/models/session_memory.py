@@ -17,9 +17,15 @@ T = TypeVar("T", bound="SessionMemory")
 class SessionMemory:
     """What the avatar remembers from earlier sessions."""
 
-    prev_session_id: None | str | Unset = UNSET
+    prev_session_id: None | str | Unset = _attrs_field(
+        default=UNSET,
+        metadata={"pattern": "^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"},
+    )
     """ Id of the earlier session to go on from (UUID). """
-    session_memory_id: None | str | Unset = UNSET
+    session_memory_id: None | str | Unset = _attrs_field(
+        default=UNSET,
+        metadata={"pattern": "^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"},
+    )
     """ Id of the stored memory to use (UUID). """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False

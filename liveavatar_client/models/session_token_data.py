@@ -15,7 +15,9 @@ T = TypeVar("T", bound="SessionTokenData")
 class SessionTokenData:
     """A session that can be started."""
 
-    session_id: str
+    session_id: str = _attrs_field(
+        metadata={"pattern": "^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"}
+    )
     """ Id of the session (UUID). """
     session_token: str = _attrs_field(repr=False)
     """ The session's own credential, for start, keep-alive and stop. A short-lived JWT. """

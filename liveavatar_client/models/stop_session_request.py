@@ -18,7 +18,10 @@ T = TypeVar("T", bound="StopSessionRequest")
 class StopSessionRequest:
     """Which session to stop, and why."""
 
-    session_id: str | Unset = UNSET
+    session_id: str | Unset = _attrs_field(
+        default=UNSET,
+        metadata={"pattern": "^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"},
+    )
     """ Id of the session (UUID). Required when the API key is the credential. """
     reason: StopReason | Unset = UNSET
     """ Why a session ends. USER_CLOSED means that the user closed it. Responses may name further reasons, for

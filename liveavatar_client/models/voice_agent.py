@@ -21,7 +21,9 @@ T = TypeVar("T", bound="VoiceAgent")
 class VoiceAgent:
     """A voice agent that is stored at the service."""
 
-    id: str
+    id: str = _attrs_field(
+        metadata={"pattern": "^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"}
+    )
     """ Id of the voice agent (UUID). """
     language: None | str | Unset = UNSET
     """ Language of the conversation, as a code of two letters or with a region. """

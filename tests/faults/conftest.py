@@ -84,7 +84,7 @@ def fast_retries(monkeypatch: pytest.MonkeyPatch) -> FastRetries:
 def short_cleanup(monkeypatch: pytest.MonkeyPatch) -> float:
     """The time a stop may take behind the caller's back, shortened."""
     seconds = 0.6
-    for module in ("_flows", "_shutdown", "_transports._blocking", "_transports._asyncio"):
+    for module in ("_flows", "_cleanup", "_shutdown", "_transports._blocking", "_transports._asyncio"):
         monkeypatch.setattr(f"liveavatar.{module}.CLEANUP_TIMEOUT", seconds)
     return seconds
 
@@ -97,7 +97,7 @@ _outcomes: dict[str, dict[str, str]] = defaultdict(dict)
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "row(*ids): the rows of tests/faults/rows.py that the test shows")
-    config.addinivalue_line("markers", "watched: the test runs while somebody watches aiohttp's requests")
+    config.addinivalue_line("markers", "observed: the test runs while aiohttp is instrumented")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -77,6 +77,27 @@ ROWS: dict[str, str] = {
     "G5": "close fails, and is called again",
     "G6": "close() or aclose() with open sessions",
     "G7": "10,000 cycles, 1,000 of them failing",
+    # H. Hostile surroundings
+    "H1": "the client is closed while it opens a session",
+    "H2": "close() or aclose() with open sessions",
+    "H3": "sessions closed through a closed client, or from another event loop",
+    "H4": "a stop that reaches the service before the start it undoes",
+    "H5": "a start with a status that is no documented refusal",
+    "H6": "bytes on an idle connection that nothing asked for",
+    "H7": "a connection that the service closed without announcing it",
+    "H8": "an idle connection that died silently",
+    "H9": "a cancellation that is repeated until the block ends",
+    "H10": "an exception raised by a signal handler inside a call",
+    "H11": "a signal handler or finalizer that uses the client inside a call",
+    "H12": "SIGTERM and SIGHUP",
+    "H13": "an interpreter that ends, or a client that is garbage-collected, with sessions open",
+    "H14": "a session released while it is being opened",
+    "H15": "proxy URLs with passwords, broken proxy variables, and NO_PROXY",
+    "H16": "printers and log handlers that look into requests and frames",
+    "H17": "cassettes in formats other than JSON in UTF-8",
+    "H18": "a response with a byte order mark",
+    "H19": "unusual bytes in a response",
+    "H20": "calls, cancellations, signals and unusual bytes in any order",
     # L. The life of a session
     "L1": "keep-alive requests that are lost, refused or slow, once or for ever",
     "L2": "a keep-alive with a token that is no longer valid",
@@ -91,5 +112,5 @@ ROWS: dict[str, str] = {
     "L11": "a session token that is no longer valid when there is a slot",
 }
 
-ASYNC_ONLY = frozenset({"A9", "F1", "F2", "F3", "F4", "F6"})
+ASYNC_ONLY = frozenset({"A9", "F1", "F2", "F3", "F4", "F6", "H9"})
 """Promises about tasks and loops, which a blocking client has none of."""

@@ -134,6 +134,8 @@ class FaultServer:
         self.tokens = Tokens()
         self.stops_minted = True
         """Whether a stop of a session that has not started is answered with success; else 404."""
+        self.is_calm_too: list[Callable[[], bool]] = []
+        """What `settle` asks besides its own connections."""
         self.lock = threading.RLock()
         self._context = context
         self._host = host
@@ -200,7 +202,7 @@ class FaultServer:
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
-            _readable([listener, self._quit], 0.5)
+            readable([listener, self._quit], 0.5)
             with self.lock:  # so that nobody sees it neither waiting nor open
                 if listener is not self._listener:
                     return
@@ -247,6 +249,12 @@ class FaultServer:
 
         self._spawn(wait_and_do)
 
+    def freeze(self) -> None:
+        """Let every open connection die silently: what is sent on it from here on is lost."""
+        with self.lock:
+            for connection in self._open.values():
+                connection.frozen = True
+
     # -- what a test asks
 
     @property
@@ -284,11 +292,11 @@ class FaultServer:
             return False
         if self._listener is not None:
             watched.append(self._listener)
-        return not (watched and _readable(watched, 0))
+        return not (watched and readable(watched, 0)) and all(is_calm() for is_calm in self.is_calm_too)
 
     def quitting(self, seconds: float) -> bool:
         """Wait; True when the server was told to end meanwhile."""
-        return bool(_readable([self._quit], seconds))
+        return bool(readable([self._quit], seconds))
 
     # -- used by connections
 
@@ -426,7 +434,7 @@ class FaultServer:
         return self.ledger.token_of.get(request.bearer or "")
 
 
-def _readable(sockets: list[socket.socket], seconds: float) -> list[int]:
+def readable(sockets: list[socket.socket], seconds: float) -> list[int]:
     """The descriptors of those that have something to read (or have ended). Unlike select, for any number."""
     poll = select.poll()
     for one in sockets:
@@ -463,6 +471,8 @@ class _Connection:
         self.number = number
         self.idle = True
         """True while it waits for the peer."""
+        self.frozen = False
+        """True once it has died without a sign: what arrives is lost, and nothing is sent."""
         self._buffer = b""
 
     def serve(self) -> None:
@@ -492,11 +502,14 @@ class _Connection:
     def _more(self) -> bool:
         self.idle = not self._buffer
         if not (isinstance(self.raw, ssl.SSLSocket) and self.raw.pending()):
-            while not _readable([self.raw], 30):
+            while not readable([self.raw], 30):
                 pass
         with self.server.lock:  # so that nobody sees the bytes neither unread nor at work
             self.idle = False
         chunk = self.raw.recv(65536)
+        while self.frozen and chunk:
+            self.idle = True
+            chunk = self.raw.recv(65536)
         self._buffer += chunk
         return bool(chunk)
 
@@ -565,7 +578,7 @@ class Exchange:
         self.connection.idle = True  # waiting is rest
         raw, quit_ = self.connection.raw, self.server._quit
         while True:
-            ready = _readable([raw, quit_], 30)
+            ready = readable([raw, quit_], 30)
             if quit_.fileno() in ready:
                 raise GoneError
             if ready and not raw.recv(65536):
@@ -727,6 +740,17 @@ def delays(seconds: float, then: Behaviour = normal) -> Behaviour:
     return behave
 
 
+def waits_for(event: threading.Event, then: Behaviour = normal) -> Behaviour:
+    """Another behaviour, once an event is set."""
+
+    def behave(exchange: Exchange) -> None:
+        while not event.wait(0.005):
+            exchange.pause(0)
+        then(exchange)
+
+    return behave
+
+
 def drips(where: str, *, acts: bool = True, every: float = 0.02) -> Behaviour:
     """A little at a time for ever: `status` line, `headers`, `body`, `chunked` body, or `interim` answers."""
     before = {
@@ -842,6 +866,19 @@ def starts_late(seconds: float, *, answer: Behaviour | None = None) -> Behaviour
     return behave
 
 
+def until_started(refusal: Behaviour) -> Behaviour:
+    """For a stop: a refusal while the session has not started, then as the service does."""
+
+    def behave(exchange: Exchange) -> None:
+        server, request = exchange.server, exchange.request
+        with server.lock:
+            named = server.session_of(request) or (request.json or {}).get("session_id", "")
+            started = server.ledger.state.get(named) not in ("minted", "late")
+        (normal if started else refusal)(exchange)
+
+    return behave
+
+
 def says_too_much(extra: bytes) -> Behaviour:
     """As the service does, with more bytes right behind; the connection stays open."""
 
@@ -849,6 +886,32 @@ def says_too_much(extra: bytes) -> Behaviour:
         exchange.send(message(*exchange.do()) + extra)
 
     return behave
+
+
+def speaks_later(stray: bytes, seconds: float = 0.01, *, then_closes: bool = False) -> Behaviour:
+    """As the service does; a little later, unasked, these bytes follow on the idle connection."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.answer(*exchange.do())
+        exchange.pause(seconds)
+        exchange.send(stray)
+        if then_closes:
+            exchange.hang_up()
+
+    return behave
+
+
+def closes_with_response(exchange: Exchange) -> None:
+    """As the service does; the end of the connection arrives together with the response, unannounced."""
+    cork(exchange.connection.raw)
+    exchange.answer(*exchange.do())
+    exchange.hang_up()
+
+
+def cork(raw: socket.socket) -> None:
+    """Let the kernel hold back what is sent until the connection is shut, so that both arrive together."""
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
 
 
 def leaves(exchange: Exchange) -> None:

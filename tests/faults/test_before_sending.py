@@ -24,27 +24,16 @@ from tests.faults.cases import AVATAR, session_request
 from tests.faults.conftest import KEY, FastRetries, opened
 from tests.faults.server import FaultServer
 
-# As they are, at an end, and in the middle; none of it may show.
 CANARY = "sk-CANARY-0042"
-UNSENDABLE = {
-    "a line break": f"{CANARY}\nX-Evil: 1",
-    "a carriage return": f"{CANARY}\rX",
-    "NUL": f"{CANARY}\0X",
-    "a blank": f"{CANARY} X",
-    "a tab": f"{CANARY}\tX",
-    "another alphabet": f"{CANARY}é",
-    "a half surrogate": f"{CANARY}\ud800",
-    "a delete": f"{CANARY}\x7f",
-    "a no-break space": f"{CANARY}\xa0X",
-}
+UNSENDABLE = {"a line break": f"{CANARY}\nX-Evil: 1", "a half surrogate": f"{CANARY}\ud800"}
 
 
 @pytest.mark.row("A1")
-@pytest.mark.parametrize("key", [None, "", "  ", "\n"])
-@pytest.mark.parametrize("variable", [None, "", " \n"])
-def test_without_an_api_key_no_client_is_made(
+@pytest.mark.parametrize(("key", "variable"), [(None, None), ("", " \n")])
+def test_no_api_key(
     key: str | None, variable: str | None, flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without an API key, there is no client."""
     if variable is not None:
         monkeypatch.setenv("LIVEAVATAR_API_KEY", variable)
     with pytest.raises(LiveAvatarError, match=r"api_key.*LIVEAVATAR_API_KEY"):
@@ -54,9 +43,8 @@ def test_without_an_api_key_no_client_is_made(
 
 
 @pytest.mark.row("A1")
-def test_the_environment_stands_in_for_an_api_key(
-    flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_api_key_of_environment(flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API key may be in the environment."""
     monkeypatch.setenv("LIVEAVATAR_API_KEY", " from-the-environment\n")
     with opened(flavour, server, api_key=None) as api:
         api.create_session_token(session_request())
@@ -66,8 +54,9 @@ def test_the_environment_stands_in_for_an_api_key(
 
 
 @pytest.mark.row("A2")
-@pytest.mark.parametrize("ending", ["\n", "\r\n", " ", "\t\n"])
-def test_an_api_key_as_read_from_a_file_works(ending: str, flavour: str, server: FaultServer) -> None:
+@pytest.mark.parametrize("ending", ["\n"])
+def test_api_key_of_file(ending: str, flavour: str, server: FaultServer) -> None:
+    """An API key may end with a line break, as if it was read from a file."""
     with opened(flavour, server, api_key=KEY + ending) as api:
         session = api.new_session(session_request())
         assert server.ledger.of("token")[0].api_key == KEY
@@ -77,9 +66,8 @@ def test_an_api_key_as_read_from_a_file_works(ending: str, flavour: str, server:
 
 @pytest.mark.row("A3")
 @pytest.mark.parametrize("value", UNSENDABLE.values(), ids=UNSENDABLE.keys())
-def test_an_api_key_that_no_header_can_hold_is_refused_and_not_shown(
-    value: str, flavour: str, server: FaultServer
-) -> None:
+def test_invalid_api_key(value: str, flavour: str, server: FaultServer) -> None:
+    """An API key that cannot be sent in a header is refused, and not shown."""
     with pytest.raises(ValueError, match="api_key") as caught:
         client(flavour, value, base_url=server.url)
     assert "CANARY" not in repr(caught.value)
@@ -89,9 +77,8 @@ def test_an_api_key_that_no_header_can_hold_is_refused_and_not_shown(
 
 @pytest.mark.row("A3")
 @pytest.mark.parametrize("value", UNSENDABLE.values(), ids=UNSENDABLE.keys())
-def test_a_session_token_that_no_header_can_hold_is_refused_and_not_shown(
-    value: str, api: Any, server: FaultServer
-) -> None:
+def test_invalid_session_token(value: str, api: Any, server: FaultServer) -> None:
+    """A session token that cannot be sent in a header is refused, and not shown."""
     for call in (lambda: api.start_session(value), lambda: api.stop_session("some-id", value)):
         with pytest.raises(ValueError, match="session_token") as caught:
             call()
@@ -102,7 +89,8 @@ def test_a_session_token_that_no_header_can_hold_is_refused_and_not_shown(
 
 @pytest.mark.row("A3")
 @pytest.mark.parametrize("value", ["", "  "])
-def test_an_empty_session_token_is_refused(value: str, api: Any, server: FaultServer) -> None:
+def test_empty_session_token(value: str, api: Any, server: FaultServer) -> None:
+    """An empty session token is refused."""
     for call in (lambda: api.start_session(value), lambda: api.stop_session("some-id", value)):
         with pytest.raises(ValueError, match="session_token"):
             call()
@@ -111,7 +99,8 @@ def test_an_empty_session_token_is_refused(value: str, api: Any, server: FaultSe
 
 
 @pytest.mark.row("A3")
-def test_a_credential_of_the_wrong_type_is_refused(api: Any, flavour: str, server: FaultServer) -> None:
+def test_credential_type(api: Any, flavour: str, server: FaultServer) -> None:
+    """A credential of the wrong type is refused."""
     for call in (
         lambda: api.start_session(None),
         lambda: api.start_session(b"token"),
@@ -124,76 +113,16 @@ def test_a_credential_of_the_wrong_type_is_refused(api: Any, flavour: str, serve
     assert server.running == set()
 
 
-BAD_URLS = (
-    "",
-    "api.liveavatar.com",
-    "api.liveavatar.com:443/v1",
-    "//api.liveavatar.com/v1",
-    "ftp://api.liveavatar.com",
-    "file:///etc/passwd",
-    "https://",
-    "https:///v1",
-    "https://:443",
-    "https://api.liveavatar.com:port",
-    "https://api.liveavatar.com:0",
-    "https://api.liveavatar.com:99999",
-    "https://api.liveavatar.com:-1",
-    "https://user:CANARY@api.liveavatar.com",
-    "https://CANARY@api.liveavatar.com",
-    "https://@api.liveavatar.com",
-    "https://api.liveavatar.com?key=CANARY",
-    "https://api.liveavatar.com/v1?",
-    "https://api.liveavatar.com/v1#CANARY",
-    "https://api.liveavatar.com/v1#",
-    "https://api.liveavatar.com\\@evil.example",
-    "https://api.live avatar.com",
-    "https://api.liveavatar.com/v1\n",
-    "https://[::1",
-    " https://api.liveavatar.com",
-)
-
-
-@pytest.mark.row("A4")
-@pytest.mark.parametrize(
-    ("way", "url"),
-    [("argument", url) for url in BAD_URLS]
-    # Blanks around an environment variable are nobody's fault.
-    + [("environment", url) for url in BAD_URLS if url and url == url.strip()],
-)
-def test_a_base_url_that_cannot_be_one_is_refused(
-    url: str, way: str, flavour: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.row("A4", "A5")
+@pytest.mark.parametrize("way", ["argument", "environment"])
+@pytest.mark.parametrize("url", ["https://user:CANARY@api.liveavatar.com", "http://api.liveavatar.com"])
+def test_base_url(url: str, way: str, flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An invalid base URL is refused at construction. tests/test_config.py has all forms."""
     if way == "environment":
         monkeypatch.setenv("LIVEAVATAR_BASE_URL", url)
     with pytest.raises(ValueError, match="base_url") as caught:
         client(flavour, KEY, base_url=None if way == "environment" else url)
     assert "CANARY" not in str(caught.value)
-
-
-@pytest.mark.row("A5")
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://api.liveavatar.com",
-        "http://10.0.0.1/v1",
-        "http://127.0.0.1.example.com",
-        "http://localhost.example.com",
-        "http://0.0.0.0",
-        "http://[::]",
-        "http://169.254.1.1",
-        "http://2130706433.example",
-    ],
-)
-def test_plain_http_is_for_loopback_only(url: str, flavour: str) -> None:
-    with pytest.raises(ValueError, match=r"https://.*loopback"):
-        client(flavour, KEY, base_url=url)
-
-
-@pytest.mark.row("A5")
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.9.10", "[::1]"])
-def test_plain_http_to_loopback_is_allowed(host: str, flavour: str) -> None:
-    with opened(flavour, f"http://{host}:1/v1") as api:
-        assert api.open_sessions == ()
 
 
 REQUESTS = {
@@ -227,9 +156,8 @@ REQUESTS = {
 
 @pytest.mark.row("A6")
 @pytest.mark.parametrize(("made", "says"), REQUESTS.values(), ids=REQUESTS.keys())
-def test_a_request_that_cannot_be_sent_is_refused_by_the_name_of_its_field(
-    made: Any, says: str, api: Any, server: FaultServer
-) -> None:
+def test_invalid_request(made: Any, says: str, api: Any, server: FaultServer) -> None:
+    """The error for an invalid request names the field, and nothing is sent."""
     for method in (api.create_session_token, api.new_session):
         with pytest.raises((ValueError, TypeError), match=says) as caught:
             method(made())
@@ -245,7 +173,8 @@ def test_a_request_that_cannot_be_sent_is_refused_by_the_name_of_its_field(
 @pytest.mark.parametrize(
     "odd", [float("nan"), float("inf"), object(), {1, 2}, b"bytes"], ids=["nan", "inf", "object", "set", "bytes"]
 )
-def test_a_field_that_json_cannot_hold_is_the_callers_mistake(odd: Any, api: Any, server: FaultServer) -> None:
+def test_request_not_json(odd: Any, api: Any, server: FaultServer) -> None:
+    """A value that JSON does not have is an error of the caller, and nothing is sent."""
     request = session_request()
     request["new_field"] = odd
     with pytest.raises((ValueError, TypeError)) as caught:
@@ -258,7 +187,8 @@ def test_a_field_that_json_cannot_hold_is_the_callers_mistake(odd: Any, api: Any
 
 @pytest.mark.row("A7")
 @pytest.mark.parametrize("session_id", ["", "  ", None])
-def test_a_stop_needs_a_session_id(session_id: Any, api: Any, server: FaultServer) -> None:
+def test_no_session_id(session_id: Any, api: Any, server: FaultServer) -> None:
+    """A stop needs the id of a session."""
     for method in (api.stop_session, api.close_session, api.release_session):
         with pytest.raises(ValueError, match="session_id"):
             method(session_id)
@@ -267,7 +197,8 @@ def test_a_stop_needs_a_session_id(session_id: Any, api: Any, server: FaultServe
 
 
 @pytest.mark.row("A7")
-def test_a_reason_the_service_does_not_know_is_refused(api: Any, server: FaultServer) -> None:
+def test_invalid_reason(api: Any, server: FaultServer) -> None:
+    """An unknown reason of a stop is refused."""
     with pytest.raises(ValueError, match=r"reason.*USER_CLOSED"):
         api.stop_session("some-id", reason="BORED")
     with pytest.raises(TypeError, match="reason"):
@@ -277,7 +208,8 @@ def test_a_reason_the_service_does_not_know_is_refused(api: Any, server: FaultSe
 
 
 @pytest.mark.row("A8")
-def test_a_closed_client_sends_nothing(api: Any, server: FaultServer) -> None:
+def test_closed_client(api: Any, server: FaultServer) -> None:
+    """A closed client sends nothing."""
     api.close()
     for call in (
         lambda: api.create_session_token(session_request()),
@@ -295,7 +227,8 @@ def test_a_closed_client_sends_nothing(api: Any, server: FaultServer) -> None:
 
 
 @pytest.mark.row("A8")
-def test_a_closed_client_opens_no_session_block(api: Any, server: FaultServer) -> None:
+def test_closed_client_session(api: Any, server: FaultServer) -> None:
+    """A closed client does not enter a session() block."""
     api.close()
     with pytest.raises(LiveAvatarError, match="client is closed"), api.session(session_request()):
         pytest.fail("no session was to be opened")
@@ -304,7 +237,8 @@ def test_a_closed_client_opens_no_session_block(api: Any, server: FaultServer) -
 
 
 @pytest.mark.row("A9")
-def test_an_async_client_is_not_to_be_used_from_a_second_event_loop(server: FaultServer) -> None:
+def test_async_second_loop(server: FaultServer) -> None:
+    """An async client refuses a second event loop, except to close a session."""
     api = AsyncLiveAvatarApi(KEY, base_url=server.url)
 
     async def open_one() -> str:
@@ -343,9 +277,8 @@ def silent_port() -> Iterator[int]:
 
 
 @pytest.mark.row("A10")
-def test_a_refused_connection_is_tried_again_and_then_an_error(
-    silent_port: int, flavour: str, fast_retries: FastRetries
-) -> None:
+def test_connection_refused(silent_port: int, flavour: str, fast_retries: FastRetries) -> None:
+    """A refused connection is retried, and then an error."""
     with opened(flavour, f"http://127.0.0.1:{silent_port}/v1") as api:
         with pytest.raises(LiveAvatarConnectionError) as caught:
             api.new_session(session_request())
@@ -357,7 +290,8 @@ def test_a_refused_connection_is_tried_again_and_then_an_error(
 
 
 @pytest.mark.row("A10")
-def test_a_host_without_an_address_is_a_connection_error(flavour: str, fast_retries: FastRetries) -> None:
+def test_unknown_host(flavour: str, fast_retries: FastRetries) -> None:
+    """A host without an address is a connection error."""
     with opened(flavour, "https://no-such-host.invalid/v1") as api:
         with pytest.raises(LiveAvatarConnectionError) as caught:
             api.new_session(session_request())
@@ -366,9 +300,8 @@ def test_a_host_without_an_address_is_a_connection_error(flavour: str, fast_retr
 
 
 @pytest.mark.row("A11")
-def test_a_start_that_is_refused_the_connection_leaves_nothing_to_stop(
-    flavour: str, server: FaultServer, fast_retries: FastRetries
-) -> None:
+def test_start_refused(flavour: str, server: FaultServer, fast_retries: FastRetries) -> None:
+    """A start whose connection is refused leaves nothing to stop."""
     with opened(flavour, server) as api:
         server.on("token", fault.vanishes)
         with pytest.raises(LiveAvatarConnectionError) as caught:
@@ -383,9 +316,8 @@ def test_a_start_that_is_refused_the_connection_leaves_nothing_to_stop(
 
 
 @pytest.mark.row("A11")
-def test_a_start_that_is_refused_the_connection_once_is_sent_once(
-    flavour: str, server: FaultServer, fast_retries: FastRetries
-) -> None:
+def test_start_refused_once(flavour: str, server: FaultServer, fast_retries: FastRetries) -> None:
+    """A start whose connection is refused once is sent once."""
     with opened(flavour, server) as api:
         server.on("token", fault.vanishes)
         fast_retries.on_wait = server.listen
@@ -395,7 +327,8 @@ def test_a_start_that_is_refused_the_connection_once_is_sent_once(
 
 
 @pytest.mark.row("A12")
-def test_a_service_that_comes_up_is_reached(flavour: str, server: FaultServer, fast_retries: FastRetries) -> None:
+def test_service_starts(flavour: str, server: FaultServer, fast_retries: FastRetries) -> None:
+    """A service that starts between two attempts is reached."""
     server.refuse()
     fast_retries.on_wait = server.listen
     with opened(flavour, server) as api:
@@ -406,7 +339,8 @@ def test_a_service_that_comes_up_is_reached(flavour: str, server: FaultServer, f
 
 
 @pytest.mark.row("A13")
-def test_an_untrusted_certificate_is_named_and_not_tried_again(flavour: str, fast_retries: FastRetries) -> None:
+def test_untrusted_certificate(flavour: str, fast_retries: FastRetries) -> None:
+    """An untrusted certificate is named in the error, and not retried."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("localhost").configure_cert(context)
     with fault.serving(context) as server, opened(flavour, server) as api:
@@ -421,9 +355,10 @@ def test_an_untrusted_certificate_is_named_and_not_tried_again(flavour: str, fas
 
 
 @pytest.mark.row("A13")
-def test_a_trusted_certificate_of_another_host_is_not_accepted(
+def test_certificate_of_other_host(
     flavour: str, fast_retries: FastRetries, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
+    """A trusted certificate of another host is not accepted."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))

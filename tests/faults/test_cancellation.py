@@ -73,9 +73,11 @@ async def idle(api: AsyncLiveAvatarApi) -> None:
 @pytest.mark.row("F1", "F2", "F3")
 @pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("words", FAULTS)
-def test_async_new_session_cancelled_at_any_turn_leaves_nothing_running(
+def test_async_new_session_at_any_turn(
     words: str, times: int, runner: asyncio.Runner, fast_retries: FastRetries
 ) -> None:
+    """A new_session that is cancelled at any turn of the event loop leaves nothing running."""
+
     async def once(*turns: int) -> Outcome:
         with FaultServer() as server:
             async with made(server) as api:
@@ -110,9 +112,11 @@ def test_async_new_session_cancelled_at_any_turn_leaves_nothing_running(
 @pytest.mark.row("F3")
 @pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("words", ["nothing else", "a lagging stop", "a stop that fails once"])
-def test_async_close_session_cancelled_at_any_turn_has_stopped_it_or_can_be_called_again(
+def test_async_close_session_at_any_turn(
     words: str, times: int, runner: asyncio.Runner, fast_retries: FastRetries
 ) -> None:
+    """A close_session that is cancelled at any turn has stopped the session, or can be called again."""
+
     async def once(*turns: int) -> Outcome:
         with FaultServer() as server:
             async with made(server) as api:
@@ -145,9 +149,9 @@ def test_async_close_session_cancelled_at_any_turn_has_stopped_it_or_can_be_call
 
 @pytest.mark.row("F2", "F3")
 @pytest.mark.parametrize("times", [1, 2, 3])
-def test_async_session_block_cancelled_at_any_turn_leaves_nothing_running(
-    times: int, runner: asyncio.Runner, fast_retries: FastRetries
-) -> None:
+def test_async_session_block_at_any_turn(times: int, runner: asyncio.Runner, fast_retries: FastRetries) -> None:
+    """A session() block that is cancelled at any turn leaves nothing running."""
+
     async def once(*turns: int) -> Outcome:
         with FaultServer() as server:
             async with made(server) as api:
@@ -177,9 +181,9 @@ def test_async_session_block_cancelled_at_any_turn_leaves_nothing_running(
 
 @pytest.mark.row("F2")
 @pytest.mark.parametrize("times", [1, 2])
-def test_async_client_block_cancelled_at_any_turn_leaves_nothing_running(
-    times: int, runner: asyncio.Runner, fast_retries: FastRetries
-) -> None:
+def test_async_client_block_at_any_turn(times: int, runner: asyncio.Runner, fast_retries: FastRetries) -> None:
+    """The block of a client that is cancelled at any turn leaves nothing running."""
+
     async def once(*turns: int) -> Outcome:
         with FaultServer() as server:
 
@@ -205,7 +209,9 @@ def test_async_client_block_cancelled_at_any_turn_leaves_nothing_running(
 
 
 @pytest.mark.row("F1")
-def test_async_cancel_while_the_token_is_awaited_sends_no_start(server: FaultServer) -> None:
+def test_async_cancelled_token(server: FaultServer) -> None:
+    """A cancellation during the creation of the token sends no start."""
+
     async def scenario() -> None:
         async with made(server) as api:
             server.on("token", fault.holds())
@@ -224,9 +230,9 @@ def test_async_cancel_while_the_token_is_awaited_sends_no_start(server: FaultSer
 @pytest.mark.row("F2", "F3")
 @pytest.mark.parametrize("cancels", [1, 2, 3, 10])
 @pytest.mark.parametrize("acts", [True, False], ids=["that happened", "that did not"])
-def test_async_cancel_of_a_held_start_has_stopped_it_when_the_task_ends(
-    acts: bool, cancels: int, server: FaultServer
-) -> None:
+def test_async_cancelled_start(acts: bool, cancels: int, server: FaultServer) -> None:
+    """A start that is cancelled has been stopped when its task ends."""
+
     async def scenario() -> None:
         async with made(server) as api:
             server.on("start", fault.holds(acts=acts))
@@ -254,9 +260,9 @@ def test_async_cancel_of_a_held_start_has_stopped_it_when_the_task_ends(
 
 
 @pytest.mark.row("F3")
-def test_async_cancel_between_the_tries_of_a_stop_does_not_end_the_tries(
-    server: FaultServer, fast_retries: FastRetries
-) -> None:
+def test_async_cancelled_retries(server: FaultServer, fast_retries: FastRetries) -> None:
+    """A cancellation between two attempts of a stop does not end the attempts."""
+
     async def scenario() -> None:
         async with made(server) as api:
             server.on("start", fault.holds(acts=True))
@@ -278,7 +284,9 @@ def test_async_cancel_between_the_tries_of_a_stop_does_not_end_the_tries(
 @pytest.mark.row("F4")
 @pytest.mark.parametrize("acts", [True, False], ids=["that happened", "that did not"])
 @pytest.mark.parametrize("way", ["wait_for", "timeout"])
-def test_async_time_limit_of_the_caller_over_a_slow_start(way: str, acts: bool, server: FaultServer) -> None:
+def test_async_callers_timeout(way: str, acts: bool, server: FaultServer) -> None:
+    """The caller's own timeout over a slow start stops the session."""
+
     async def scenario() -> None:
         async with made(server) as api:
             server.on("start", fault.holds(acts=acts))
@@ -297,7 +305,9 @@ def test_async_time_limit_of_the_caller_over_a_slow_start(way: str, acts: bool, 
 
 
 @pytest.mark.row("F4")
-def test_async_task_group_that_fails_leaves_none_of_its_sessions(server: FaultServer) -> None:
+def test_async_task_group(server: FaultServer) -> None:
+    """A task group that fails leaves none of its sessions running."""
+
     async def scenario() -> None:
         async with made(server) as api:
             server.on("start", fault.holds(acts=True))
@@ -321,9 +331,11 @@ def test_async_task_group_that_fails_leaves_none_of_its_sessions(server: FaultSe
 
 
 @pytest.mark.row("F5")
-def test_async_cancelled_start_whose_stop_hangs_ends_all_the_same_and_keeps_the_session(
+def test_async_cancelled_hanging_stop(
     server: FaultServer, short_cleanup: float, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A cancelled start whose stop hangs ends in time, and the session stays tracked."""
+
     async def scenario() -> None:
         async with made(server, timeout=60.0) as api:
             server.on("start", fault.holds(acts=True))
@@ -353,7 +365,9 @@ def test_async_cancelled_start_whose_stop_hangs_ends_all_the_same_and_keeps_the_
 
 @pytest.mark.row("F6")
 @pytest.mark.parametrize("pool", ["own", "a session of the caller's", "one connection, held"])
-def test_async_client_works_after_a_hundred_cancelled_starts(pool: str, server: FaultServer) -> None:
+def test_async_hundred_cancellations(pool: str, server: FaultServer) -> None:
+    """A client works after a hundred cancelled starts."""
+
     async def scenario() -> None:
         async with contextlib.AsyncExitStack() as stack:
             args: list[Any] = []
@@ -382,7 +396,9 @@ def test_async_client_works_after_a_hundred_cancelled_starts(pool: str, server: 
 
 
 @pytest.mark.row("F6")
-def test_async_client_stops_a_session_although_the_callers_only_connection_is_taken(server: FaultServer) -> None:
+def test_async_exhausted_pool(server: FaultServer) -> None:
+    """A session is stopped although the only connection of the caller's pool is in use."""
+
     async def scenario() -> None:
         async with contextlib.AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)))
@@ -420,7 +436,9 @@ async def fault_server() -> AsyncIterator[FaultServer]:
 
 
 @pytest.mark.row("F8")
-def test_async_cancel_inside_a_session_block_has_stopped_it_when_the_task_ends(server: FaultServer) -> None:
+def test_async_cancelled_block(server: FaultServer) -> None:
+    """A session whose block is cancelled has been stopped when the task ends."""
+
     async def scenario() -> None:
         async with made(server) as api:
             inside = asyncio.Event()
@@ -446,10 +464,8 @@ def test_async_cancel_inside_a_session_block_has_stopped_it_when_the_task_ends(s
 
 @pytest.mark.row("F2")
 @pytest.mark.parametrize("closed", [False, True], ids=["a loop at rest", "a closed loop"])
-def test_async_start_that_is_abandoned_with_its_loop_says_that_a_session_may_run(
-    closed: bool, server: FaultServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Nobody can send anything then; the warning is what is left."""
+def test_async_abandoned_start(closed: bool, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+    """A start that is abandoned with its event loop warns that a session may run."""
     loop = asyncio.new_event_loop()
     api = AsyncLiveAvatarApi(KEY, base_url=server.url)
     server.on("start", fault.holds(acts=True))
@@ -481,9 +497,8 @@ def test_async_start_that_is_abandoned_with_its_loop_says_that_a_session_may_run
 
 
 @pytest.mark.parametrize("leave", ["aclose", "async with"])
-def test_async_client_that_is_closed_while_a_start_is_under_way_leaves_nothing_running(
-    leave: str, server: FaultServer, fast_retries: FastRetries
-) -> None:
+def test_async_closed_during_start(leave: str, server: FaultServer, fast_retries: FastRetries) -> None:
+    """A client that is closed during a start leaves nothing running."""
     server.on("start", fault.delays(0.3))
 
     async def main() -> None:

@@ -12,31 +12,34 @@ from typing import Any
 import pytest
 from liveavatar import LiveAvatarApiError, LiveAvatarError, StandardSessionResponse
 
-from tests.clients import FLAVOURS, watch_aiohttp
+from tests.clients import FLAVOURS, observe_aiohttp
 from tests.faults import server as fault
 from tests.faults.canaries import leaks
-from tests.faults.cases import BODIES, CASES, LIMITS, MORE, STATUSES, WIRE, Case, says, session_request
+from tests.faults.cases import BODIES, CASES, EXTRA_CASES, LIMITS, STATUSES, WIRE, Case, says, session_request
 from tests.faults.conftest import KEY, FastRetries, opened
 from tests.faults.server import FaultServer
 
+OBSERVED = {next(case.id for case in CASES if case.row == row) for row in dict.fromkeys(each.row for each in CASES)}
+"""The first case of each row: these also run while aiohttp is instrumented."""
+
 
 def in_both(*cases: Case) -> pytest.MarkDecorator:
-    """In both clients; and in the async one where its requests take the longer way, through an aiohttp session."""
-    ways = [(flavour, flavour, []) for flavour in FLAVOURS] + [("async watched", "async", [pytest.mark.watched])]
+    """Run the cases in both clients; and some in the async one through an instrumented aiohttp session."""
+    runs = [(case, flavour, flavour, []) for case in cases for flavour in FLAVOURS]
+    runs += [(case, "async", "async observed", [pytest.mark.observed]) for case in cases if case.id in OBSERVED]
     return pytest.mark.parametrize(
         ("case", "flavour"),
         [
-            pytest.param(case, flavour, id=f"{way}-{case.id}", marks=[pytest.mark.row(case.row), *marks])
-            for case in cases
-            for way, flavour, marks in ways
+            pytest.param(case, flavour, id=f"{name}-{case.id}", marks=[pytest.mark.row(case.row), *marks])
+            for case, flavour, name, marks in runs
         ],
     )
 
 
 @pytest.fixture(autouse=True)
-def _watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.node.get_closest_marker("watched"):
-        watch_aiohttp(monkeypatch)
+def _observed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("observed"):
+        observe_aiohttp(monkeypatch)
 
 
 def run(case: Case, flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
@@ -132,45 +135,49 @@ def check_requests(server: FaultServer) -> None:
 
 
 @in_both(*WIRE)
-def test_a_broken_wire_ends_in_a_value_or_a_connection_error_and_leaves_nothing_running(
+def test_connection(
     case: Case, flavour: str, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A broken connection ends in a value or a connection error, and leaves nothing running."""
     run(case, flavour, server, caplog)
 
 
 @in_both(*STATUSES)
-def test_each_status_has_its_error_and_its_number_of_requests(
+def test_status(
     case: Case, flavour: str, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Each status has its error, and its number of requests."""
     run(case, flavour, server, caplog)
 
 
 @in_both(*BODIES)
-def test_a_body_under_success_is_a_value_or_a_typed_error(
+def test_body(
     case: Case, flavour: str, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The body of a success is a value or a typed error."""
     run(case, flavour, server, caplog)
 
 
 @in_both(*LIMITS)
-def test_a_rate_limit_is_respected(
+def test_rate_limit(
     case: Case, flavour: str, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A rate limit is respected."""
     run(case, flavour, server, caplog)
 
 
-@in_both(*MORE)
-def test_a_fault_of_the_same_kind_as_a_row_is_no_surprise(
+@in_both(*EXTRA_CASES)
+def test_extra_case(
     case: Case, flavour: str, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Other faults of the same kinds have the same outcomes."""
     run(case, flavour, server, caplog)
 
 
 @pytest.mark.row("B8")
 @pytest.mark.parametrize("on", ["token", "start"])
-def test_an_answer_nobody_asked_for_is_not_taken_for_the_next_requests_answer(
-    on: str, flavour: str, server: FaultServer, fast_retries: FastRetries
-) -> None:
+def test_unsolicited_response(on: str, flavour: str, server: FaultServer, fast_retries: FastRetries) -> None:
+    """An unsolicited response is not taken for the response to the next request."""
     stray = fault.message(200, {"code": 1000, "data": None, "message": "stopped"})
     with opened(flavour, server) as api:
         server.on(on, fault.says_too_much(stray), 1)
@@ -183,9 +190,8 @@ def test_an_answer_nobody_asked_for_is_not_taken_for_the_next_requests_answer(
 
 
 @pytest.mark.row("B8")
-def test_after_an_answer_nobody_asked_for_its_connection_is_not_used_again(
-    flavour: str, server: FaultServer, fast_retries: FastRetries
-) -> None:
+def test_connection_after_unsolicited_response(flavour: str, server: FaultServer, fast_retries: FastRetries) -> None:
+    """The connection of an unsolicited response is not used again."""
     stray = fault.message(200, {"code": 1000, "data": None, "message": "stopped"})
     with opened(flavour, server) as api:
         server.on("token", fault.says_too_much(stray), 1)
@@ -198,9 +204,8 @@ def test_after_an_answer_nobody_asked_for_its_connection_is_not_used_again(
 
 
 @pytest.mark.row("B4")
-def test_a_connection_that_the_service_closed_while_idle_costs_nobody_an_error(
-    flavour: str, server: FaultServer, fast_retries: FastRetries
-) -> None:
+def test_closed_while_idle(flavour: str, server: FaultServer, fast_retries: FastRetries) -> None:
+    """A connection that the service closed while it was idle causes no error."""
     with opened(flavour, server) as api:
         server.on("start", fault.leaves, 1)
         session = api.new_session(session_request())
@@ -210,16 +215,16 @@ def test_a_connection_that_the_service_closed_while_idle_costs_nobody_an_error(
         assert server.running == set()
 
 
-def test_no_two_cases_have_one_name() -> None:
+def test_case_ids() -> None:
+    """No two cases have the same name."""
     names = [case.id for case in CASES]
     assert len(names) == len(set(names))
 
 
 @pytest.mark.row("B4")
 @pytest.mark.parametrize("how", [fault.resets, fault.hangs_up])
-def test_a_stop_that_happened_but_lost_its_answer_is_a_success(
-    how: Any, flavour: str, server: FaultServer, fast_retries: FastRetries
-) -> None:
+def test_stop_lost(how: Any, flavour: str, server: FaultServer, fast_retries: FastRetries) -> None:
+    """A stop that was carried out is a success, although its response was lost."""
     with opened(flavour, server) as api:
         session = api.new_session(session_request())
         server.on("stop", how(acts=True), 1)
@@ -233,9 +238,8 @@ def test_a_stop_that_happened_but_lost_its_answer_is_a_success(
 
 
 @pytest.mark.row("C3")
-def test_after_a_401_the_stop_goes_out_with_the_api_key_and_the_id(
-    flavour: str, server: FaultServer, fast_retries: FastRetries
-) -> None:
+def test_stop_with_api_key(flavour: str, server: FaultServer, fast_retries: FastRetries) -> None:
+    """After a 401, the API key stops the session."""
     with opened(flavour, server) as api:
         session = api.new_session(session_request())
         server.on("stop", fault.refuses(401, "Expired"), 1)
@@ -253,9 +257,8 @@ def test_after_a_401_the_stop_goes_out_with_the_api_key_and_the_id(
 @pytest.mark.row("C16")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("on", ["token", "start"])
-def test_a_redirect_is_an_error_and_the_other_host_sees_nothing(
-    status: int, on: str, flavour: str, server: FaultServer, fast_retries: FastRetries
-) -> None:
+def test_redirect(status: int, on: str, flavour: str, server: FaultServer, fast_retries: FastRetries) -> None:
+    """A redirect is an error, and the other host receives nothing."""
     with fault.serving() as other, opened(flavour, server) as api:
         server.on(on, fault.redirects(status, other.url, acts=on == "start"))
         with pytest.raises(LiveAvatarApiError) as caught:
@@ -270,9 +273,8 @@ def test_a_redirect_is_an_error_and_the_other_host_sees_nothing(
 
 
 @pytest.mark.row("C16")
-def test_a_redirected_stop_is_an_error_and_keeps_the_session(
-    flavour: str, server: FaultServer, fast_retries: FastRetries
-) -> None:
+def test_redirected_stop(flavour: str, server: FaultServer, fast_retries: FastRetries) -> None:
+    """A redirected stop is an error, and the session stays tracked."""
     with fault.serving() as other, opened(flavour, server) as api:
         session = api.new_session(session_request())
         server.on("stop", fault.redirects(307, other.url))
@@ -295,9 +297,8 @@ def test_a_redirected_stop_is_an_error_and_keeps_the_session(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_stop_that_overtakes_its_start_is_repeated_until_the_session_is_known(
-    words: str, behaviour: Any, flavour: str, server: FaultServer
-) -> None:
+def test_stop_before_start(words: str, behaviour: Any, flavour: str, server: FaultServer) -> None:
+    """A stop that arrives before its start is sent again until the session is stopped."""
     with opened(flavour, server, timeout=0.5 if "held" in words else 10) as api:
         server.on("start", behaviour, 1)
         with pytest.raises(LiveAvatarError) as caught:

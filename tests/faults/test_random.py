@@ -79,9 +79,8 @@ step = st.tuples(
 @both
 @given(steps=st.lists(step, min_size=1, max_size=8))
 @settings(bounded, max_examples=100)
-def test_nothing_runs_that_the_client_does_not_know_of(
-    steps: list[Any], flavour: str, fast_retries: FastRetries
-) -> None:
+def test_random_life(steps: list[Any], flavour: str, fast_retries: FastRetries) -> None:
+    """No session runs that the client does not know of."""
     with FaultServer() as server, opened(flavour, server) as api:
         begun = 0
         released: set[str] = set()
@@ -234,9 +233,8 @@ def check_any_body(on: str, behaviour: Behaviour, flavour: str, *, search: bool 
 @pytest.mark.parametrize("on", fault.ENDPOINTS)
 @given(body=json_values | envelopes, status=statuses)
 @settings(bounded, max_examples=40)
-def test_any_json_is_a_value_or_a_typed_error(
-    body: Any, status: int, on: str, flavour: str, fast_retries: FastRetries
-) -> None:
+def test_any_json(body: Any, status: int, on: str, flavour: str, fast_retries: FastRetries) -> None:
+    """Any JSON body is a value or a typed error."""
     # A start that is refused in so many words did not happen.
     acts = on != "start" or status < 400
     if on == "start" and 400 <= status < 500 and status != 409:
@@ -251,9 +249,10 @@ def test_any_json_is_a_value_or_a_typed_error(
 @pytest.mark.parametrize("on", fault.ENDPOINTS)
 @given(mutation=mutations())
 @settings(bounded, max_examples=50)
-def test_any_change_to_a_valid_body_is_a_value_or_a_typed_error(
+def test_any_change(
     mutation: tuple[str, Callable[[Any], bytes]], on: str, flavour: str, fast_retries: FastRetries
 ) -> None:
+    """Any change to a valid body leads to a value or a typed error."""
     kind, mutate = mutation
     # A secret under a name that says nothing of it cannot be told from words.
     check_any_body(on, fault.replaces(mutate), flavour, search=kind in ("drop", "replace", "cut"))

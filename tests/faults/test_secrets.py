@@ -43,7 +43,7 @@ ECHOES = [(form, kind) for form in FORMS for kind in TOKENS if kind != "with quo
 
 @pytest.mark.parametrize(("form", "kind"), ECHOES)
 @pytest.mark.parametrize("status", [400, 401, 502, 200])
-def test_a_server_that_repeats_the_request_does_not_make_a_secret_show(
+def test_echo(
     status: int,
     form: str,
     kind: str,
@@ -52,6 +52,7 @@ def test_a_server_that_repeats_the_request_does_not_make_a_secret_show(
     fast_retries: FastRetries,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """A server that repeats the request does not reveal a secret."""
     key, server.tokens = TOKENS[kind]
     for on in fault.ENDPOINTS:
         with opened(flavour, server, api_key=key, max_retries=0) as api:
@@ -77,9 +78,10 @@ def test_a_server_that_repeats_the_request_does_not_make_a_secret_show(
 
 
 @pytest.mark.parametrize("part", [n / 20 for n in range(20)])
-def test_an_answer_cut_anywhere_does_not_show_the_secrets_in_its_half(
+def test_truncated_response(
     part: float, flavour: str, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A truncated response does not reveal the secrets in it."""
     with opened(flavour, server) as api:
 
         def cut_but_whole(exchange: fault.Exchange) -> None:
@@ -100,9 +102,8 @@ def test_an_answer_cut_anywhere_does_not_show_the_secrets_in_its_half(
         assert server.running == set()
 
 
-def test_an_open_session_and_its_client_show_no_secret(
-    flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_repr(flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+    """An open session, its client and the log show no secret."""
     with opened(flavour, server) as api:
         session = api.new_session(session_request())
         for secret in (session.access_token, session.livekit_agent_token, session.ws_url, session.meet_url):
@@ -121,9 +122,8 @@ def test_an_open_session_and_its_client_show_no_secret(
         assert server.running == set()
 
 
-def test_the_warning_of_a_collected_client_shows_no_secret(
-    flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_collected_client(flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+    """The warning of a garbage-collected client shows no secret."""
     with opened(flavour, server) as api:
         config, sessions = api._config, api._flows.sessions
         session_id = api.new_session(session_request()).session_id
@@ -135,7 +135,8 @@ def test_the_warning_of_a_collected_client_shows_no_secret(
     assert server.running == set()
 
 
-def test_arguments_that_are_refused_show_no_secret(flavour: str, server: FaultServer) -> None:
+def test_refused_arguments(flavour: str, server: FaultServer) -> None:
+    """The error for a refused argument shows no secret."""
     with opened(flavour, server) as api:
         secret = CANARY + "-argument"
         odd = session_request()
@@ -162,10 +163,8 @@ def test_arguments_that_are_refused_show_no_secret(flavour: str, server: FaultSe
         assert server.running == set()
 
 
-def test_an_exception_of_the_callers_keeps_its_own_locals(
-    flavour: str, server: FaultServer, fast_retries: FastRetries
-) -> None:
-    """Hiding ours must not empty the frames of the caller's code, which error trackers are for."""
+def test_callers_exception(flavour: str, server: FaultServer, fast_retries: FastRetries) -> None:
+    """An exception of the caller keeps its local variables."""
     server.on("token", fault.answers(500))
     with opened(flavour, server) as api:
 
@@ -188,9 +187,9 @@ def test_an_exception_of_the_callers_keeps_its_own_locals(
         assert server.running == set()
 
 
-def test_async_cancellation_and_time_limits_show_no_secret(
-    server: FaultServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_async_cancellation(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+    """A cancellation or a timeout shows no secret."""
+
     async def scenario() -> None:
         api = AsyncLiveAvatarApi(KEY, base_url=server.url)
         server.on("start", fault.holds(acts=True))
@@ -212,9 +211,10 @@ def test_async_cancellation_and_time_limits_show_no_secret(
     assert server.running == set()
 
 
-def test_a_session_that_could_not_be_stopped_is_named_without_its_token(
+def test_unstopped_session(
     flavour: str, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A session that could not be stopped is named without its token."""
     with opened(flavour, server) as api:
         server.on("start", fault.echoes(502, acts=True)).on("stop", fault.echoes(503))
         with pytest.raises(LiveAvatarError) as caught:
@@ -228,7 +228,8 @@ def test_a_session_that_could_not_be_stopped_is_named_without_its_token(
         assert len(server.running) == 1
 
 
-def test_the_search_finds_what_it_looks_for(caplog: pytest.LogCaptureFixture) -> None:
+def test_leaks(caplog: pytest.LogCaptureFixture) -> None:
+    """The search for secrets finds them."""
     error: Any = LiveAvatarApiError("fine", 500, "fine")
     assert leaks(error) == []
     error.response_text = "has CANARY-x"

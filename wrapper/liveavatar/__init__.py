@@ -22,6 +22,7 @@ _MODULES = {
         "ConflictError",
         "InsufficientCreditsError",
         "InvalidRequestError",
+        "LedgerError",
         "LiveAvatarApiError",
         "LiveAvatarConnectionError",
         "LiveAvatarError",
@@ -33,7 +34,7 @@ _MODULES = {
         "SessionDurationError",
         "SessionTokenNotFoundError",
     ),
-    ".models": ("AvatarPersona", "LiveAvatarNewSessionRequest", "StandardSessionResponse"),
+    ".models": ("AvatarPersona", "LiveAvatarNewSessionRequest", "StandardSessionResponse", "VideoSettings"),
     "._shutdown": ("graceful_shutdown",),
     "liveavatar_client.models": (
         "CustomSDKLiveKitConfig",
@@ -48,7 +49,6 @@ _MODULES = {
         "TranscriptLine",
         "VideoEncoding",
         "VideoQuality",
-        "VideoSettings",
     ),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

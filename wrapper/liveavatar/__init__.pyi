@@ -10,7 +10,6 @@ from liveavatar_client.models import StopSessionResponse as StopSessionResponse
 from liveavatar_client.models import TranscriptLine as TranscriptLine
 from liveavatar_client.models import VideoEncoding as VideoEncoding
 from liveavatar_client.models import VideoQuality as VideoQuality
-from liveavatar_client.models import VideoSettings as VideoSettings
 
 from ._shutdown import graceful_shutdown as graceful_shutdown
 from ._version import __version__ as __version__
@@ -23,6 +22,7 @@ from .errors import ConcurrencyLimitError as ConcurrencyLimitError
 from .errors import ConflictError as ConflictError
 from .errors import InsufficientCreditsError as InsufficientCreditsError
 from .errors import InvalidRequestError as InvalidRequestError
+from .errors import LedgerError as LedgerError
 from .errors import LiveAvatarApiError as LiveAvatarApiError
 from .errors import LiveAvatarConnectionError as LiveAvatarConnectionError
 from .errors import LiveAvatarError as LiveAvatarError
@@ -36,6 +36,7 @@ from .errors import SessionTokenNotFoundError as SessionTokenNotFoundError
 from .models import AvatarPersona as AvatarPersona
 from .models import LiveAvatarNewSessionRequest as LiveAvatarNewSessionRequest
 from .models import StandardSessionResponse as StandardSessionResponse
+from .models import VideoSettings as VideoSettings
 
 __all__ = [
     "AsyncLiveAvatarApi",
@@ -48,6 +49,7 @@ __all__ = [
     "CustomSDKLiveKitConfig",
     "InsufficientCreditsError",
     "InvalidRequestError",
+    "LedgerError",
     "LiveAvatarApi",
     "LiveAvatarApiError",
     "LiveAvatarConnectionError",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import _constants, _shutdown
 from ._calls import IO
@@ -11,8 +13,14 @@ from ._config import Config
 from ._flows import Flows
 from ._redaction import redact, scrub_traceback
 
+if TYPE_CHECKING:
+    from .ledger._protocol import Ledger
+
 _parent_transports: list[object] = []
 """Transports inherited by a fork, referenced so that collecting them does not close the parent's sockets."""
+
+
+NO_LEDGER = "This client has no ledger: pass ledger= when you create it."
 
 
 class BaseApi:
@@ -22,10 +30,14 @@ class BaseApi:
     """Base URL of the service, unless base_url= or LIVEAVATAR_BASE_URL gives another."""
 
     _transport: Any
+    _recovery: Any = None
     _own_flows: Flows
 
-    def __init__(self, api_key: str | None, base_url: str | None, timeout: float, max_retries: int) -> None:
+    def __init__(
+        self, api_key: str | None, base_url: str | None, timeout: float, max_retries: int, ledger: Ledger | None
+    ) -> None:
         self._config = Config.from_arguments(api_key, base_url, timeout, max_retries, self.BASE_URL)
+        self._ledger = ledger
         self._reset()
 
     def _reset(self) -> None:
@@ -33,8 +45,22 @@ class BaseApi:
         self._pid = os.getpid()
         self._closed = False
         io, leftover_io = self._new_io()
-        self._own_flows = Flows(self._config, io)
+        self._own_flows = flows = Flows(self._config, io)
+        if self._ledger is not None:
+            from . import _recovery  # imported when needed: most clients have no ledger
+
+            flows.sessions.ledger = _recovery.AccountLedger(self._ledger, self._config)
+            flows.recovery = self._recovery = self._new_recovery(flows)
         _shutdown.watch(self, self._config, self._own_flows.sessions, leftover_io)
+
+    def _new_recovery(self, flows: Flows) -> Any:
+        """Return what recovers sessions in the background."""
+        raise NotImplementedError
+
+    def _start_recovery(self) -> None:
+        """Start to recover sessions in the background, if there is a ledger and the client is not closed."""
+        if self._flows.recovery is not None and not self._flows.sessions.closed:
+            self._recovery.start()
 
     def _new_io(self) -> tuple[IO, IO | None]:
         """Create the transport; return the client's I/O, and the I/O for sessions that outlive the client."""
@@ -61,19 +87,27 @@ class BaseApi:
     def release_session(self, session_id: str) -> str:
         """Stop tracking a session without stopping it, and return its token, to hand it to another process.
 
-        From here on, only the token's new owner, or `stop_session` with the API key, ends the session.
+        The session is removed from the ledger, too. From here on, only the token's new owner, or `stop_session` with
+        the API key, ends it.
 
         Args:
             session_id: An id that new_session has returned.
 
         Returns:
-            The session token.
+            The session token; empty if the session was adopted without one.
 
         Raises:
             SessionTokenNotFoundError: This client did not open the session, is still opening it, or has closed it.
         """
-        token = self._flows.sessions.release(session_id)
+        sessions = self._flows.sessions
+        token = sessions.release(session_id)
+        if sessions.ledger is not None:
+            self._call_ledger(functools.partial(sessions.ledger.remove, session_id))
         return "" if token is None else token.reveal()
+
+    def _call_ledger(self, operation: Callable[[], object]) -> None:
+        """Perform an operation on the ledger that may block for a while."""
+        operation()
 
     def __repr__(self) -> str:
         count = len(self._flows.sessions)

@@ -54,6 +54,9 @@ class IO(Protocol):
     async def run_all(self, works: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
         """Do all of the work, at the same time where that is possible."""
 
+    async def call_blocking(self, function: Callable[[], T]) -> T:
+        """Call a function that may block for a while."""
+
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work that a cancellation does not reach."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -13,13 +14,14 @@ from typing import Any, TypeVar, cast
 import attrs
 
 import liveavatar_client.models as generated
-from liveavatar_client.types import Unset
+from liveavatar_client.types import UNSET, Unset
 
 from ._config import VCHAR
 
 T = TypeVar("T")
 
 _TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+_PYTHON_NAMES = {str: "a str", int: "an int", float: "a number", bool: "a bool"}
 _ALIASES = {"id": "session_id"}
 
 
@@ -55,9 +57,18 @@ class Field:
     """The items of its values, if those are lists."""
     is_identifier: bool
     """Whether it is an id, a URL or a credential, which consists of visible ASCII."""
+    rules: Mapping[str, Any]
+    """The contract's rules for its values: pattern, minimum, maximum, mode."""
+
+    @property
+    def json_name(self) -> str:
+        """Its name in JSON. The generator appends `_` to a name that Python uses itself."""
+        return self.name.removesuffix("_")
 
 
-def _field(name: str, hint: Any, *, required: bool, is_identifier: bool) -> Field:
+def _field(
+    name: str, hint: Any, *, required: bool, is_identifier: bool = False, rules: Mapping[str, Any] | None = None
+) -> Field:
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     options = typing.get_args(hint) if union else (hint,)
     kinds = tuple(option for option in options if option not in (Unset, type(None)))
@@ -66,12 +77,13 @@ def _field(name: str, hint: Any, *, required: bool, is_identifier: bool) -> Fiel
     return Field(
         name=name,
         required=required,
-        nullable=type(None) in options,
+        nullable=type(None) in options or Any in options,
         types=kinds,
         enum=next((kind for kind in classes if issubclass(kind, enum.Enum)), None),
         models=tuple(kind for kind in classes if attrs.has(kind)),
-        item=_field(name, *typing.get_args(lists[0]), required=True, is_identifier=False) if lists else None,
+        item=_field(name, *typing.get_args(lists[0]), required=True) if lists else None,
         is_identifier=is_identifier,
+        rules=rules or {},
     )
 
 
@@ -83,6 +95,7 @@ def _fields(model: type[Any]) -> tuple[Field, ...]:
             hints[field.name],
             required=field.default is attrs.NOTHING,
             is_identifier=not field.repr or field.name == "id" or field.name.endswith(("_id", "_url")),
+            rules=field.metadata,
         )
         for field in attrs.fields(model)
         if field.init
@@ -96,6 +109,34 @@ fields = cast(Callable[[type[Any]], tuple[Field, ...]], functools.cache(_fields)
 # ---- Requests ----------------------------------------------------------------------------------------------
 
 
+def from_plain_value(model: type[Any], name: str, value: Any) -> Any:
+    """Return a value for a field of a model: a dict becomes a model, and text an enum member, where that is possible.
+
+    What is not valid stays as it is, to be refused when it is sent.
+    """
+    field = next((field for field in fields(model) if field.name == name), None)
+    if field is None:
+        return value
+    if field.enum is not None and type(value) is str:
+        return next((member for member in field.enum if member.value == value), value)
+    if len(field.models) == 1 and isinstance(value, Mapping):
+        return _model_from_mapping(field.models[0], value)
+    return value
+
+
+def _model_from_mapping(model: type[T], value: Mapping[str, Any]) -> T:
+    by_name = {field.name: field for field in fields(model)}
+    given = {name: inner for name, inner in value.items() if name in by_name}
+    missing = {name: UNSET for name, field in by_name.items() if field.required and name not in given}
+    made = model(**given, **missing)
+    made.additional_properties = {  # type: ignore[attr-defined]
+        name: inner for name, inner in value.items() if name not in by_name
+    }
+    for name, inner in given.items():
+        setattr(made, name, from_plain_value(model, name, inner))
+    return made
+
+
 def session_request(request: object) -> dict[str, Any]:
     """Return the JSON body that creates a session token for `request`.
 
@@ -105,15 +146,29 @@ def session_request(request: object) -> dict[str, Any]:
     if not isinstance(request, generated.LiveAvatarNewSessionRequest):
         given = f"{type(request).__module__}.{type(request).__qualname__}"
         raise TypeError(f"the request must be a liveavatar.LiveAvatarNewSessionRequest, not {given}")
-    if not isinstance(request.avatar_id, str):
-        raise TypeError(f"avatar_id must be a str, not {type(request.avatar_id).__name__}")
-    if not request.avatar_id.strip():
-        raise ValueError("avatar_id is empty; it is the avatar's id (UUID)")
-    body = to_json(request)
-    body.setdefault("mode", "LITE")
+    body = {"mode": "LITE", **to_json(request)}
     if request.video_settings is None:
-        body["video_settings"] = {"encoding": generated.VideoEncoding.VP8.value}
+        body.setdefault("video_settings", {"encoding": generated.VideoEncoding.VP8.value})
+    _check_mode(request, str(body["mode"]))
     return body
+
+
+def _check_mode(request: generated.LiveAvatarNewSessionRequest, mode: str) -> None:
+    """Check that the request has the fields of its mode, and no others."""
+    if "mode" in request.additional_properties:
+        return  # a mode that this version may not know
+    other = "FULL" if mode in ("LITE", "CUSTOM") else "LITE"
+    for field in fields(type(request)):
+        if field.rules.get("mode") == other and getattr(request, field.name) not in (None, UNSET):
+            raise ValueError(f"{field.name} is for mode={other!r}, and the mode is {mode!r}")
+    personas = [name for name in ("avatar_persona", "voice_agent") if _is_given(request, name)]
+    if mode == "FULL" and len(personas) != 1:
+        raise ValueError("mode='FULL' needs exactly one of avatar_persona and voice_agent")
+
+
+def _is_given(request: generated.LiveAvatarNewSessionRequest, name: str) -> bool:
+    value = request.additional_properties.get(name, getattr(request, name))
+    return value is not None and not isinstance(value, Unset)
 
 
 def stop_request(session_id: str, reason: object = None) -> dict[str, Any]:
@@ -134,12 +189,16 @@ def to_json(model: Any, location: str = "") -> dict[str, Any]:
     Raises:
         TypeError, ValueError: A field is not valid. The message names it and what is allowed.
     """
-    body: dict[str, Any] = dict(model.additional_properties)
+    body: dict[str, Any] = {}
     for field in fields(type(model)):
+        if field.json_name in model.additional_properties:
+            continue  # an item replaces the field, and is not checked
         value = getattr(model, field.name)
         if value is not None and not isinstance(value, Unset):
-            body[field.name] = _value_to_json(field, value, location + field.name)
-    return body
+            body[field.json_name] = _value_to_json(field, value, location + field.name)
+        elif field.required:
+            raise TypeError(f"{location}{field.name} is required, and is {value!r}".replace("UNSET", "missing"))
+    return {**body, **model.additional_properties}
 
 
 def _value_to_json(field: Field, value: Any, location: str) -> Any:
@@ -148,25 +207,39 @@ def _value_to_json(field: Field, value: Any, location: str) -> Any:
     if attrs.has(type(value)):
         return to_json(value, f"{location}.")
     if not field.models:
+        _check_value(field, value, location)
         return value
     if not isinstance(value, Mapping):
         allowed = " or ".join(model.__name__ for model in field.models)
         raise TypeError(f"{location} must be {allowed} or a dict, not {type(value).__name__}")
     if len(field.models) > 1:
         return dict(value)  # the service decides which model it is
-    return to_json(_model_from_mapping(field.models[0], value, location), f"{location}.")
+    return to_json(_model_from_mapping(field.models[0], value), f"{location}.")
 
 
-def _model_from_mapping(model: type[T], value: Mapping[str, Any], location: str) -> T:
-    names = {field.name for field in fields(model)}
-    try:
-        made = model(**{name: inner for name, inner in value.items() if name in names})
-    except TypeError as error:
-        raise TypeError(f"{location}: {error}") from None
-    made.additional_properties = {  # type: ignore[attr-defined]
-        name: inner for name, inner in value.items() if name not in names
-    }
-    return made
+def _check_value(field: Field, value: Any, location: str) -> None:
+    """Check a plain value by its type and by the rules of the contract."""
+    if not any(_is_instance(value, kind) or kind is dict for kind in field.types):
+        names = " or ".join(_PYTHON_NAMES.get(kind, str(kind)) for kind in field.types)
+        raise TypeError(f"{location} must be {names}, not {type(value).__name__}")
+    rules = field.rules
+    if isinstance(value, str):
+        if field.required and not value.strip():
+            raise ValueError(f"{location} is empty")
+        if "pattern" in rules and not re.search(rules["pattern"], value):
+            raise ValueError(f"{location} is {value[:40]!r}; it must be {_pattern_in_words(rules['pattern'])}")
+    elif "minimum" in rules and value < rules["minimum"]:
+        raise ValueError(f"{location} is {value}; it must be at least {rules['minimum']}")
+    elif "maximum" in rules and value > rules["maximum"]:
+        raise ValueError(f"{location} is {value}; it must be at most {rules['maximum']}")
+
+
+def _pattern_in_words(pattern: str) -> str:
+    """Describe a pattern of the contract to a person."""
+    choices = re.fullmatch(r"\^\(([\w|]+)\)\$", pattern)
+    if choices:
+        return "one of " + ", ".join(repr(choice) for choice in choices[1].split("|"))
+    return "a UUID" if "{8}-" in pattern else "in the format that the service's reference gives"
 
 
 def enum_member(kind: type[enum.Enum], value: object, location: str) -> enum.Enum:
@@ -183,7 +256,7 @@ def enum_member(kind: type[enum.Enum], value: object, location: str) -> enum.Enu
     allowed = ", ".join(repr(member.value) for member in kind)
     if isinstance(value, str):
         raise ValueError(f"{location} is {value[:40]!r}; it must be one of {allowed}")
-    raise TypeError(f"{location} must be one of {allowed}, not a {type(value).__name__}")
+    raise TypeError(f"{location} must be one of {allowed}, not {type(value).__name__}")
 
 
 # ---- Responses ---------------------------------------------------------------------------------------------
@@ -212,7 +285,7 @@ def _valid_object(model: type[Any], value: Any) -> dict[str, Any]:
         raise _Violation(f"is not an object but {_type_name(value)}")
     valid = dict(value)
     for field in fields(model):
-        name = field.name
+        name = field.json_name
         inner = value.get(name)
         if inner is None:
             if field.nullable:

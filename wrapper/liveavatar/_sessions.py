@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -12,6 +15,9 @@ from ._arguments import check_session_id
 from ._constants import MAX_ENDED_IDS
 from ._redaction import Secret
 from .errors import LiveAvatarError, SessionTokenNotFoundError
+
+if TYPE_CHECKING:
+    from ._recovery import AccountLedger
 
 
 @attrs.define(eq=False)
@@ -29,6 +35,17 @@ class Session:
     """True once new_session has returned it to the caller."""
     ended: bool = False
     """True once it is known not to run."""
+    start_deadline: float = math.inf
+    """Time on `time.monotonic` at which the start, if it was sent, has certainly arrived at the service."""
+    in_ledger: bool = False
+    """True if it may be written down in the ledger."""
+    to_recover: bool = False
+    """True if it was claimed from a dead process, and is not stopped yet."""
+
+    @property
+    def start_settled(self) -> bool:
+        """Whether a start that was sent has been carried out or refused, so that "not found" means "ended"."""
+        return self.start_known or time.monotonic() >= self.start_deadline
 
 
 class Sessions:
@@ -44,6 +61,8 @@ class Sessions:
         self._ended: deque[str] = deque(maxlen=MAX_ENDED_IDS)
         self._ended_by_service: deque[str] = deque(maxlen=MAX_ENDED_IDS)
         self.closed = False
+        self.ledger: AccountLedger | None = None
+        """Where the sessions are written down, to outlive the process."""
         self.on_removed: Callable[[], None] | None = None
         """Called, in any thread, when sessions were removed or the registry was closed."""
 
@@ -179,7 +198,17 @@ class Sessions:
         """
         with self._lock:
             self.ensure_open()
-            session = Session(session_id, token, start_sent=True, start_known=True, opened=True)
+            session = self._open.setdefault(session_id, Session(session_id, token, start_sent=True, opened=True))
+            session.start_known = True
+            session.in_ledger = self.ledger is not None
+            session.token = token or session.token
+        return session
+
+    def claim(self, session_id: str, start_deadline: float) -> Session:
+        """Add a session that was claimed from a dead process, and will be stopped."""
+        session = Session(session_id, None, start_sent=True, opened=True, in_ledger=True, to_recover=True)
+        session.start_deadline = start_deadline
+        with self._lock:
             self._open[session_id] = session
         return session
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -22,8 +23,7 @@ from liveavatar_client.models import (
     StopSessionResponse,
 )
 
-from ._arguments import check_session_id
-from ._base import BaseApi, add_failure_note, raise_first
+from ._base import NO_LEDGER, BaseApi, add_failure_note, raise_first
 from ._calls import IO
 from ._config import parse_credential
 from ._constants import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
@@ -38,7 +38,9 @@ from .models import StandardSessionResponse
 if TYPE_CHECKING:
     import aiohttp
 
+    from ._recovery import RecoveryTask
     from ._transports._asyncio import AsyncTransport
+    from .ledger import Ledger
 
 T = TypeVar("T")
 
@@ -56,6 +58,8 @@ class AsyncLiveAvatarApi(BaseApi):
         timeout: Seconds that one method call may take, retries and delays included.
         max_retries: How many times a request that is safe to repeat is sent again; 0 turns retries off.
         http_client: Your own httpx.AsyncClient in place of aiohttp. The client never closes or changes it.
+        ledger: A record of open sessions that outlives the process, such as `liveavatar.ledger.SqliteLedger(path)`.
+            The sessions that a killed process leaves running are then stopped by the next one.
 
     Raises:
         LiveAvatarError: There is no API key.
@@ -72,6 +76,7 @@ class AsyncLiveAvatarApi(BaseApi):
         timeout: float = DEFAULT_TIMEOUT,
         max_retries: int = DEFAULT_MAX_RETRIES,
         http_client: httpx.AsyncClient | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         if http_client is not None and not isinstance(http_client, httpx.AsyncClient):
             raise TypeError(f"http_client must be an httpx.AsyncClient, not {type(http_client).__name__}")
@@ -79,7 +84,18 @@ class AsyncLiveAvatarApi(BaseApi):
             raise ValueError("session and http_client are alternatives: pass one of them")
         self._session = session
         self._http_client = http_client
-        super().__init__(api_key, base_url, timeout, max_retries)
+        super().__init__(api_key, base_url, timeout, max_retries, ledger)
+
+    def _new_recovery(self, flows: Flows) -> RecoveryTask:
+        from ._recovery import RecoveryTask
+
+        return RecoveryTask(self, flows)
+
+    def _call_ledger(self, operation: Callable[[], object]) -> None:
+        try:
+            threading.Thread(target=operation, name="liveavatar-blocking-call", daemon=True).start()
+        except RuntimeError:  # the interpreter is shutting down, or out of threads
+            operation()
 
     def _new_io(self) -> tuple[IO, IO | None]:
         from ._transports._aiohttp import AiohttpTransport  # imported late, to keep our import light
@@ -191,7 +207,7 @@ class AsyncLiveAvatarApi(BaseApi):
             TypeError, ValueError: The request is not valid.
         """
         interval = keep_alive_interval(keep_alive)
-        opened = await self._run(lambda: self._flows.new_session(request_data, wait_for_slot))
+        opened = await self._run(lambda: self._new_session(request_data, wait_for_slot))
         if interval is not None:
             self._keep_alive(opened.session_id, interval)
         return opened
@@ -395,7 +411,7 @@ class AsyncLiveAvatarApi(BaseApi):
         return await self._run(lambda: self._flows.request(method, path, json, params, idempotent))
 
     @scrub_traceback
-    def adopt_session(self, session_id: str, token: str | None = None) -> None:
+    async def adopt_session(self, session_id: str, token: str | None = None) -> None:
         """Take over a running session that another client or process has opened: closing it is this client's task now.
 
         Args:
@@ -403,12 +419,37 @@ class AsyncLiveAvatarApi(BaseApi):
             token: Its session token, as `release_session` has returned it. Default: the API key is the credential.
 
         Raises:
+            LedgerError: The session could not be written down in the ledger. It was not taken over.
             LiveAvatarError: The client is closed.
             ValueError, TypeError: An argument is not valid.
         """
-        credential = None if token is None else parse_credential(token, "token")
+        credential = parse_credential(token, "token") if token else None
         del token
-        self._flows.sessions.adopt(check_session_id(session_id), credential)
+        await self._run(lambda: self._flows.adopt_session(session_id, credential))
+
+    @scrub_traceback
+    async def recover_sessions(self) -> list[str]:
+        """Stop the sessions in the ledger whose processes have died, with the API key as the credential.
+
+        Only sessions of this client's account and base URL are stopped. If several processes recover at once, each
+        session is stopped by one of them.
+
+        A client with a ledger does the same in the background: when its `async with` block is entered or its first
+        session is opened, and then every 10 seconds until it is closed. The first session waits up to 5 seconds for
+        it, because it may need the slot.
+
+        Returns:
+            The ids of the sessions that this client has stopped so since the last call, in the background too.
+
+        Raises:
+            LedgerError: The ledger could not be read or written.
+            LiveAvatarError: There is no ledger, or a session could not be stopped; the next call tries it again.
+        """
+        self._flows.sessions.ensure_open()
+        if self._recovery is None:
+            raise LiveAvatarError(NO_LEDGER)
+        stopped: list[str] = await self._run(self._recovery.recover)
+        return stopped
 
     async def close_all_sessions(self) -> None:
         """Stop every session that this client has opened and that is still open, at the same time; try all of them.
@@ -439,6 +480,8 @@ class AsyncLiveAvatarApi(BaseApi):
         """
         self._flows.sessions.close()
         try:
+            if self._flows.recovery is not None:
+                await self._recovery.close()
             await self.close_all_sessions()
         finally:
             self._closed = True
@@ -446,6 +489,7 @@ class AsyncLiveAvatarApi(BaseApi):
 
     async def __aenter__(self) -> Self:
         self._flows.sessions.ensure_open()
+        self._start_recovery()
         return self
 
     async def __aexit__(
@@ -467,6 +511,10 @@ class AsyncLiveAvatarApi(BaseApi):
         if session is not None:
             self._worker = self._worker or TaskWorker(self._flows)
             self._worker.add(session, interval)
+
+    async def _new_session(self, request_data: object, wait_for_slot: float) -> StandardSessionResponse:
+        self._start_recovery()
+        return await self._flows.new_session(request_data, wait_for_slot)
 
     async def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         loop = asyncio.get_running_loop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
 
@@ -21,8 +21,7 @@ from liveavatar_client.models import (
     StopSessionResponse,
 )
 
-from ._arguments import check_session_id
-from ._base import BaseApi, add_failure_note, raise_first
+from ._base import NO_LEDGER, BaseApi, add_failure_note, raise_first
 from ._calls import IO
 from ._config import parse_credential
 from ._constants import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
@@ -30,8 +29,13 @@ from ._keep_alive import ThreadWorker, keep_alive_interval
 from ._pagination import MAX_PAGE_SIZE, Pages
 from ._redaction import scrub_traceback
 from ._sessions import Session
-from .errors import SessionTokenNotFoundError
+from .errors import LiveAvatarError, SessionTokenNotFoundError
 from .models import StandardSessionResponse
+
+if TYPE_CHECKING:
+    from ._flows import Flows
+    from ._recovery import RecoveryThread
+    from .ledger import Ledger
 
 T = TypeVar("T")
 
@@ -48,6 +52,8 @@ class LiveAvatarApi(BaseApi):
         max_retries: How many times a request that is safe to repeat is sent again; 0 turns retries off.
         http_client: Your own httpx.Client, for proxies, CA certificates or instrumentation. The client never closes or
             changes it.
+        ledger: A record of open sessions that outlives the process, such as `liveavatar.ledger.SqliteLedger(path)`.
+            The sessions that a killed process leaves running are then stopped by the next one.
 
     Raises:
         LiveAvatarError: There is no API key.
@@ -63,11 +69,17 @@ class LiveAvatarApi(BaseApi):
         timeout: float = DEFAULT_TIMEOUT,
         max_retries: int = DEFAULT_MAX_RETRIES,
         http_client: httpx.Client | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         if http_client is not None and not isinstance(http_client, httpx.Client):
             raise TypeError(f"http_client must be an httpx.Client, not {type(http_client).__name__}")
         self._http_client = http_client
-        super().__init__(api_key, base_url, timeout, max_retries)
+        super().__init__(api_key, base_url, timeout, max_retries, ledger)
+
+    def _new_recovery(self, flows: Flows) -> RecoveryThread:
+        from ._recovery import RecoveryThread
+
+        return RecoveryThread(self, flows)
 
     def _new_io(self) -> tuple[IO, IO | None]:
         from ._transports._blocking import BlockingIO, BlockingTransport  # imported late, to keep our import light
@@ -174,6 +186,7 @@ class LiveAvatarApi(BaseApi):
             TypeError, ValueError: The request is not valid.
         """
         interval = keep_alive_interval(keep_alive)
+        self._start_recovery()
         opened = self._run(lambda: self._flows.new_session(request_data, wait_for_slot))
         if interval is not None:
             self._keep_alive(opened.session_id, interval)
@@ -384,12 +397,37 @@ class LiveAvatarApi(BaseApi):
             token: Its session token, as `release_session` has returned it. Default: the API key is the credential.
 
         Raises:
+            LedgerError: The session could not be written down in the ledger. It was not taken over.
             LiveAvatarError: The client is closed.
             ValueError, TypeError: An argument is not valid.
         """
-        credential = None if token is None else parse_credential(token, "token")
+        credential = parse_credential(token, "token") if token else None
         del token
-        self._flows.sessions.adopt(check_session_id(session_id), credential)
+        self._run(lambda: self._flows.adopt_session(session_id, credential))
+
+    @scrub_traceback
+    def recover_sessions(self) -> list[str]:
+        """Stop the sessions in the ledger whose processes have died, with the API key as the credential.
+
+        Only sessions of this client's account and base URL are stopped. If several processes recover at once, each
+        session is stopped by one of them.
+
+        A client with a ledger does the same in the background: when its `with` block is entered or its first
+        session is opened, and then every 10 seconds until it is closed. The first session waits up to 5 seconds for
+        it, because it may need the slot.
+
+        Returns:
+            The ids of the sessions that this client has stopped so since the last call, in the background too.
+
+        Raises:
+            LedgerError: The ledger could not be read or written.
+            LiveAvatarError: There is no ledger, or a session could not be stopped; the next call tries it again.
+        """
+        self._flows.sessions.ensure_open()
+        if self._recovery is None:
+            raise LiveAvatarError(NO_LEDGER)
+        stopped: list[str] = self._recovery.recover()
+        return stopped
 
     def close_all_sessions(self) -> None:
         """Stop every session that this client has opened and that is still open; try all of them.
@@ -417,6 +455,8 @@ class LiveAvatarApi(BaseApi):
         """
         self._flows.sessions.close()
         try:
+            if self._flows.recovery is not None:
+                self._recovery.close()
             self.close_all_sessions()
         finally:
             self._closed = True
@@ -424,6 +464,7 @@ class LiveAvatarApi(BaseApi):
 
     def __enter__(self) -> Self:
         self._flows.sessions.ensure_open()
+        self._start_recovery()
         return self
 
     def __exit__(

@@ -16,7 +16,8 @@ LiveAvatarError
 │   └── BadResponseError          a 2xx whose body violates the contract
 ├── LiveAvatarConnectionError     no response
 │   └── LiveAvatarTimeoutError    no response in time
-└── SessionTokenNotFoundError     close_session() of a session that this client has no token for (also a ValueError)
+├── SessionTokenNotFoundError     close_session() of a session that this client has no token for (also a ValueError)
+└── LedgerError                   the ledger could not be opened, read or written
 
 Invalid arguments raise ValueError or TypeError before any request is sent.
 """
@@ -153,3 +154,7 @@ class LiveAvatarTimeoutError(LiveAvatarConnectionError):
 
 class SessionTokenNotFoundError(LiveAvatarError, ValueError):
     """This client has no token for the session: it did not open the session, or has closed it."""
+
+
+class LedgerError(LiveAvatarError):
+    """The ledger could not be opened, read or written."""

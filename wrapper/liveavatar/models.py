@@ -1,6 +1,6 @@
-"""The request and answer types that go beyond the contract: the client's own defaults, and the opened session.
+"""The models that go beyond the contract: the client's own defaults, and the open session.
 
-Everything else that a request is made of is the generated class, taken over as it is.
+All other models are the generated classes.
 """
 
 from __future__ import annotations
@@ -17,96 +17,195 @@ from liveavatar_client.types import UNSET, Unset
 
 from ._constants import MEET_PAGE
 from ._redaction import redact
+from ._schema import from_plain_value
 
 
-@attrs.define
-class VideoSettings(generated.VideoSettings):
+class _RemovedMethod:
+    """Raises an AttributeError in the place of a method of Pydantic models, and names the replacement."""
+
+    def __init__(self, name: str, replacement: str) -> None:
+        self._message = f"has no {name}(), because it is an attrs class and not a Pydantic model: {replacement}"
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        raise AttributeError(f"{owner.__name__} {self._message}")
+
+
+class _Model:
+    """Accepts plain values: a dict for a model, and text for an enum member."""
+
+    __slots__ = ()
+
+    model_dump = _RemovedMethod("model_dump", "use to_dict()")
+    model_dump_json = _RemovedMethod("model_dump_json", "use json.dumps() on its to_dict()")
+    model_validate = _RemovedMethod("model_validate", "use from_dict()")
+    model_copy = _RemovedMethod("model_copy", "use copy.deepcopy(), and set the fields that differ")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, from_plain_value(type(self), name, value))
+
+
+@attrs.define(init=False)
+class VideoSettings(_Model, generated.VideoSettings):
     """Encoding and quality of the avatar's video.
 
     Attributes:
-        encoding: the video codec. The service's own default is H264; VP8 is deprecated and will be removed.
-        quality: the video quality, "high" by default.
+        encoding: `VideoEncoding` or its value, "H264" or "VP8". The service has deprecated VP8 and will remove it.
+        quality: `VideoQuality` or its value, "low", "medium", "high" or "very_high".
     """
 
-    encoding: VideoEncoding | Unset
-    quality: VideoQuality | Unset = VideoQuality.high
+    def __init__(self, encoding: VideoEncoding | str, quality: VideoQuality | str | None = VideoQuality.high) -> None:
+        values: dict[str, Any] = {"encoding": encoding, "quality": UNSET if quality is None else quality}
+        self.__attrs_init__(**values)
 
 
-def _default_video() -> VideoSettings:
-    return VideoSettings(encoding=VideoEncoding.VP8, quality=VideoQuality.high)
-
-
-@attrs.define
-class AvatarPersona(generated.AvatarPersona):
-    """Who the avatar is in a FULL session; what is None is not sent.
+@attrs.define(init=False)
+class AvatarPersona(_Model, generated.AvatarPersona):
+    """Voice, knowledge and language of the avatar in a FULL session. Fields that are None are not sent.
 
     Attributes:
-        voice_id: the voice (UUID).
-        context_id: the prompt and knowledge (UUID).
-        language: of the conversation, "en" by default.
+        voice_id: Id of the voice (UUID).
+        context_id: Id of the context, which holds the prompt and the knowledge (UUID).
+        language: Language of the conversation, as a code of two letters or with a region.
+        voice_settings: Fine tuning of the voice: a model, or a dict with the `provider`.
+        stt_config: How the user's speech becomes text: a model, or a dict with the `provider`.
     """
 
-    voice_id: str | Unset | None = None
-    context_id: str | Unset | None = None
+    def __init__(
+        self,
+        voice_id: str | None = None,
+        context_id: str | None = None,
+        language: str | None = "en",
+        voice_settings: generated.ElevenLabsVoiceSettings
+        | generated.FishVoiceSettings
+        | generated.OtherVoiceSettings
+        | Mapping[str, Any]
+        | None = None,
+        stt_config: generated.SttConfig | Mapping[str, Any] | None = None,
+    ) -> None:
+        values: dict[str, Any] = {
+            "voice_id": voice_id,
+            "context_id": context_id,
+            "language": language,
+            "voice_settings": voice_settings,
+            "stt_config": stt_config,
+        }
+        self.__attrs_init__(**_without_unset(values))
 
 
-@attrs.define(repr=False)
-class LiveAvatarNewSessionRequest(generated.LiveAvatarNewSessionRequest):
-    """What a session is to be: `avatar_id` is required, the rest has defaults, and what is None is not sent.
+def _without_unset(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with None in the place of UNSET, which is of the generated client and means the same."""
+    return {name: None if isinstance(value, Unset) else value for name, value in values.items()}
 
-    Enum fields also take their value as a plain string ("H264"). A field that the service has and this class
-    does not goes in by item: `request["new_field"] = 1`.
+
+def _default_video_settings() -> VideoSettings:
+    return VideoSettings(VideoEncoding.VP8, VideoQuality.high)
+
+
+DEFAULT_VIDEO_SETTINGS: Any = UNSET
+"""VP8 at high quality, as the client that this one replaces sends it. The service has deprecated VP8."""
+
+
+@attrs.define(init=False, repr=False)
+class LiveAvatarNewSessionRequest(_Model, generated.LiveAvatarNewSessionRequest):
+    """Configuration of a new session. Only `avatar_id` is required. Fields that are None are not sent.
+
+    Enum fields accept their value as text ("H264"), and model fields accept a dict. A field or a value that this
+    version does not know is set like a dict item: `request["new_field"] = 1`. An item is sent as it is, in place of
+    the field of that name.
 
     Attributes:
-        avatar_id: the avatar (UUID).
+        avatar_id: Id of the avatar (UUID).
         mode: "LITE" (1 credit per minute) or "FULL" (2 credits per minute).
-        video_settings: VP8 at high quality by default; None leaves the quality to the service.
-        is_sandbox: a free trial session of about a minute, with the avatar "Wayne" only.
-        avatar_persona: FULL: voice, context and language.
+        video_settings: Encoding and quality of the video. Default: VP8 at high quality. The service has deprecated VP8
+            and will remove it: set H264 in new code. None sends VP8 and leaves the quality to the service.
+        is_sandbox: Open a free trial session of about a minute, with the avatar "Wayne" only.
+        avatar_persona: FULL: voice, context and language. A FULL session needs this or `voice_agent`.
         livekit_config: LITE: the caller's own LiveKit room.
+        max_session_duration: Seconds after which the service ends the session.
+        agora_config: LITE: the caller's own Agora channel.
+        elevenlabs_agent_config: LITE: an ElevenLabs agent that leads the conversation.
+        openai_realtime_config: LITE: an OpenAI realtime model that leads the conversation.
+        gemini_realtime_config: LITE: a Gemini live model that leads the conversation.
+        voice_agent: FULL: a stored voice agent, in place of `avatar_persona`.
+        interactivity_type: FULL: "CONVERSATIONAL" or "PUSH_TO_TALK".
+        llm_configuration_id: FULL: id of a stored configuration of your own language model (UUID).
+        dynamic_variables: Values for the placeholders of texts.
+        memory: FULL: what the avatar remembers from earlier sessions.
 
-    Reference: https://docs.liveavatar.com/reference/create_session_token_v1_sessions_token_post
+    Reference: https://docs.liveavatar.com/api-reference/sessions/create-session-token
     """
 
-    mode: str = "LITE"
-    video_settings: generated.VideoSettings | Unset | None = attrs.field(factory=_default_video)
-    avatar_persona: generated.AvatarPersona | Unset | None = None
-    livekit_config: generated.CustomSDKLiveKitConfig | Unset | None = None
+    mode: str = "LITE"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(
+        self,
+        avatar_id: str,
+        mode: str | None = "LITE",
+        video_settings: generated.VideoSettings | Mapping[str, Any] | None = DEFAULT_VIDEO_SETTINGS,
+        is_sandbox: bool | None = False,
+        avatar_persona: generated.AvatarPersona | Mapping[str, Any] | None = None,
+        livekit_config: generated.CustomSDKLiveKitConfig | Mapping[str, Any] | None = None,
+        max_session_duration: int | None = None,
+        agora_config: generated.AgoraConfig | Mapping[str, Any] | None = None,
+        elevenlabs_agent_config: generated.ElevenLabsAgentConfig | Mapping[str, Any] | None = None,
+        openai_realtime_config: generated.OpenAIRealtimeConfig | Mapping[str, Any] | None = None,
+        gemini_realtime_config: generated.GeminiRealtimeConfig | Mapping[str, Any] | None = None,
+        voice_agent: generated.VoiceAgent | Mapping[str, Any] | None = None,
+        interactivity_type: generated.InteractivityType | str | None = None,
+        llm_configuration_id: str | None = None,
+        dynamic_variables: generated.DynamicVariables | Mapping[str, str] | None = None,
+        memory: generated.SessionMemory | Mapping[str, Any] | None = None,
+    ) -> None:
+        values: dict[str, Any] = {
+            "avatar_id": avatar_id,
+            "mode": mode,
+            "video_settings": _default_video_settings() if isinstance(video_settings, Unset) else video_settings,
+            "is_sandbox": is_sandbox,
+            "avatar_persona": avatar_persona,
+            "livekit_config": livekit_config,
+            "max_session_duration": max_session_duration,
+            "agora_config": agora_config,
+            "elevenlabs_agent_config": elevenlabs_agent_config,
+            "openai_realtime_config": openai_realtime_config,
+            "gemini_realtime_config": gemini_realtime_config,
+            "voice_agent": voice_agent,
+            "interactivity_type": interactivity_type,
+            "llm_configuration_id": llm_configuration_id,
+            "dynamic_variables": dynamic_variables,
+            "memory": memory,
+        }
+        self.__attrs_init__(**_without_unset(values))
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        """A request from plain data, say a configuration file; what is not in it has its default.
+        """Create a request from plain data, for example from a configuration file. Missing fields have their defaults.
 
         Raises:
             KeyError: `avatar_id` is missing.
-            ValueError: an enum field has a value that the service does not know.
+            ValueError: An enum field has a value that the service does not know.
         """
         defaults = cls(avatar_id="").to_dict()
         del defaults["avatar_id"]
-        request = super().from_dict(defaults | dict(src_dict))
-        if isinstance(request.video_settings, generated.VideoSettings):
-            request.video_settings = VideoSettings.from_dict(request.video_settings.to_dict())
-        return request
+        return super().from_dict({**defaults, **src_dict})
 
     def __repr__(self) -> str:
         fields = [field.name for field in attrs.fields(type(self)) if field.repr]
         given = (f"{name}={value!r}" for name in fields if (value := getattr(self, name)) not in (None, UNSET))
-        # A part may have been given as a plain dict, with a token in it.
         return redact(f"{type(self).__name__}({', '.join(given)})")
 
 
 @attrs.define(kw_only=True)
-class StandardSessionResponse:
-    """An open session. Its tokens do not show in its repr.
+class StandardSessionResponse(_Model):
+    """An open session. Its tokens are not printed.
 
     Attributes:
-        session_id: id of the session (UUID); not a secret.
+        session_id: Id of the session (UUID); not a secret.
         access_token: LiveKit access token for the user's side.
-        livekit_agent_token: LiveKit access token for an agent, when the service made one.
-        livekit_url: address of the LiveKit server (wss).
-        ws_url: address of the socket for session events, when there is one.
-        max_session_duration: seconds after which the service ends the session, when it says.
-        raw_response: the answer of the service, unknown fields included.
+        livekit_agent_token: LiveKit access token for an agent, if the service has created one.
+        livekit_url: URL of the LiveKit server (wss).
+        ws_url: URL of the WebSocket for session events, if there is one.
+        max_session_duration: Seconds after which the service ends the session, if it says.
+        raw_response: The response of the service, with its unknown fields.
     """
 
     session_id: str
@@ -119,7 +218,7 @@ class StandardSessionResponse:
 
     @classmethod
     def from_response(cls, session_id: str, response: generated.LiveAvatarSessionResponse) -> StandardSessionResponse:
-        """The session that a start's answer describes."""
+        """Return the session that the response to a start describes."""
         data = response.data
         return cls(
             session_id=session_id,
@@ -132,38 +231,16 @@ class StandardSessionResponse:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The session as plain data, its tokens included: to send or to store it, not to log it."""
+        """Return the session as plain data, with its tokens: to send or to store, not to log."""
         return attrs.asdict(self, recurse=False) | {"raw_response": self.raw_response.to_dict()}
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        """The session that `to_dict` made plain data of."""
+        """Return the session that `to_dict` has turned into plain data."""
         raw = generated.LiveAvatarSessionResponse.from_dict(src_dict["raw_response"])
         return cls(**{**src_dict, "raw_response": raw})
 
     @property
     def meet_url(self) -> str:
-        """Address of LiveKit's public meeting page for this room. It holds the access token."""
+        """URL of LiveKit's public meeting page for this room. It contains the access token."""
         return f"{MEET_PAGE}?{urlencode({'liveKitUrl': self.livekit_url, 'token': self.access_token})}"
-
-
-class _PydanticHabit:
-    """Stands where a Pydantic model has a method, and says what to write here."""
-
-    def __init__(self, name: str, instead: str) -> None:
-        self._message = f"has no {name}(), for it is an attrs class and not a Pydantic model: {instead}"
-
-    def __get__(self, instance: object, owner: type) -> NoReturn:
-        raise AttributeError(f"{owner.__name__} {self._message}")
-
-
-# People come from a client whose models were Pydantic's.
-for _class in [StandardSessionResponse, *(getattr(generated, _name) for _name in generated.__all__)]:
-    if attrs.has(_class):
-        for _name, _instead in {
-            "model_dump": "use to_dict()",
-            "model_dump_json": "use json.dumps() on its to_dict()",
-            "model_validate": "use from_dict()",
-            "model_copy": "use copy.deepcopy(), and set what is to differ",
-        }.items():
-            setattr(_class, _name, _PydanticHabit(_name, _instead))

@@ -19,7 +19,7 @@ import json
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 try:
     import pytest
@@ -30,88 +30,147 @@ except ModuleNotFoundError:
 
 from ._constants import API_KEY_VARIABLE, BASE_URL, BASE_URL_VARIABLE
 from ._proxies import is_loopback
-from ._redaction import MASK, redact, secrets_in
+from ._redaction import MASK, is_secret, redact, secrets_in
 
 if TYPE_CHECKING:
     from .mock import MockServer
 
 __all__ = ["liveavatar_mock", "vcr_config"]
 
-# All else is left out: it differs between the two clients, or is nobody's business.
+# Other headers are dropped: they differ between the clients, or may be sensitive.
 _REQUEST_HEADERS = ("content-type", "x-api-key", "authorization")
 _RESPONSE_HEADERS = ("content-type", "location", "retry-after", "x-request-id", "cf-ray")
 _RATE_LIMIT = "x-ratelimit-"
-_LEAST = 8  # characters of a credential that is looked for in texts: a shorter one may be an ordinary word
+_MIN_SECRET_LENGTH = 8  # characters of a credential that is masked in texts: a shorter one may be an ordinary word
+_MAX_WORD_LENGTH = 20  # characters of a word in a text that is not JSON: a longer one may be a token
 
 _ADDRESS = re.compile(r"http://[^\s\"\\]+")
+_NAME = re.compile(r"[\w-]+")
+_WORD = re.compile(r"[\w+/=.~%-]+")
 
-# Credentials seen in this process, and what stands for each in a cassette.
-_stand_ins: dict[str, str] = {}
+# Credentials seen in this process, and the placeholder of each in a cassette.
+_placeholders: dict[str, str] = {}
 
 
 def _clean_request(request: Any) -> Any:
-    """A request as a cassette holds it: the same from both clients and every base URL, and without secrets."""
+    """Return a request as a cassette holds it: the same from both clients and every base URL, without secrets."""
     headers = {name.lower(): _text(value) for name, value in request.headers.items()}
     headers = {name: headers[name] for name in _REQUEST_HEADERS if name in headers}
     credentials = []
     for name in headers.keys() & {"x-api-key", "authorization"}:
         scheme, _, credential = headers[name].rpartition(" ")
         credentials.append(credential)
-        headers[name] = f"{scheme} {_stand_in(credential)}".strip()
+        headers[name] = f"{scheme} {_placeholder(credential)}".strip()
+    secrets = [*filter(_is_maskable, credentials)]
     request.headers = headers
-    request.uri = redact(_service_uri(request.uri))
-    if request.body is None or isinstance(request.body, bytes | bytearray):  # the rest is no request of ours
-        text = _text(request.body or b"")
-        secrets = [*filter(_telling, credentials), *secrets_in(_json(text))]
-        request.body = redact(text, secrets).encode("utf-8", "surrogateescape") or None
+    request.uri = _clean_uri(_service_uri(request.uri), secrets)
+    body = request.body
+    if body is None or isinstance(body, bytes | bytearray):
+        request.body = _clean_body(bytes(body or b""), secrets).encode() or None
+    else:  # a stream, which is no request of this package
+        request.body = b""
     return request
 
 
 def _clean_response(response: dict[str, Any]) -> dict[str, Any]:
-    """A response as a cassette holds it."""
+    """Return a response as a cassette holds it."""
     headers = {name.lower(): values for name, values in response["headers"].items()}
-    text = "" if "content-encoding" in headers else _text(response["body"].get("string") or b"")
-    body = _json(text)
-    secrets = [*filter(_telling, _stand_ins), *secrets_in(body)]
-    text = _with_stand_in(body, redact(text, secrets))
-    text = _ADDRESS.sub(lambda address: _service_uri(address[0]), text)  # a page of sessions names its neighbors
+    content = response["body"].get("string") or b""
+    content = content.encode() if isinstance(content, str) else bytes(content)
+    secrets = [*filter(_is_maskable, _placeholders)]
+    text = "" if "content-encoding" in headers else _clean_body(content, secrets)
     return {
         **response,
         "headers": {
-            name: [redact(_text(value), secrets) for value in ([values] if isinstance(values, str) else values)]
+            name: [_clean_string(_text(each), secrets) for each in ([values] if isinstance(values, str) else values)]
             for name, values in headers.items()
             if name in _RESPONSE_HEADERS or name.startswith(_RATE_LIMIT)
         },
-        "body": {"string": text.encode("utf-8", "surrogateescape")},
+        "body": {"string": text.encode()},
     }
 
 
-def _stand_in(credential: str) -> str:
-    return credential if credential.startswith(MASK) else _stand_ins.setdefault(credential, MASK)
+def _clean_body(content: bytes, secrets: list[str]) -> str:
+    """Return a body without its secrets, or an empty one if it is neither JSON in UTF-8 nor a text of plain words."""
+    try:
+        text = content.decode("utf-8-sig")
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict | list):
+        text = redact(content.decode("utf-8", "replace"), secrets)
+        return text if _is_plain(text) else ""
+    secrets = [*secrets, *filter(_is_maskable, secrets_in(value))]
+    clean = _clean_value(value, secrets)
+    _keep_session_apart(value, clean)
+    if clean == value and _clean_string(text, secrets) == text:
+        return text
+    return json.dumps(clean, separators=(",", ":"))
 
 
-def _telling(credential: str) -> bool:
-    return len(credential) >= _LEAST and not credential.startswith(MASK)
+def _clean_value(value: Any, secrets: list[str], *, secret: bool = False) -> Any:
+    """Return a JSON value without its secrets; `secret` says that its own name marks it as one."""
+    if isinstance(value, str):
+        return MASK if secret and value and not value.startswith(MASK) else _clean_string(value, secrets)
+    if isinstance(value, list):
+        return [_clean_value(each, secrets, secret=secret) for each in value]
+    if isinstance(value, dict):
+        return {
+            _clean_string(name, secrets): _clean_value(each, secrets, secret=is_secret(name))
+            for name, each in value.items()
+        }
+    return value
 
 
-def _with_stand_in(body: Any, text: str) -> str:
-    """Let a masked session token tell its session, to keep sessions apart that are opened at once.
+def _clean_string(text: str, secrets: list[str]) -> str:
+    """Return a text without secrets, or a mask for all of it if some are visible only once it is unquoted."""
+    clean = redact(_ADDRESS.sub(lambda address: _service_uri(address[0]), text), secrets)
+    quoted, decoded = clean, unquote(clean)
+    while decoded != quoted:
+        if redact(decoded, secrets) != decoded:
+            return MASK
+        quoted, decoded = decoded, unquote(decoded)
+    return clean
 
-    Nothing else in a start says which session it is of.
+
+def _clean_uri(uri: str, secrets: list[str]) -> str:
+    """Return an address without secrets in its query or elsewhere."""
+    parts = urlsplit(redact(uri, secrets))
+    pairs = [pair.partition("=") for pair in parts.query.split("&")]
+    query = "&".join(
+        f"{name}{sign}{MASK if sign and is_secret(unquote(name)) else _clean_string(value, secrets)}"
+        for name, sign, value in pairs
+    )
+    return parts._replace(query=query).geturl()
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether a text consists of words, none of which names a secret or may be one."""
+    names = any(is_secret(name) for name in _NAME.findall(text))
+    return not names and "\0" not in text and all(len(word) < _MAX_WORD_LENGTH for word in _WORD.findall(text))
+
+
+def _placeholder(credential: str) -> str:
+    return credential if credential.startswith(MASK) else _placeholders.setdefault(credential, MASK)
+
+
+def _is_maskable(credential: str) -> bool:
+    return len(credential) >= _MIN_SECRET_LENGTH and not credential.startswith(MASK)
+
+
+def _keep_session_apart(value: Any, clean: Any) -> None:
+    """Put the session id into the placeholder of the session token.
+
+    A start request is identified by its token alone, and concurrent sessions must match their own recordings.
     """
-    data = body.get("data") if isinstance(body, dict) else None
+    data = value.get("data") if isinstance(value, dict) else None
     if not isinstance(data, dict):
-        return text
+        return
     token, session_id = data.get("session_token"), data.get("session_id")
-    if not (isinstance(token, str) and token and isinstance(session_id, str)):
-        return text
-    if not token.startswith(MASK):
-        _stand_ins[token] = MASK + session_id
-    clean = _json(text)
-    if clean is None:
-        return text
-    clean["data"]["session_token"] = MASK + session_id
-    return json.dumps(clean, ensure_ascii=False, separators=(",", ":"))
+    if isinstance(token, str) and token and isinstance(session_id, str):
+        clean["data"]["session_token"] = MASK + session_id
+        if not token.startswith(MASK):
+            _placeholders[token] = MASK + session_id
 
 
 def _service_uri(uri: str) -> str:
@@ -122,15 +181,8 @@ def _service_uri(uri: str) -> str:
     return uri
 
 
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
 def _text(value: Any) -> str:
-    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes | bytearray) else str(value)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else str(value)
 
 
 vcr_config: dict[str, Any] = {
@@ -142,20 +194,22 @@ vcr_config: dict[str, Any] = {
 """Settings for vcrpy: no secret gets into a cassette, and one cassette replays in both clients.
 
 Session ids stay. Credentials, room tokens and `ws_url` become `***`; a session token becomes `***` and the id of its
-session. A mock server on loopback is recorded under the address of the live service. Only meaningful headers
-are kept: whoever replays may have another key, another base URL or the other client.
+session. A mock server on loopback is recorded under the address of the live service. Only the headers that matter are
+kept, so that a cassette replays with another key, another base URL or the other client.
+
+A body that is neither JSON in UTF-8 nor a short plain text is left out, because secrets in it cannot be recognized.
 """
 
 
 @pytest.fixture(name="vcr_config", scope="session")
 def _vcr_config() -> dict[str, Any]:
-    """What pytest-recording asks for; a fixture of the same name in your conftest.py goes before it."""
+    """Return the settings for pytest-recording. A fixture of the same name in your conftest.py takes precedence."""
     return {**vcr_config, "allowed_hosts": [r"127\.0\.0\.1$", "::1$", "localhost$"]}
 
 
 @pytest.fixture
 def liveavatar_mock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[MockServer]:
-    """A LiveAvatar service on this machine for one test; clients made without arguments talk to it.
+    """Run a mock server for one test. Clients that are created without arguments talk to it.
 
     To set it up, for example with room for one session:
     `@pytest.mark.parametrize("liveavatar_mock", [{"max_concurrent": 1}], indirect=True)`.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpx
 
@@ -174,6 +175,34 @@ class AsyncIO:
             for _ in range(min(len(waiting), _MAX_CONCURRENT)):
                 group.create_task(work_off())
 
+    async def call_blocking(self, function: Callable[[], T]) -> T:
+        """Call a function that may block in a thread of its own; the loop's executor may be busy or shut down."""
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[T] = loop.create_future()
+
+        def deliver(value: T | None, error: BaseException | None) -> None:
+            if not result.done():
+                if error is None:
+                    result.set_result(cast(T, value))
+                else:
+                    result.set_exception(error)
+
+        def work() -> None:
+            value, failure = None, None
+            try:
+                value = function()
+            except BaseException as error:
+                failure = error
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(deliver, value, failure)
+
+        thread = threading.Thread(target=work, name="liveavatar-blocking-call", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is shutting down, or out of threads
+            return function()
+        return await result
+
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work in a task of its own, so that cancelling the caller's task does not reach it."""
         loop = asyncio.get_running_loop()  # first, so that no un-awaited coroutine remains if there is no loop
@@ -219,8 +248,7 @@ async def wait_shielded(tasks: Iterable[asyncio.Task[Any]]) -> None:
                 cancelled = error
     if cancelled is not None:
         for task in tasks:
-            _background_tasks.add(task)
-            task.add_done_callback(_on_task_done)
+            keep_task(task)
         raise cancelled
 
 
@@ -230,6 +258,13 @@ def _stop_anyio_cancellation() -> contextlib.AbstractContextManager[Any]:
     if anyio is None:
         return contextlib.nullcontext()
     return anyio.CancelScope(shield=True)  # type: ignore[no-any-return]
+
+
+def keep_task(task: asyncio.Task[T]) -> asyncio.Task[T]:
+    """Keep a reference to a task until it is done, and return the task."""
+    _background_tasks.add(task)
+    task.add_done_callback(_on_task_done)
+    return task
 
 
 def _on_task_done(task: asyncio.Task[Any]) -> None:

@@ -146,6 +146,10 @@ class BlockingIO:
         for work in works:
             await work()
 
+    async def call_blocking(self, function: Callable[[], T]) -> T:
+        """Call a function that may block."""
+        return function()
+
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work that handles interrupts itself."""
         return await work()

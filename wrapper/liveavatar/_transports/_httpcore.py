@@ -76,7 +76,10 @@ class _ConnectionStack:
         except BaseException:
             connection.close()
             raise
-        response.stream = _PooledStream(response.stream, functools.partial(self._release, connection))
+        # Every cleanup opens a connection. If they were kept, they would pile up after many failures.
+        keep = not current_request.get().new_connection
+        release = functools.partial(self._release, connection) if keep else connection.close
+        response.stream = _PooledStream(response.stream, release)
         return response
 
     def _acquire(self) -> httpcore.ConnectionInterface | None:

@@ -10,7 +10,7 @@ import click
 from .._version import __version__
 from ..errors import LiveAvatarError
 from ._errors import ConfigurationError, SessionsRunningError, install_signal_handlers, report
-from ._manage import close, list_, show
+from ._manage import close, list_, recover, show
 from ._new import new
 from ._options import debug_option, is_debug
 from ._tools import demo, doctor, mock
@@ -22,6 +22,8 @@ Settings:
   LIVEAVATAR_API_KEY   API key of the account. It has no option, because other
                        users of the machine can read a command line.
   LIVEAVATAR_BASE_URL  Base URL of the API, if it is not the live service.
+  LIVEAVATAR_LEDGER    Ledger of open sessions, for `list` and `recover`. Not
+                       read from .env.
 
 \b
 Exit codes:
@@ -73,5 +75,5 @@ def app() -> None:
     """Open, inspect and stop LiveAvatar sessions from the terminal."""
 
 
-for _command in (new, list_, show, close, doctor, demo, mock):
+for _command in (new, list_, show, close, recover, doctor, demo, mock):
     app.add_command(_command)

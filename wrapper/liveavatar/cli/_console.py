@@ -7,7 +7,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import IO, Any, Literal, cast
 
@@ -48,6 +48,20 @@ class Console:
         """Print a line and leave it to the terminal to wrap it."""
         self._console.print(line, style=style, soft_wrap=True)
 
+    def print_opened(self, view: SessionView, stop_command: str, secrets: dict[str, str]) -> None:
+        """Print the JSON object of an open session, or the secrets that the user has asked for."""
+        if self.as_json:
+            self.print_json(view.opened_json(stop_command) | secrets)
+        else:
+            for name, value in secrets.items():
+                self.print(f"{name}={value}")
+
+    def print_detached(self, view: SessionView, stop_command: str) -> None:
+        """Print a session that goes on without this command, and how to stop it."""
+        if not self.as_json:
+            self._print_session(view)
+            self.print(f"The session is still running. To stop it, run:\n  {stop_command}")
+
     def print_summary(self, view: SessionView) -> None:
         """Print how the session has ended and what it has cost."""
         if self.as_json:
@@ -63,7 +77,7 @@ class Console:
         """Show a spinner during the block."""
         return self._console.status(f"{text} …") if self.is_live else nullcontext()
 
-    def print_session(self, view: SessionView) -> None:
+    def _print_session(self, view: SessionView) -> None:
         """Print a session as it is now."""
         if self.is_live:
             self._console.print(_table(view))
@@ -83,7 +97,7 @@ class Console:
                     self._display = None
             return
         if not self.as_json:
-            self.print_session(view)
+            self._print_session(view)
             self.print("Enter, or the end of the input, stops the session.")
         yield
 
@@ -96,21 +110,30 @@ class Console:
         lines = [Text(hint, style="dim"), *([Text(notice, style="yellow")] if notice else [])]
         self._display.update(Group(_table(view), Padding(Group(*lines), (0, 0, 0, 1))), refresh=True)
 
-    def print_sessions(self, sessions: Sequence[SessionInfo], *, historic: bool = False) -> None:
-        """Print a list of sessions: as a table on a terminal, else a line each."""
+    def print_sessions(
+        self, sessions: Sequence[SessionInfo], *, historic: bool = False, owners: Mapping[str, str] | None = None
+    ) -> None:
+        """Print a list of sessions: as a table on a terminal, else a line each.
+
+        Args:
+            sessions: the sessions.
+            historic: whether they have ended.
+            owners: state of the owner of each session in a ledger.
+        """
+        owners = owners or {}
         if self.as_json:
-            self.print_json([session.to_dict() for session in sessions])
+            self.print_json([_records.as_json(session, owners.get(session.id)) for session in sessions])
         elif not self._console.is_terminal:
             for session in sessions:
-                self._write(_records.tab_separated(session))
+                self._write(_records.tab_separated(session, owners.get(session.id)))
         elif not sessions:
             self.print("No session has ended." if historic else "No session is running.")
         elif self._console.width < _records.TABLE_WIDTH:
             for session in sessions:
                 self.print(session.id, "bold")
-                self._console.print(f"  {_records.one_line(session)}")
+                self._console.print(f"  {_records.one_line(session, owners.get(session.id))}")
         else:
-            columns, rows = _records.table(sessions, historic=historic)
+            columns, rows = _records.table(sessions, owners, historic=historic)
             table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
             for name in columns:
                 justify: Literal["left", "right"] = "right" if name in ("Time", "Cost") else "left"

@@ -97,10 +97,13 @@ def report(error: BaseException, *, debug: bool) -> int:
     with contextlib.suppress(OSError):  # the terminal may be closed
         if debug:
             sys.stderr.write(redact("".join(traceback.format_exception(error))))
-        console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        console = Console(stderr=True, highlight=False, markup=False)
         style = "yellow" if code > ExitCode.SIGNAL else "red"
         for line in lines:
-            console.print(redact(line), style=None if line.startswith(" ") else style)
+            is_command = line.startswith(" ")  # not wrapped, so that it can be copied
+            console.print(
+                redact(line), style=None if is_command else style, soft_wrap=is_command or not console.is_terminal
+            )
     return code
 
 
@@ -120,7 +123,7 @@ def _explain(error: BaseException) -> tuple[int, list[str]]:
     interruption = _interruption(error)
     if interruption is not None:
         return ExitCode.SIGNAL + interruption.number, ["Interrupted; no session is left running."]
-    if isinstance(error, ConfigurationError | ValueError | TypeError):
+    if isinstance(error, ConfigurationError | ValueError | TypeError) and not isinstance(error, LiveAvatarError):
         return ExitCode.USAGE, [f"Error: {error}"]
     return ExitCode.FAILED, [f"Error: {_reason(error)}"]
 

@@ -75,15 +75,16 @@ def read_keys(*, single: bool) -> Iterator[SimpleQueue[Key]]:
 
 
 def _read(descriptor: int, keys: dict[bytes, Key], events: SimpleQueue[Key]) -> None:
+    is_terminal = os.isatty(descriptor)
     while True:
         try:
             data = os.read(descriptor, 1024)
         except OSError:
-            data = b""
-            if not os.isatty(descriptor) and keys is _STOP:
-                return  # nohup gives an input that cannot be read, and means that the session goes on
+            if is_terminal:
+                events.put(Key.HANGUP)
+            return  # nohup gives an input that cannot be read, and means that the session goes on
         if not data:
-            events.put(Key.HANGUP if keys is _KEYS else Key.STOP)
+            events.put(Key.HANGUP if is_terminal and not os.isatty(descriptor) else Key.STOP)
             return
         for byte in data:
             if key := keys.get(bytes([byte]).lower()):

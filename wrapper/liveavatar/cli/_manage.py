@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from uuid import UUID
 
 import click
@@ -14,9 +15,10 @@ from liveavatar_client.models import TranscriptLine
 from .._endpoints import has_ended
 from ..client import LiveAvatarApi
 from ..errors import BadRequestError, InvalidRequestError, LiveAvatarError, NotFoundError
+from ..ledger import Ledger, open_ledger
 from ._console import Console
-from ._errors import ExitCode, SessionsRunningError, user_message
-from ._options import base_url_option, debug_option
+from ._errors import ConfigurationError, ExitCode, SessionsRunningError, user_message
+from ._options import LEDGER_VARIABLE, base_url_option, debug_option, ledger_option
 from ._settings import Settings, load, open_client
 
 session_id_argument = click.argument("session_id", metavar="SESSION_ID", type=click.UUID)
@@ -33,21 +35,40 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
     help="Print at most this many sessions.",
 )
 @json_option
+@ledger_option
 @base_url_option
 @debug_option
-def list_(historic: bool, limit: int, as_json: bool, base_url: str | None) -> None:
+def list_(historic: bool, limit: int, as_json: bool, ledger_location: str | None, base_url: str | None) -> None:
     """List the running sessions of the account, whichever program opened them.
 
+    With a ledger, the list says whether the process that owns a session is alive.
+
     Without a terminal, each session is a line of tab-separated values: id, time of creation, mode, source, duration
-    in seconds, credits, and the end reason.
+    in seconds, credits, the end reason, and the state of its owner.
     """
     console = Console(as_json=as_json)
     with open_client(load(base_url)) as api, console.status("Reading the list"):
         sessions = api.list_sessions("historic" if historic else "active", page_size=min(limit + 1, 100))
         found = list(itertools.islice(sessions, limit + 1))
-    console.print_sessions(found[:limit], historic=historic)
+    owners = {} if ledger_location is None else _owners(_open_ledger(ledger_location))
+    console.print_sessions(found[:limit], historic=historic, owners=owners)
     if len(found) > limit:
         click.echo(f"There are more sessions than --limit {limit}.", err=True)
+
+
+def _open_ledger(location: str) -> Ledger:
+    if "://" not in location and not Path(location).expanduser().exists():
+        raise ConfigurationError(f"there is no ledger at {location}")
+    try:
+        return open_ledger(location)
+    except (LiveAvatarError, ModuleNotFoundError) as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _owners(ledger: Ledger) -> dict[str, str]:
+    """Return the state of the owner of each session in a ledger."""
+    states = {True: "alive", False: "dead", None: "unknown"}
+    return {entry.session_id: states[entry.owner_alive] for entry in ledger.entries()}
 
 
 @click.command(short_help="Show the state and the cost of a session.")
@@ -66,13 +87,15 @@ def show(session_id: UUID, transcript: bool, as_json: bool, base_url: str | None
 
 
 def _read_transcript(api: LiveAvatarApi, session_id: str) -> list[TranscriptLine]:
+    """Read all parts of a transcript, as far as it goes now."""
     lines: list[TranscriptLine] = []
     start: int | None = None
     while True:
         part = api.get_session_transcript(session_id, start_timestamp=start)
-        lines += part.transcript_data
+        new = [line for line in part.transcript_data if line not in lines]
+        lines += new
         following = part.next_timestamp
-        if not part.transcript_data or not isinstance(following, int) or (start is not None and following <= start):
+        if not new or not isinstance(following, int) or following == start:
             return lines
         start = following
 
@@ -123,6 +146,7 @@ def _stop(api: LiveAvatarApi, session_ids: Iterable[str], settings: Settings) ->
     """
     remaining = dict.fromkeys(session_ids)  # in order, each once
     failed = False
+    cause: BaseException | None = None
     try:
         for session_id in tuple(remaining):
             try:
@@ -131,14 +155,41 @@ def _stop(api: LiveAvatarApi, session_ids: Iterable[str], settings: Settings) ->
             except LiveAvatarError as error:
                 if has_ended(error) and not isinstance(error, NotFoundError):
                     click.echo(f"{session_id} had already ended")
-                else:
+                elif isinstance(error, NotFoundError | BadRequestError | InvalidRequestError):
                     failed = True
                     click.echo(f"Error: {session_id}: {user_message(error)}", err=True)
-                    if not isinstance(error, NotFoundError | BadRequestError | InvalidRequestError):
-                        continue  # it may be running
+                else:
+                    cause = cause or error
+                    continue  # the session may be running
             del remaining[session_id]
     except KeyboardInterrupt as interruption:
-        raise SessionsRunningError([*remaining], settings.stop_command(remaining)) from interruption
+        cause = interruption
     if remaining:
-        raise SessionsRunningError([*remaining], settings.stop_command(remaining))
+        raise SessionsRunningError([*remaining], settings.stop_command(remaining)) from cause
     return failed
+
+
+@click.command(short_help="Stop the sessions that dead processes have left running.")
+@ledger_option
+@base_url_option
+@debug_option
+def recover(ledger_location: str | None, base_url: str | None) -> None:
+    """Stop the sessions in a ledger whose processes have died, and print their ids.
+
+    The sessions of living processes are not touched.
+    """
+    if ledger_location is None:
+        raise click.UsageError(f"Missing option '--ledger' (or the variable {LEDGER_VARIABLE}).")
+    settings = load(base_url)
+    with open_client(settings, ledger=_open_ledger(ledger_location)) as api:
+        try:
+            stopped = api.recover_sessions()
+        except LiveAvatarError as error:
+            if error.session_id is None or not error.session_may_be_running:
+                raise
+            session_ids = [error.session_id]
+            raise SessionsRunningError(session_ids, settings.stop_command(session_ids)) from error
+    for session_id in stopped:
+        click.echo(f"{session_id} stopped")
+    if not stopped:
+        click.echo("There is no session to recover.")

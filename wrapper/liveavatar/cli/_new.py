@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from contextlib import ExitStack
 from uuid import UUID
 
 import click
@@ -22,7 +21,7 @@ from ._session_view import SessionView
 from ._settings import load, open_client
 from ._watch import watch
 
-_READ_TIMEOUT = 10.0  # seconds for what the service records about the session
+_READ_TIMEOUT = 5.0  # seconds for what the service records about the session
 
 
 @click.command(short_help="Open a session and show it until you stop it.")
@@ -131,33 +130,29 @@ def new(
     settings, console = load(base_url), Console(as_json=as_json)
     interruption: Interrupted | None = None
     with open_client(settings, timeout=_READ_TIMEOUT, max_retries=0) as reader:
-        with ExitStack() as stack, open_client(settings) as api:
+        with open_client(settings) as api:
             with console.status(f"Waiting up to {wait:g} s for a free slot" if wait else "Starting the session"):
                 session = api.new_session(request, keep_alive=keep_alive, wait_for_slot=wait or 0.0)
             view = SessionView(session, request, api.session_token or "")
-            stop_command = settings.stop_command([session.session_id])
-            secrets = view.secrets() if show_tokens else {"meet_url": session.meet_url} if show_link else {}
-            if as_json:
-                console.print_json(view.opened_json(stop_command) | secrets)
-            else:
-                for name, value in secrets.items():
-                    console.print(f"{name}={value}")
-            if open_room and not (console.is_live and not detach) and not open_in_browser(session.meet_url):
-                click.echo("No browser was found. --show-link prints the link to the room.", err=True)
-            if detach:
-                if not as_json:
-                    console.print_session(view)
-                    console.print(f"The session is still running. To stop it, run:\n  {stop_command}")
-                api.release_session(session.session_id)  # only after its id has been printed
-                return
             try:
-                watch(view, console, reader, open_room=open_room and console.is_live)
+                stop_command = settings.stop_command([session.session_id])
+                secrets = view.secrets() if show_tokens else {"meet_url": session.meet_url} if show_link else {}
+                console.print_opened(view, stop_command, secrets)
+                opens_in_display = console.is_live and not detach  # which does not wait for the browser
+                if open_room and not opens_in_display and not open_in_browser(session.meet_url):
+                    click.echo("No browser was found. --show-link prints the link to the room.", err=True)
+                if detach:
+                    console.print_detached(view, stop_command)
+                    api.release_session(session.session_id)  # only after its id has been printed
+                    return
+                watch(view, console, reader, open_room=open_room and opens_in_display)
             except Interrupted as error:
                 interruption = error
             view.stop_clock()
-            stack.enter_context(console.status("Stopping the session"))
-            with contextlib.suppress(LiveAvatarError):  # leaving the block tries again
-                api.close_session(session.session_id, reason="USER_CLOSED")
+            with console.status("Stopping the session"), contextlib.suppress(LiveAvatarError):
+                api.close_session(
+                    session.session_id, reason="USER_CLOSED"
+                )  # if it fails, leaving the block tries again
         _read_record(view, reader)
     console.print_summary(view)
     if interruption:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+LEDGER_VARIABLE = "LIVEAVATAR_LEDGER"
+
 _DEBUG = "liveavatar.debug"
 
 
@@ -19,6 +21,13 @@ def is_debug(ctx: click.Context) -> bool:
 
 debug_option = click.option(
     "--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Print the traceback of an error."
+)
+ledger_option = click.option(
+    "--ledger",
+    "ledger_location",
+    metavar="PATH_OR_URL",
+    envvar=LEDGER_VARIABLE,
+    help=f"Ledger of open sessions: the path of a SQLite file, or a redis:// URL.  [default: {LEDGER_VARIABLE}]",
 )
 base_url_option = click.option(
     "--base-url", metavar="URL", help="Base URL of the API.  [default: LIVEAVATAR_BASE_URL, or the live service]"

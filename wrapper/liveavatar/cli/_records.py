@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from liveavatar_client.models import SessionInfo
 
@@ -56,49 +57,52 @@ def rows(info: SessionInfo) -> dict[str, str]:
     }
 
 
-def table(infos: Iterable[SessionInfo], *, historic: bool) -> tuple[list[str], list[list[str]]]:
-    """Return the columns and the cells of a list that fits into 80 columns."""
-    last = "End reason" if historic else "Source"
-    columns = ["Session", "Created", "Time", "Cost", last]
-    if not historic:
-        columns.insert(2, "Mode")
+def table(
+    infos: Iterable[SessionInfo], owners: Mapping[str, str], *, historic: bool
+) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and the cells of a list that fits into 80 columns.
+
+    Args:
+        infos: the sessions.
+        owners: state of the owner of each session in a ledger, which takes the place of the source.
+        historic: whether the sessions have ended; then their end reason takes the place of mode and source.
+    """
     cells = []
     for info in infos:
-        reason = _lower(end_reason(info) or "")
-        row = [
-            info.id,
-            _short_time(info.created_at),
-            format_duration(info.duration),
-            f"{info.credits_consumed:g}",
-            reason if historic else info.source,
-        ]
+        row = {"Session": info.id, "Created": _short_time(info.created_at)}
         if not historic:
-            row.insert(2, info.mode)
+            row["Mode"] = info.mode
+        row |= {"Time": format_duration(info.duration), "Cost": f"{info.credits_consumed:g}"}
+        if historic:
+            row["End reason"] = _lower(end_reason(info) or "")
+        elif owners:
+            row["Owner"] = owners.get(info.id, "")
+        else:
+            row["Source"] = info.source
         cells.append(row)
-    return columns, cells
+    return list(cells[0]), [list(row.values()) for row in cells]
 
 
-def one_line(info: SessionInfo) -> str:
+def one_line(info: SessionInfo, owner: str | None) -> str:
     """Return what a list says of a session beside its id, for narrow terminals."""
     reason = end_reason(info)
     parts = [_short_time(info.created_at), info.mode, format_duration(info.duration)]
-    parts += [format_credits(info.credits_consumed), *([_lower(reason)] if reason else [])]
+    parts += [format_credits(info.credits_consumed)]
+    parts += [_lower(reason)] if reason else []
+    parts += [f"owner {owner}"] if owner else []
     return ", ".join(parts)
 
 
-def tab_separated(info: SessionInfo) -> str:
+def tab_separated(info: SessionInfo, owner: str | None) -> str:
     """Return a session as one line for other programs."""
-    return "\t".join(
-        [
-            info.id,
-            info.created_at.isoformat(),
-            info.mode,
-            info.source,
-            str(info.duration),
-            f"{info.credits_consumed:g}",
-            end_reason(info) or "",
-        ]
-    )
+    created = info.created_at.isoformat()
+    numbers = [str(info.duration), f"{info.credits_consumed:g}"]
+    return "\t".join([info.id, created, info.mode, info.source, *numbers, end_reason(info) or "", owner or ""])
+
+
+def as_json(info: SessionInfo, owner: str | None) -> dict[str, Any]:
+    """Return all fields of a session, and the state of its owner if it is in the ledger."""
+    return info.to_dict() | ({} if owner is None else {"owner": owner})
 
 
 def _lower(reason: str) -> str:

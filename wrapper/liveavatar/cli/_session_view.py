@@ -32,7 +32,7 @@ class SessionView:
 
     @property
     def credits_per_minute(self) -> int:
-        return 0 if self.request.is_sandbox else _CREDITS_PER_MINUTE.get(self.request.mode, 1)
+        return 0 if self.request.is_sandbox else _CREDITS_PER_MINUTE.get(str(self.request.mode), 1)
 
     def stop_clock(self) -> None:
         """Note that the session has ended now."""

@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 import attrs
 from dotenv import dotenv_values
 
-from .._constants import API_KEY_VARIABLE, BASE_URL, BASE_URL_VARIABLE
+from .._constants import API_KEY_VARIABLE, BASE_URL, BASE_URL_VARIABLE, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
 from .._proxies import is_loopback
 from ..client import LiveAvatarApi
 from ..errors import LiveAvatarError
+from ..ledger import Ledger
 from ._errors import ConfigurationError, SessionsRunningError
 
 _OPTION = "--base-url"
@@ -79,7 +80,13 @@ def load(base_url: str | None = None) -> Settings:
 
 
 @contextlib.contextmanager
-def open_client(settings: Settings, *, timeout: float = 60.0, max_retries: int = 2) -> Iterator[LiveAvatarApi]:
+def open_client(
+    settings: Settings,
+    *,
+    timeout: float = DEFAULT_TIMEOUT,
+    max_retries: int = DEFAULT_MAX_RETRIES,
+    ledger: Ledger | None = None,
+) -> Iterator[LiveAvatarApi]:
     """Yield a client, and stop on exit the sessions that it has opened.
 
     Raises:
@@ -92,7 +99,7 @@ def open_client(settings: Settings, *, timeout: float = 60.0, max_retries: int =
             "Without an account, run `liveavatar mock`: it prints the variables to set."
         )
     try:
-        api = LiveAvatarApi(base_url=settings.base_url, timeout=timeout, max_retries=max_retries)
+        api = LiveAvatarApi(base_url=settings.base_url, timeout=timeout, max_retries=max_retries, ledger=ledger)
     except (LiveAvatarError, ValueError) as error:
         raise ConfigurationError(settings.explain(error)) from error
     try:

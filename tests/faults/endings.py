@@ -1,0 +1,334 @@
+"""Programs that end with sessions open: `python -m tests.faults.endings NAME URL`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from liveavatar import LiveAvatarApi, LiveAvatarNewSessionRequest
+
+if TYPE_CHECKING:  # many of these programs are started: each imports only what it needs
+    from liveavatar import AsyncLiveAvatarApi
+
+KEY = "CANARY-api-key"
+
+kept: list[Any] = []
+"""What lives until the interpreter ends."""
+
+
+def session_request() -> LiveAvatarNewSessionRequest:
+    return LiveAvatarNewSessionRequest(avatar_id="7d3f2a10-4c58-4b6e-9f21-0a8be5c1d742")
+
+
+def blocking(url: str, **settings: Any) -> LiveAvatarApi:
+    return LiveAvatarApi(KEY, base_url=url, **{"timeout": 20} | settings)
+
+
+def coming(url: str, *args: Any, **settings: Any) -> AsyncLiveAvatarApi:
+    from liveavatar import AsyncLiveAvatarApi
+
+    return AsyncLiveAvatarApi(KEY, *args, base_url=url, **{"timeout": 20} | settings)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The end of the interpreter, blocking.
+
+
+def end_of_script(url: str) -> None:
+    kept.append(blocking(url))
+    kept[0].new_session(session_request())
+
+
+def local_client(url: str) -> None:
+    blocking(url).new_session(session_request())
+
+
+def client_in_a_cycle(url: str) -> None:
+    api: Any = blocking(url)
+    api.new_session(session_request())
+    holder = [api]
+    holder.append(holder)
+
+
+def sys_exit(url: str) -> None:
+    end_of_script(url)
+    sys.exit(3)
+
+
+def unhandled_exception(url: str) -> None:
+    end_of_script(url)
+    raise RuntimeError("the program's own")
+
+
+def opened_in_a_thread(url: str) -> None:
+    thread = threading.Thread(target=end_of_script, args=(url,))
+    thread.start()
+    thread.join()
+
+
+def daemon_thread(url: str) -> None:
+    opened = threading.Event()
+
+    def work() -> None:
+        with blocking(url).session(session_request()):
+            opened.set()
+            time.sleep(60)
+
+    threading.Thread(target=work, daemon=True).start()
+    opened.wait()
+
+
+def two_clients(url: str) -> None:
+    for _ in range(2):
+        kept.append(blocking(url))
+        kept[-1].new_session(session_request())
+        kept[-1].new_session(session_request())
+
+
+def many_sessions(url: str) -> None:
+    kept.append(blocking(url))
+    for _ in range(20):
+        kept[0].new_session(session_request())
+    say("ending")
+
+
+def released_session(url: str) -> None:
+    kept.append(blocking(url))
+    kept[0].release_session(kept[0].new_session(session_request()).session_id)
+
+
+def closed_session(url: str) -> None:
+    kept.append(blocking(url))
+    kept[0].close_session(kept[0].new_session(session_request()).session_id)
+    say(f"threads: {threading.active_count()}")
+
+
+def closed_client(url: str) -> None:
+    with blocking(url) as api:
+        kept.append(api)
+        api.new_session(session_request())
+
+
+def own_httpx_client(url: str) -> None:
+    import httpx
+
+    with httpx.Client() as http:
+        kept.append(blocking(url, http_client=http))
+        kept[0].new_session(session_request())
+
+
+def forked(url: str) -> None:
+    """A child that ends as programs do leaves its parent's session alone."""
+    end_of_script(url)
+    if os.fork() == 0:
+        sys.exit(0)
+    os.wait()
+    say(f"open: {len(kept[0].open_sessions)}")
+    sys.stdin.readline()
+
+
+def forked_with_its_own(url: str) -> None:
+    """A child that opens a session of its own, and ends without closing it, stops that one alone."""
+    end_of_script(url)
+    if os.fork() == 0:
+        kept[0].new_session(session_request())
+        sys.exit(0)
+    os.wait()
+    say(f"open: {len(kept[0].open_sessions)}")
+    sys.stdin.readline()
+
+
+def forked_at_once(url: str) -> None:
+    """A child that leaves by os._exit does nothing."""
+    end_of_script(url)
+    if os.fork() == 0:
+        os._exit(0)
+    os.wait()
+    say(f"open: {len(kept[0].open_sessions)}")
+    sys.stdin.readline()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The end of the interpreter, async.
+
+
+async def async_end_of_run(url: str) -> None:
+    kept.append(coming(url))
+    await kept[0].new_session(session_request())
+
+
+async def async_local_client(url: str) -> None:
+    await coming(url).new_session(session_request())
+
+
+async def async_sys_exit(url: str) -> None:
+    await async_end_of_run(url)
+    sys.exit(3)
+
+
+async def async_unhandled_exception(url: str) -> None:
+    await async_end_of_run(url)
+    raise RuntimeError("the program's own")
+
+
+async def async_many_sessions(url: str) -> None:
+    kept.append(coming(url))
+    await asyncio.gather(*(kept[0].new_session(session_request()) for _ in range(20)))
+    say("ending")
+
+
+async def async_released_session(url: str) -> None:
+    kept.append(coming(url))
+    kept[0].release_session((await kept[0].new_session(session_request())).session_id)
+    await kept[0].aclose()
+
+
+async def async_closed_client(url: str) -> None:
+    async with coming(url) as api:
+        kept.append(api)
+        await api.new_session(session_request())
+
+
+async def async_own_aiohttp_session(url: str) -> None:
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session:
+        kept.append(coming(url, session))
+        await kept[0].new_session(session_request())
+
+
+async def async_own_httpx_client(url: str) -> None:
+    import httpx
+
+    async with httpx.AsyncClient() as http:
+        kept.append(coming(url, http_client=http))
+        await kept[0].new_session(session_request())
+
+
+async def async_abandoned_task(url: str) -> None:
+    """A task that holds a session when asyncio.run ends is cancelled by it."""
+    api = coming(url)
+    opened = asyncio.Event()
+
+    async def work() -> None:
+        async with api.session(session_request()):
+            opened.set()
+            await asyncio.sleep(60)
+
+    kept.append(asyncio.create_task(work()))
+    await opened.wait()
+    await asyncio.sleep(0)
+
+
+def async_loop_left_open(url: str) -> None:
+    """A loop that is neither run again nor closed."""
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(async_end_of_run(url))
+    kept.append(loop)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Signals, with graceful_shutdown().
+
+
+def graceful() -> None:
+    from liveavatar import graceful_shutdown
+
+    graceful_shutdown()
+
+
+def graceful_block(url: str) -> None:
+    graceful()
+    try:
+        with blocking(url) as api, api.session(session_request()):
+            say("open")
+            time.sleep(60)
+    finally:
+        say("left the block")
+
+
+def graceful_no_block(url: str) -> None:
+    graceful()
+    end_of_script(url)
+    say("open")
+    time.sleep(60)
+
+
+def graceful_opening(url: str) -> None:
+    graceful()
+    with blocking(url) as api:
+        api.new_session(session_request())
+
+
+async def graceful_async_block(url: str) -> None:
+    graceful()
+    try:
+        async with coming(url) as api, api.session(session_request()):
+            say("open")
+            await asyncio.sleep(60)
+    finally:
+        say("left the block")
+
+
+async def graceful_async_no_block(url: str) -> None:
+    graceful()
+    await async_end_of_run(url)
+    say("open")
+    await asyncio.sleep(60)
+
+
+async def graceful_async_opening(url: str) -> None:
+    graceful()
+    async with coming(url) as api:
+        await api.new_session(session_request())
+
+
+def there_before(number: int, frame: FrameType | None) -> None:
+    say("the handler that was there")
+
+
+def graceful_chained(url: str) -> None:
+    signal.signal(signal.SIGTERM, there_before)
+    graceful_block(url)
+
+
+async def graceful_async_chained(url: str) -> None:
+    signal.signal(signal.SIGTERM, there_before)
+    await graceful_async_block(url)
+
+
+def graceful_nohup(url: str) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    graceful()
+    with blocking(url) as api, api.session(session_request()):
+        say("open")
+        sys.stdin.readline()
+        say("went on")
+
+
+def main(name: str, url: str) -> None:
+    # A parent may ignore them, as the shell does for programs in its background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    run = globals()[name]
+    if asyncio.iscoroutinefunction(run):
+        asyncio.run(run(url))
+    else:
+        run(url)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,344 @@
+"""H. Closing: whatever the client is doing when it is closed, no session is left running."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import threading
+import warnings
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, LiveAvatarError
+
+from tests.clients import client
+from tests.faults import server as fault
+from tests.faults.cases import session_request
+from tests.faults.conftest import KEY, FastRetries
+from tests.faults.pools import DIRECT_POOLS, POOLS, LoopThread, driven, in_thread, outcome
+from tests.faults.server import FaultServer
+
+over_every_pool = pytest.mark.parametrize("pool", POOLS)
+WAYS = ("close", "leave")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The client is closed while it opens a session.
+
+
+@pytest.mark.row("H1")
+@over_every_pool
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("phase", ["token", "start"])
+def test_close_while_opening(phase: str, way: str, pool: str, fast_retries: FastRetries) -> None:
+    """A session that is being opened when the client is closed is not handed out, and does not run."""
+    with driven(pool) as (server, api):
+        gate = threading.Event()
+        server.on(phase, fault.waits_for(gate), 1)
+        opening = api.begin("new_session", session_request())
+        server.arrived(phase)
+        closing = api.begin(way)
+        with contextlib.suppress(TimeoutError):
+            closing.exception(0.1)  # a close may wait for what is being opened
+        gate.set()
+        session, error = outcome(opening)
+        closing.result(20)
+        assert session is None
+        assert isinstance(error, LiveAvatarError)
+        assert error.session_may_be_running is False
+        if phase == "token":
+            assert server.counts[1] == 0, "a session was started on a closed client"
+        assert server.running == set()
+        assert api.open_sessions == ()
+
+
+@pytest.mark.row("H1")
+@pytest.mark.parametrize("pool", DIRECT_POOLS)
+@pytest.mark.parametrize("acts", [True, False], ids=["that happened", "that did not"])
+def test_close_while_a_start_hangs(acts: bool, pool: str, fast_retries: FastRetries) -> None:
+    """A start without a response when the client is closed is stopped, in bounded time."""
+    with driven(pool, timeout=0.6) as (server, api):
+        server.on("start", fault.holds(acts=acts), 1)
+        opening = api.begin("new_session", session_request())
+        server.arrived("start")
+        closing = api.begin("close")
+        session, error = outcome(opening, 20)
+        closing.result(20)
+        assert session is None
+        assert isinstance(error, LiveAvatarError)
+        assert error.session_may_be_running is False
+        assert server.running == set()
+        assert api.open_sessions == ()
+
+
+@pytest.mark.row("H1")
+@pytest.mark.parametrize("pool", DIRECT_POOLS)
+@pytest.mark.parametrize("way", WAYS)
+def test_close_among_many_openings(way: str, pool: str) -> None:
+    """At whatever moment the client is closed, none of the sessions being opened is left running."""
+    with driven(pool) as (server, api):
+        openings = [api.begin("new_session", session_request()) for _ in range(8)]
+        server.arrived("token")
+        openings += [api.begin("new_session", session_request()) for _ in range(4)]
+        server.arrived("start")
+        closing = api.begin(way)
+        openings += [api.begin("new_session", session_request()) for _ in range(4)]
+        closing.result(30)
+        ends = [outcome(opening) for opening in openings]
+        assert all(error is None or isinstance(error, LiveAvatarError) for _, error in ends)
+        assert all(not getattr(error, "session_may_be_running", False) for _, error in ends)
+        assert server.running == set()
+        assert api.open_sessions == ()
+
+
+@pytest.mark.row("H1")
+@pytest.mark.parametrize("phase", ["token", "start"])
+def test_async_close_after_a_worker_thread_was_abandoned(phase: str, server: FaultServer) -> None:
+    """blocking: cancelling `to_thread(new_session)` leaves its thread working; closing the client ends that."""
+
+    async def main() -> None:
+        gate = threading.Event()
+        server.on(phase, fault.waits_for(gate), 1)
+        with LiveAvatarApi(KEY, base_url=server.url, timeout=10) as api:
+            opening = asyncio.create_task(asyncio.to_thread(api.new_session, session_request()))
+            await asyncio.to_thread(server.arrived, phase)
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+            threading.Timer(0.1, gate.set).start()
+
+    asyncio.run(main())
+    assert server.counts[1] == (0 if phase == "token" else 1)
+    assert server.running == set()
+
+
+@pytest.mark.row("H1")
+def test_close_while_a_failed_start_is_stopped(flavour: str, fast_retries: FastRetries) -> None:
+    """The cleanup of a failed start survives the closing of the client."""
+    with driven(f"{flavour} own") as (server, api):
+        gate = threading.Event()
+        server.on("start", fault.answers(500, acts=True), 1)
+        server.on("stop", fault.waits_for(gate), 1)
+        opening = api.begin("new_session", session_request())
+        server.arrived("stop")
+        closing = api.begin("close")
+        with contextlib.suppress(TimeoutError):
+            closing.exception(0.1)
+        gate.set()
+        _, error = outcome(opening)
+        closing.result(20)
+        assert isinstance(error, LiveAvatarError)
+        assert server.running == set()
+        assert api.open_sessions == ()
+
+
+@pytest.mark.row("H1")
+def test_close_while_a_session_is_closed(flavour: str, fast_retries: FastRetries) -> None:
+    """A close_session in flight and the closing of the client do not disturb each other."""
+    with driven(f"{flavour} own") as (server, api):
+        session_id = api.call("new_session", session_request()).session_id
+        gate = threading.Event()
+        server.on("stop", fault.waits_for(gate), 1)
+        ending = api.begin("close_session", session_id)
+        server.arrived("stop")
+        closing = api.begin("close")
+        with contextlib.suppress(TimeoutError):
+            closing.exception(0.1)
+        gate.set()
+        ending.exception(20)
+        closing.result(20)
+        assert server.running == set()
+        assert api.open_sessions == ()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# close() and aclose() stop what is open.
+
+
+@pytest.mark.row("H2")
+@pytest.mark.parametrize("pool", DIRECT_POOLS)
+@pytest.mark.parametrize("way", WAYS)
+def test_close_stops_open_sessions(way: str, pool: str) -> None:
+    """Closing the client stops every session that it opened and has not released; no other."""
+    with warnings.catch_warnings(), driven(pool) as (server, api):
+        warnings.simplefilter("error")
+        ids = [api.call("new_session", session_request()).session_id for _ in range(3)]
+        released = ids.pop(1)
+        api.call("release_session", released)
+        api.call(way)
+        assert api.open_sessions == ()
+        assert server.running == {released}
+        assert server.counts == (3, 3, 2)
+        api.call(way)
+        assert server.counts == (3, 3, 2)
+
+
+@pytest.mark.row("H2")
+def test_close_tells_of_a_stop_that_failed(
+    flavour: str, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If a session cannot be stopped, close() raises, names it, and still closes the client and stops the others."""
+    with driven(f"{flavour} own") as (server, api):
+        ids = {api.call("new_session", session_request()).session_id for _ in range(3)}
+        server.on("stop", fault.refuses(400, "No"), 1)
+        with pytest.raises(LiveAvatarError) as caught:
+            api.call("close")
+        (left,) = server.running
+        assert left in ids
+        assert caught.value.session_id == left
+        assert caught.value.session_may_be_running is True
+        assert api.open_sessions == (left,)
+        assert any(left in r.getMessage() for r in caplog.records if r.levelname == "WARNING")
+        with pytest.raises(LiveAvatarError, match="closed"):
+            api.call("new_session", session_request())
+        api.call("close_session", left)
+        assert server.running == set()
+
+
+@pytest.mark.row("H2")
+def test_close_of_a_with_block_keeps_the_blocks_exception(
+    flavour: str, server: FaultServer, fast_retries: FastRetries
+) -> None:
+    """close() inside a `with` block that then fails: the block's exception is raised, and nothing runs."""
+    with pytest.raises(ZeroDivisionError), client(flavour, KEY, base_url=server.url) as api:  # noqa: PT012
+        api.new_session(session_request())
+        api.close()
+        raise ZeroDivisionError
+    assert server.running == set()
+
+
+@pytest.mark.row("H2")
+def test_async_aclose_that_is_cancelled_has_stopped_the_sessions(server: FaultServer) -> None:
+    """A cancelled aclose() ends when its stops have ended."""
+
+    async def main() -> None:
+        api = AsyncLiveAvatarApi(KEY, base_url=server.url, timeout=10)
+        for _ in range(3):
+            await api.new_session(session_request())
+        server.on("stop", fault.delays(0.1))
+        closing = asyncio.create_task(api.aclose())
+        await asyncio.to_thread(server.arrived, "stop")
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert server.ledger.running == set()
+        assert api.open_sessions == ()
+        await api.aclose()
+
+    asyncio.run(main())
+    assert server.counts == (3, 3, 3)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Closing sessions on a closed client, or from another event loop.
+
+
+@pytest.mark.row("H3")
+@pytest.mark.parametrize("pool", DIRECT_POOLS)
+@pytest.mark.parametrize("how", ["close_session", "close_all_sessions", "leave", "close"])
+def test_closed_client_still_stops(how: str, pool: str, fast_retries: FastRetries) -> None:
+    """A session whose stop failed when the client was closed can still be stopped through that client."""
+    with driven(pool) as (server, api):
+        session_id = api.call("new_session", session_request()).session_id
+        server.on("stop", fault.refuses(400, "No"), 1)
+        with pytest.raises(LiveAvatarError):
+            api.call("close")
+        assert api.open_sessions == (session_id,)
+        api.call(how, *([session_id] if how == "close_session" else []))
+        assert api.open_sessions == ()
+        assert server.running == set()
+
+
+@pytest.mark.row("H3")
+@pytest.mark.parametrize("pool", [pool for pool in DIRECT_POOLS if pool.split()[-1] in ("session", "http_client")])
+def test_callers_pool_is_closed_first(pool: str, fast_retries: FastRetries) -> None:
+    """Sessions are stopped even if the caller has closed the pool that they were opened through."""
+    with driven(pool) as (server, api):
+        session_id = api.call("new_session", session_request()).session_id
+        if pool.startswith("blocking"):
+            api.http.close()
+        elif api.http is not None:
+            api.thread.run(api.http.aclose())
+        else:
+            api.thread.run(api.session.close())
+        api.call("close")
+        assert api.open_sessions == ()
+        assert server.running == set(), session_id
+
+
+ASYNC_POOLS = [pool.removeprefix("async ") for pool in DIRECT_POOLS if pool.startswith("async")]
+
+
+@pytest.mark.row("H3")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the first loop is left without closing its connections
+@pytest.mark.parametrize("state", ["running", "at rest", "closed"])
+@pytest.mark.parametrize("how", ["close_session", "close_all_sessions", "leave", "close"])
+@pytest.mark.parametrize("kind", ASYNC_POOLS)
+def test_async_close_from_another_loop(kind: str, how: str, state: str, fast_retries: FastRetries) -> None:
+    """A session is stopped from another event loop than the one it was opened in."""
+    if state == "running":
+        with driven(f"async {kind}") as (server, api):
+            session_id = api.call("new_session", session_request()).session_id
+            in_thread(asyncio.run, stopped(api.api, how, session_id)).result(30)
+            assert api.open_sessions == ()
+            assert server.running == set()
+        return
+    with FaultServer() as server:
+        with asyncio.Runner() as first:
+            api = first.run(made(kind, server))
+            session_id = first.run(api.new_session(session_request())).session_id
+            if state == "at rest":
+                in_thread(asyncio.run, stopped(api, how, session_id)).result(30)
+        if state == "closed":
+            asyncio.run(stopped(api, how, session_id))
+        assert api.open_sessions == ()
+        assert server.running == set()
+        del api
+        gc.collect()
+
+
+async def made(kind: str, server: FaultServer) -> AsyncLiveAvatarApi:
+    session: Any = None
+    http: Any = None
+    if kind == "http_client":
+        http = httpx.AsyncClient(trust_env=False)
+    elif kind != "own":
+        traced = [aiohttp.TraceConfig()] if kind == "traced session" else None
+        session = aiohttp.ClientSession(trace_configs=traced)
+    return AsyncLiveAvatarApi(KEY, session, base_url=server.url, timeout=10, http_client=http)
+
+
+async def stopped(client: AsyncLiveAvatarApi, how: str, session_id: str) -> None:
+    """Stop the session in this way, in the loop that runs here."""
+    if how == "close_session":
+        await client.close_session(session_id)
+    elif how == "close_all_sessions":
+        await client.close_all_sessions()
+    elif how == "leave":
+        await client.__aexit__(None, None, None)
+    else:
+        await client.aclose()
+
+
+@pytest.mark.row("H3")
+def test_async_new_session_from_another_loop_names_the_reason(server: FaultServer) -> None:
+    """Opening from another loop sends nothing, and leaves what is open alone."""
+    first = LoopThread()
+    api = AsyncLiveAvatarApi(KEY, base_url=server.url, timeout=10)
+    try:
+        session_id = first.run(api.new_session(session_request())).session_id
+
+        async def elsewhere() -> None:
+            with pytest.raises(LiveAvatarError, match="loop"):
+                await api.new_session(session_request())
+
+        asyncio.run(elsewhere())
+        assert server.counts == (1, 1, 0)
+        assert api.open_sessions == (session_id,)
+    finally:
+        first.run(api.aclose())
+        first.close()
+    assert server.running == set()

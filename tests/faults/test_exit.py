@@ -1,0 +1,251 @@
+"""H13. Sessions that are open when the interpreter ends, or when their client is garbage-collected, are stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import re
+import threading
+import time
+from typing import Any
+
+import pytest
+from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi
+
+from tests.faults import server as fault
+from tests.faults.cases import session_request
+from tests.faults.conftest import KEY, FastRetries
+from tests.faults.running import program
+from tests.faults.server import FaultServer
+
+pytestmark = [
+    pytest.mark.row("H13"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of connections that were left open, as programs do
+]
+
+LONGEST = 15.0
+"""Seconds that an end may take on a busy machine; the promise is 5, and a hang would be far more."""
+
+
+def names_each(warnings: list[str], ids: set[str]) -> bool:
+    """Whether these warnings name each of the sessions exactly once."""
+    named = re.findall(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", " ".join(warnings))
+    return sorted(named) == sorted(ids)
+
+
+ENDS = {
+    "end_of_script": 0,
+    "local_client": 0,
+    "client_in_a_cycle": 0,
+    "sys_exit": 3,
+    "unhandled_exception": 1,
+    "opened_in_a_thread": 0,
+    "daemon_thread": 0,
+    "own_httpx_client": 0,
+    "async_end_of_run": 0,
+    "async_local_client": 0,
+    "async_sys_exit": 3,
+    "async_unhandled_exception": 1,
+    "async_own_aiohttp_session": 0,
+    "async_own_httpx_client": 0,
+    "async_loop_left_open": 0,
+}
+"""Programs that end with one session open, and their exit codes."""
+
+
+@pytest.mark.parametrize(("name", "code"), ENDS.items())
+def test_end_stops_the_session(name: str, code: int, server: FaultServer) -> None:
+    """The session is stopped, one WARNING names it and recommends `with`, and the exit code stays."""
+    with program(name, server) as running:
+        told = running.ends()
+    assert server.running == set(), told
+    assert server.counts[:2] == (1, 1)
+    assert told.code == code, told
+    assert len(told.warnings) == 1, told
+    assert names_each(told.warnings, set(server.ledger.starts)), told
+    assert re.search(r"\bwith\b", told.warnings[0])
+    assert ("Traceback" in told.errors) == (code == 1), told
+
+
+@pytest.mark.parametrize("name", ["many_sessions", "async_many_sessions"])
+def test_end_with_many_sessions_and_slow_stops(name: str, server: FaultServer) -> None:
+    """Twenty sessions whose stops take half a second each are stopped in time."""
+    server.on("stop", fault.delays(0.5))
+    with program(name, server) as running:
+        told = running.ends()
+    assert server.running == set(), told
+    assert server.counts == (20, 20, 20)
+    assert told.code == 0, told
+    assert told.seconds < LONGEST
+    assert len(told.warnings) == 1, told
+    assert names_each(told.warnings, set(server.ledger.starts)), told
+
+
+@pytest.mark.parametrize("name", ["end_of_script", "async_end_of_run"])
+def test_end_whose_stop_hangs(name: str, server: FaultServer) -> None:
+    """A stop without a response holds the end for 5 seconds at most, and the session is named."""
+    server.on("stop", fault.holds())
+    with program(name, server) as running:
+        told = running.ends()
+    (session_id,) = server.running
+    assert told.code == 0, told
+    assert told.seconds < LONGEST
+    assert any(session_id in warning for warning in told.warnings), told
+
+
+def test_end_with_two_clients(server: FaultServer) -> None:
+    """The sessions of every client are stopped and named (blocking; the async client uses the same exit)."""
+    with program("two_clients", server) as running:
+        told = running.ends()
+    assert server.running == set(), told
+    assert server.counts == (4, 4, 4)
+    assert 1 <= len(told.warnings) <= 2, told
+    assert names_each(told.warnings, set(server.ledger.starts)), told
+
+
+@pytest.mark.parametrize("name", ["closed_session", "closed_client", "async_closed_client"])
+def test_end_with_nothing_open_says_nothing(name: str, server: FaultServer) -> None:
+    """A program that has closed its sessions ends without a word, a thread or a delay."""
+    with program(name, server) as running:
+        told = running.ends()
+    assert (told.code, told.errors) == (0, "")
+    assert "threads: 1" in told.output or name != "closed_session", told
+    assert server.counts == (1, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["released_session", "async_released_session"])
+def test_end_leaves_released_sessions_alone(name: str, server: FaultServer) -> None:
+    """A released session goes on running, and is not mentioned."""
+    with program(name, server) as running:
+        told = running.ends()
+    assert (told.code, told.errors) == (0, "")
+    assert len(server.running) == 1
+    assert server.counts == (1, 1, 0)
+
+
+def test_async_end_of_run_cancels_a_task_with_a_session(server: FaultServer) -> None:
+    """A task that asyncio.run cancels at its end stops its session."""
+    with program("async_abandoned_task", server) as running:
+        told = running.ends()
+    assert server.running == set(), told
+    assert server.counts == (1, 1, 1)
+    assert told.code == 0, told
+
+
+@pytest.mark.parametrize("name", ["forked", "forked_with_its_own", "forked_at_once"])
+def test_end_of_a_forked_child(name: str, server: FaultServer) -> None:
+    """A forked child stops its own sessions alone; the parent's go on until the parent ends."""
+    own = name == "forked_with_its_own"
+    with program(name, server) as running:
+        running.says("open: 1")
+        parents, *children = server.ledger.starts
+        assert server.running == {parents}
+        assert server.ledger.stops == children
+        assert len(children) == own
+        running.tell("go on")
+        told = running.ends()
+    assert server.running == set(), told
+    assert told.code == 0, told
+    assert names_each(told.warnings, set(server.ledger.starts)), told
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Garbage collection.
+
+
+def wait_until_stopped(server: FaultServer) -> None:
+    deadline = time.monotonic() + LONGEST
+    while server.ledger.running:
+        assert time.monotonic() < deadline, "the session of a collected client runs on"
+        time.sleep(0.01)
+
+
+def warned_of(caplog: pytest.LogCaptureFixture, server: FaultServer) -> bool:
+    """Whether one WARNING names the sessions, and recommends `with`."""
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and r.name == "liveavatar"]
+    return names_each([warning], set(server.ledger.starts)) and bool(re.search(r"\bwith\b", warning))
+
+
+@pytest.mark.parametrize("cycle", [False, True], ids=["by its last reference", "in a cycle"])
+def test_blocking_client_is_collected(cycle: bool, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+    """The sessions of a collected client are stopped, and not by the thread that collects it."""
+    gate = threading.Event()
+    server.on("stop", fault.waits_for(gate))
+    api: Any = LiveAvatarApi(KEY, base_url=server.url, timeout=10)
+    for _ in range(2):
+        api.new_session(session_request())
+    if cycle:
+        holder = [api]
+        holder.append(holder)  # type: ignore[arg-type]
+        del holder
+    del api
+    gc.collect()
+    assert len(server.ledger.running) == 2, "the collecting thread waited for the service"
+    gate.set()
+    wait_until_stopped(server)
+    assert server.counts == (2, 2, 2)
+    assert warned_of(caplog, server)
+
+
+def test_async_client_is_collected_in_its_loop(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+    """A collection inside the event loop does not block the loop, and the sessions are stopped."""
+
+    async def main() -> None:
+        gate = threading.Event()
+        server.on("stop", fault.waits_for(gate))
+        api = AsyncLiveAvatarApi(KEY, base_url=server.url, timeout=10)
+        for _ in range(2):
+            await api.new_session(session_request())
+        del api
+        gc.collect()
+        assert len(server.ledger.running) == 2, "the event loop waited for the service"
+        gate.set()
+        await asyncio.to_thread(wait_until_stopped, server)
+
+    asyncio.run(main())
+    gc.collect()
+    assert server.counts == (2, 2, 2)
+    assert warned_of(caplog, server)
+
+
+def test_async_client_is_collected_after_its_loop(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Without its event loop, an async client's sessions are stopped all the same."""
+
+    async def main() -> AsyncLiveAvatarApi:
+        api = AsyncLiveAvatarApi(KEY, base_url=server.url, timeout=10)
+        await api.new_session(session_request())
+        return api
+
+    api = asyncio.run(main())
+    assert len(server.running) == 1
+    del api
+    gc.collect()
+    wait_until_stopped(server)
+    assert warned_of(caplog, server)
+
+
+def test_collection_with_nothing_open_says_nothing(
+    flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture, fast_retries: FastRetries
+) -> None:
+    """A collected client whose sessions are closed or released starts no thread, sends nothing and says nothing."""
+    caplog.set_level(logging.DEBUG)
+
+    async def main() -> None:
+        api = AsyncLiveAvatarApi(KEY, base_url=server.url, timeout=10)
+        await api.close_session((await api.new_session(session_request())).session_id)
+        api.release_session((await api.new_session(session_request())).session_id)
+        await api.aclose()
+
+    if flavour == "async":
+        asyncio.run(main())
+    else:
+        api = LiveAvatarApi(KEY, base_url=server.url, timeout=10)
+        api.close_session(api.new_session(session_request()).session_id)
+        api.release_session(api.new_session(session_request()).session_id)
+        del api
+    before = threading.active_count()
+    gc.collect()
+    assert threading.active_count() <= before
+    assert server.counts == (2, 2, 1)
+    assert [r for r in caplog.records if r.levelname == "WARNING"] == []

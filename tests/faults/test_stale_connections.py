@@ -1,0 +1,243 @@
+"""H. Idle connections are not trusted: they may have spoken, have been closed, or have died without a sign."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any
+
+import pytest
+from liveavatar import LiveAvatarError
+
+from tests.faults import server as fault
+from tests.faults.cases import session_request
+from tests.faults.conftest import FastRetries, opened
+from tests.faults.pools import FEW_POOLS, POOLS, driven
+from tests.faults.server import FaultServer, message
+
+over_every_pool = pytest.mark.parametrize("pool", POOLS)
+over_few_pools = pytest.mark.parametrize("pool", FEW_POOLS)
+
+STRAYS: dict[str, bytes] = {
+    "a success": message(200, {"code": 1000, "data": None, "message": "Session stopped"}),
+    "another session's token": message(
+        200,
+        {
+            "code": 1000,
+            "data": {"session_id": "99999999-0000-4000-8000-000000000000", "session_token": "CANARY-another"},
+            "message": "ok",
+        },
+    ),
+    "another session's room": message(
+        201,
+        {
+            "code": 1000,
+            "data": {
+                "session_id": "99999999-0000-4000-8000-000000000000",
+                "livekit_url": "wss://elsewhere.example.com",
+                "livekit_client_token": "CANARY-another",
+            },
+            "message": "ok",
+        },
+    ),
+    "an error": message(500, {"code": 5000, "data": None, "message": "Boo"}),
+    "an interim response": b"HTTP/1.1 100 Continue\r\n\r\n",
+    "half a head": b"HTTP/1.1 200 OK\r\nContent-",
+    "a line break": b"\r\n",
+    "garbage": b"\x00\x01\x02",
+}
+IDLE_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+def opens(api: Any) -> str:
+    """Open a session, which must be given its own room; return its id."""
+    session = api.call("new_session", session_request())
+    number = int(session.session_id[-12:])
+    assert session.access_token == f"CANARY-client-token-{number}"
+    assert session.livekit_url == "wss://rooms.example.com"
+    return str(session.session_id)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Bytes that were not asked for.
+
+
+@pytest.mark.row("H6")
+@over_every_pool
+def test_stray_bytes_are_no_response(pool: str) -> None:
+    """What arrives on an idle connection is never taken for the response to the next request."""
+    with driven(pool) as (server, api):
+        for number, stray in enumerate(STRAYS.values()):
+            for endpoint in ("start", "stop"):
+                server.on(endpoint, fault.speaks_later(stray, then_closes=number % 2 == 1), 1)
+            first = opens(api)
+            server.settle()
+            api.call("close_session", first)
+            assert server.running == set()
+            second, third = opens(api), opens(api)
+            api.call("close_session", second)
+            assert server.running == {third}
+            api.call("close_session", third)
+        assert server.counts[1:] == (3 * len(STRAYS),) * 2
+        assert server.running == set()
+
+
+@pytest.mark.row("H6")
+def test_stray_bytes_before_the_loop_has_read_them(flavour: str, server: FaultServer) -> None:
+    """The same where no event loop has run since the bytes arrived."""
+    with opened(flavour, server) as api:
+        for stray in STRAYS.values():
+            server.on("start", fault.speaks_later(stray), 1).on("stop", fault.speaks_later(stray), 1)
+            first = api.new_session(session_request()).session_id
+            server.settle()
+            api.close_session(first)
+            assert server.running == set()
+            second = api.new_session(session_request())
+            assert second.access_token == f"CANARY-client-token-{int(second.session_id[-12:])}"
+            api.close_session(second.session_id)
+        assert server.counts == (2 * len(STRAYS),) * 3
+        assert server.running == set()
+
+
+@pytest.mark.row("H6")
+@over_few_pools
+@pytest.mark.parametrize("on", fault.ENDPOINTS)
+def test_stray_bytes_right_behind_a_response(on: str, pool: str, fast_retries: FastRetries) -> None:
+    """Bytes in the same packet as a response belong to nothing: the next call gets its own response."""
+    with driven(pool) as (server, api):
+        for stray in STRAYS.values():
+            server.on(on, fault.says_too_much(stray), 1)
+            with contextlib.suppress(LiveAvatarError):
+                api.call("close_session", opens(api))
+            assert server.running == set(api.open_sessions)
+            server.heal()
+            api.call("close_all_sessions")
+            assert server.running == set()
+            api.call("close_session", opens(api))
+            assert server.running == set()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Connections that the service has closed.
+
+
+@pytest.mark.row("H7")
+@over_every_pool
+def test_unannounced_close_after_every_response(pool: str) -> None:
+    """A service that closes after each response, without saying so, costs connections but no errors."""
+    with driven(pool) as (server, api):
+        for endpoint in fault.ENDPOINTS:
+            server.on(endpoint, fault.closes_with_response)
+        for _ in range(15):
+            api.call("close_session", opens(api))
+        assert server.counts == (15, 15, 15)
+        assert server.running == set()
+
+
+@pytest.mark.row("H7")
+@over_few_pools
+def test_close_of_an_idle_connection(pool: str) -> None:
+    """A service that closes idle connections, with or without a 408, costs no errors."""
+    with driven(pool) as (server, api):
+        for stray in (b"", IDLE_TIMEOUT):
+            for endpoint in ("start", "stop"):
+                server.on(endpoint, fault.speaks_later(stray, then_closes=True), 5)
+            for _ in range(5):
+                session_id = opens(api)
+                server.settle()
+                api.call("close_session", session_id)
+                server.settle()
+        assert server.counts == (10, 10, 10)
+        assert server.running == set()
+
+
+@pytest.mark.row("H7")
+def test_close_of_an_idle_connection_before_the_loop_has_seen_it(flavour: str, server: FaultServer) -> None:
+    """The same where no event loop has run since the connection was closed."""
+    with opened(flavour, server) as api:
+        for behaviour in (fault.closes_with_response, fault.speaks_later(IDLE_TIMEOUT, then_closes=True)):
+            for _ in range(5):
+                server.on("start", behaviour, 1).on("stop", behaviour, 1)
+                session_id = api.new_session(session_request()).session_id
+                server.settle()
+                api.close_session(session_id)
+                server.settle()
+        assert server.counts == (10, 10, 10)
+        assert server.running == set()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Connections that died without a sign.
+
+
+def with_idle_connections(server: FaultServer, api: Any, number: int = 4) -> list[str]:
+    """Open sessions at once, so that as many connections lie idle at the end."""
+    gate = threading.Event()
+    server.on("token", fault.waits_for(gate), number)
+    calls = [api.begin("new_session", session_request()) for _ in range(number)]
+    for _ in calls:
+        server.arrived("token")
+    gate.set()
+    ids = [call.result(20).session_id for call in calls]
+    server.settle()
+    return ids
+
+
+@pytest.mark.row("H8")
+@over_every_pool
+def test_dead_connections_do_not_cost_a_close_its_time(pool: str, fast_retries: FastRetries) -> None:
+    """A close on dead connections succeeds within its timeout: only part of it is spent on an old connection."""
+    with driven(pool, timeout=3.0) as (server, api):
+        first, *_ = with_idle_connections(server, api)
+        server.freeze()
+        api.call("close_session", first)
+        assert first not in server.running
+        server.freeze()
+        api.call("close_all_sessions")
+        assert server.running == set()
+        assert api.open_sessions == ()
+
+
+@pytest.mark.row("H8")
+@over_few_pools
+def test_dead_connections_do_not_cost_the_client_its_end(pool: str, fast_retries: FastRetries) -> None:
+    """Closing the client stops all sessions although every idle connection is dead."""
+    with driven(pool, timeout=3.0) as (server, api):
+        with_idle_connections(server, api)
+        server.freeze()
+        api.call("close")
+        assert api.open_sessions == ()
+        assert server.running == set()
+
+
+@pytest.mark.row("H8")
+@over_few_pools
+def test_dead_connections_do_not_cost_a_cleanup(pool: str, short_cleanup: float, fast_retries: FastRetries) -> None:
+    """The stop of a failed start takes a fresh connection: old ones may all be dead."""
+    with driven(pool, timeout=0.8) as (server, api):
+        old = with_idle_connections(server, api)
+
+        def begins_and_freezes(exchange: fault.Exchange) -> None:
+            exchange.do()
+            exchange.server.freeze()
+            exchange.until_client_leaves()
+
+        server.on("start", begins_and_freezes, 1)
+        error = api.begin("new_session", session_request()).exception(20)
+        assert isinstance(error, LiveAvatarError)
+        assert error.session_id not in old
+        assert error.session_may_be_running is False
+        assert server.running == {*old} == {*api.open_sessions}
+
+
+@pytest.mark.row("H8")
+@over_few_pools
+def test_dead_connections_do_not_cost_a_new_session(pool: str, fast_retries: FastRetries) -> None:
+    """A token request on a dead connection is sent again on a fresh one, in time for the session."""
+    with driven(pool, timeout=3.0) as (server, api):
+        (old,) = with_idle_connections(server, api, 1)
+        server.freeze()
+        new = opens(api)
+        assert server.running == {old, new}
+        api.call("close")
+        assert server.running == set()

@@ -1,0 +1,610 @@
+"""Both clients with a ledger: what a dead process has left running is stopped, once, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import httpx
+import liveavatar
+import pytest
+from liveavatar import (
+    AsyncLiveAvatarApi,
+    LedgerError,
+    LiveAvatarApi,
+    LiveAvatarError,
+    ServerError,
+    SessionTokenNotFoundError,
+    _recovery,
+)
+from liveavatar.ledger import Ledger, LedgerEntry, SqliteLedger
+
+from tests.clients import client
+from tests.faults.server import Exchange, FaultServer, envelope
+from tests.ledger.programs import request
+from tests.ledger.support import KEY, LEASE, RedisServer, alive, entry, free_port, make, program, wait_until
+
+
+@pytest.fixture
+def server() -> Iterator[FaultServer]:
+    with FaultServer() as running:
+        yield running
+
+
+@pytest.fixture
+def frequent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients of this process look at their ledgers often."""
+    monkeypatch.setattr(_recovery, "RECOVERY_INTERVAL", 0.1)
+
+
+@contextlib.contextmanager
+def using(flavour: str, server: FaultServer, **settings: Any) -> Iterator[Any]:
+    """A client that is closed at the end, without entering its own block, which recovers in the background."""
+    api = client(flavour, settings.pop("api_key", KEY), base_url=server.url, timeout=10.0, **settings)
+    try:
+        yield api
+    finally:
+        api.close()
+        if hasattr(api, "runner"):
+            api.runner.close()
+
+
+class MemoryLedger:
+    """A ledger as a user may write one, in memory; the owner of everything is dead, but for what is added here."""
+
+    def __init__(self) -> None:
+        self.added: dict[str, LedgerEntry] = {}
+        self.abandoned: dict[str, LedgerEntry] = {}
+        self.on_add: Callable[[], object] = lambda: None
+        self.on_remove: Callable[[], object] = lambda: None
+
+    def add(self, entry: LedgerEntry) -> None:
+        self.on_add()
+        self.added[entry.session_id] = entry
+
+    def remove(self, session_id: str) -> None:
+        self.on_remove()
+        self.added.pop(session_id, None)
+
+    def entries(self) -> list[LedgerEntry]:
+        return [
+            LedgerEntry(each.session_id, each.account, each.base_url, each.started_at, "x", owner_alive)
+            for found, owner_alive in ((self.added, True), (self.abandoned, False))
+            for each in found.values()
+        ]
+
+    def claim(self, session_id: str) -> bool:
+        entry = self.abandoned.pop(session_id, None)
+        if entry is not None:
+            self.added[session_id] = entry
+        return entry is not None
+
+
+def abandoned(ledger: Ledger) -> set[str]:
+    return {session_id for session_id, owner_alive in alive(ledger).items() if owner_alive is False}
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "async"])
+def test_killed_at_any_moment(
+    flavour: str, location: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a program is killed, one recovery stops what it has left, and touches no living session."""
+    monkeypatch.setattr(_recovery, "RECOVERY_INTERVAL", 3600)
+    with using("blocking", server, ledger=make(location)) as living:
+        kept = {living.new_session(request()).session_id for _ in range(2)}
+        with program("die_at_any_moment", location, server.url, flavour, "50") as dying:
+            assert dying.line().startswith("done")
+            server.settle()
+            left = server.running - kept
+            assert left, "some were killed while a session ran"
+            ledger = make(location)
+            wait_until(lambda: {*alive(ledger)} - kept == abandoned(ledger), LEASE + 20)
+            assert left <= abandoned(ledger)
+            found = abandoned(ledger)
+            server.ledger.forget_requests()
+            with using(flavour, server, ledger=ledger) as api:
+                assert {*api.recover_sessions()} == found
+                assert api.open_sessions == ()
+            assert server.running == kept
+            assert sorted(stop.json["session_id"] for stop in server.ledger.of("stop")) == sorted(found)
+            assert {*alive(ledger)} == kept
+    assert server.running == set()
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "async"])
+def test_two_of_four_workers_die(flavour: str, location: str, server: FaultServer) -> None:
+    """Of four workers under load two are killed: their sessions are stopped, once each, and the others work on."""
+    ledger = make(location)
+    with (
+        program("work", location, server.url, flavour) as first,
+        program("work", location, server.url, flavour) as second,
+        program("work", location, server.url, flavour) as third,
+        program("work", location, server.url, flavour) as fourth,
+    ):
+        for worker in (first, second, third, fourth):
+            for _ in range(12):
+                worker.line()
+        first.kill()
+        second.kill()
+        wait_until(lambda: len({found.owner for found in ledger.entries() if found.owner_alive is not False}) == 2)
+        wait_until(lambda: len({found.owner for found in ledger.entries()}) == 2, 60)  # the living stop the rest
+        for worker in (third, fourth):
+            for _ in range(40):
+                assert worker.line()
+    server.settle()
+    with using("blocking", server, ledger=ledger) as api:
+        wait_until(lambda: not [found for found in ledger.entries() if found.owner_alive], LEASE + 20)
+        api.recover_sessions()
+    assert server.running == set()
+    assert len(server.ledger.stops) == len(set(server.ledger.stops)) == len(server.ledger.starts)
+
+
+def test_restart_gets_the_slot(flavour: str, sqlite_path: str, server: FaultServer) -> None:
+    """On a plan with one slot, a program that was killed opens a session as soon as it is started again."""
+
+    def one_slot(exchange: Exchange) -> None:
+        full = bool(server.ledger.running)
+        exchange.answer(*(envelope(403, 4030, "Concurrency limit reached") if full else exchange.do()))
+
+    server.on("start", one_slot)
+    with program("open_and_hold", sqlite_path, server.url, flavour) as holder:
+        first = holder.line()
+        holder.kill()
+    with using(flavour, server, ledger=SqliteLedger(sqlite_path)) as api:
+        session = api.new_session(request())
+        assert server.running == {session.session_id}
+        assert api.recover_sessions() == [first], "those that were stopped in the background are returned, too"
+        assert api.recover_sessions() == []
+    assert server.running == set()
+
+
+@pytest.mark.parametrize("mode", ["exit", "kill", "interrupt"])
+def test_running_client_recovers(
+    flavour: str, mode: str, location: str, server: FaultServer, frequent: None, tmp_path: object
+) -> None:
+    """A client that is open stops what another process leaves, without a call."""
+    with running_client(flavour, server, make(location)):
+        with program("open_and_hold", location, server.url, flavour, mode) as holder:
+            session_id = holder.line()
+            if mode == "kill":
+                holder.kill()
+            holder.process.terminate()
+            holder.process.wait(30)
+        wait_until(lambda: session_id in server.ledger.stops, LEASE + 20)
+    assert server.running == set()
+
+
+class running_client:  # noqa: N801
+    """A client of a flavour in a thread of its own, whose event loop runs all the time."""
+
+    def __init__(self, flavour: str, server: FaultServer, ledger: Ledger) -> None:
+        self.ready, self.end = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=lambda: asyncio.run(self.run(flavour, server, ledger)))
+
+    async def run(self, flavour: str, server: FaultServer, ledger: Ledger) -> None:
+        if flavour == "blocking":
+            with LiveAvatarApi(KEY, base_url=server.url, ledger=ledger):
+                self.ready.set()
+                self.end.wait()
+        else:
+            async with AsyncLiveAvatarApi(KEY, base_url=server.url, ledger=ledger):
+                self.ready.set()
+                await asyncio.to_thread(self.end.wait)
+
+    def __enter__(self) -> None:
+        self.thread.start()
+        assert self.ready.wait(20)
+
+    def __exit__(self, *error: object) -> None:
+        self.end.set()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+
+def test_written_before_the_start(flavour: str, location: str, server: FaultServer) -> None:
+    """A session is in the ledger when its start arrives, and still when its stop arrives; then it is removed."""
+    ledger = make(location)
+    seen: list[dict[str, bool | None]] = []
+
+    def look(exchange: Exchange) -> None:
+        seen.append(alive(ledger))
+        exchange.answer(*exchange.do())
+
+    server.on("start", look).on("stop", look)
+    with using(flavour, server, ledger=make(location)) as api:
+        session_id = api.new_session(request()).session_id
+        assert alive(ledger) == {session_id: True}
+        api.close_session(session_id)
+        assert alive(ledger) == {}
+    assert seen == [{session_id: True}] * 2
+
+
+def test_no_credential_is_stored(flavour: str, server: FaultServer) -> None:
+    """What the ledger is given holds no key and no token."""
+    ledger = MemoryLedger()
+    with using(flavour, server, ledger=ledger) as api:
+        api.new_session(request())
+        (found,) = ledger.added.values()
+    assert "CANARY" not in repr(found)
+    assert found.base_url == server.url
+
+
+def test_not_written_down(flavour: str, server: FaultServer) -> None:
+    """A session that cannot be written down is not started."""
+    ledger = MemoryLedger()
+    for failure in (LedgerError("full"), OSError("disk"), ValueError("odd")):
+
+        def fail(failure: Exception = failure) -> None:
+            raise failure
+
+        ledger.on_add = fail
+        with using(flavour, server, ledger=ledger) as api:
+            with pytest.raises(LedgerError) as caught:
+                api.new_session(request())
+            assert not caught.value.session_may_be_running
+            assert caught.value.session_id
+            assert api.open_sessions == ()
+    assert server.counts == (3, 0, 0)
+
+
+def test_refused_start(flavour: str, server: FaultServer) -> None:
+    """A session whose start is refused, or that is stopped before it is returned, is removed from the ledger."""
+    ledger = MemoryLedger()
+    with using(flavour, server, ledger=ledger) as api:
+        for status in (402, 500):
+            server.on("start", lambda exchange, status=status: exchange.answer(*envelope(status, 1, "no")), 1)  # type: ignore[misc]
+            with pytest.raises(LiveAvatarError):
+                api.new_session(request())
+            assert ledger.added == {}
+
+
+def test_not_removed(flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+    """If a session that has ended cannot be removed from the ledger, the close succeeds, with a warning."""
+    ledger = MemoryLedger()
+
+    def fail() -> None:
+        raise OSError("disk")
+
+    ledger.on_remove = fail
+    with using(flavour, server, ledger=ledger) as api:
+        session_id = api.new_session(request()).session_id
+        api.close_session(session_id)
+        assert api.open_sessions == ()
+    assert f"Session {session_id} could not be removed from the ledger: disk" in caplog.text
+
+
+def test_session_under_another_id(flavour: str, server: FaultServer) -> None:
+    """If the service starts a session under another id, that one is in the ledger."""
+    other = "11111111-0000-4000-8000-000000000000"
+
+    def rename(exchange: Exchange) -> None:
+        status, body = exchange.do()
+        exchange.answer(status, body | {"data": body["data"] | {"session_id": other}})
+
+    server.on("start", rename)
+    ledger = MemoryLedger()
+    with using(flavour, server, ledger=ledger) as api:
+        assert api.new_session(request()).session_id == other
+        assert {*ledger.added} == {other}
+        api.release_session(other)
+
+
+def test_hand_over(flavour: str, location: str, server: FaultServer) -> None:
+    """A released session leaves the ledger; the client that adopts it writes it down, and closes it."""
+    for with_token in (True, False):
+        with (
+            using(flavour, server, ledger=make(location)) as first,
+            using(flavour, server, ledger=make(location)) as second,
+        ):
+            session_id = first.new_session(request()).session_id
+            token = first.release_session(session_id)
+            wait_until(lambda: alive(make(location)) == {})
+            second.adopt_session(session_id, *([token] if with_token else []))
+            second.adopt_session(session_id)
+            assert second.open_sessions == (session_id,)
+            assert second.session_token == (token if with_token else None)
+            assert alive(make(location)) == {session_id: True}
+            with pytest.raises(SessionTokenNotFoundError):
+                first.close_session(session_id)
+            second.close_session(session_id)
+            assert alive(make(location)) == {}
+            assert server.running == set()
+            (stop,) = server.ledger.of("stop")
+            assert (stop.bearer == token) is with_token
+            assert (stop.api_key == KEY) is not with_token
+            server.ledger.forget_requests()
+
+
+def test_adopt_without_ledger(flavour: str, server: FaultServer) -> None:
+    """Sessions are adopted without a ledger too; leaving the client's block closes them; release gives them away."""
+    with using(flavour, server) as first:
+        session_id, other = (first.new_session(request()).session_id for _ in range(2))
+        tokens = [first.release_session(session_id), first.release_session(other)]
+        with using(flavour, server) as second:
+            second.adopt_session(session_id, tokens[0])
+            second.adopt_session(other)
+            assert second.release_session(other) == ""
+            assert server.running == {session_id, other}
+        assert server.running == {other}
+
+
+@pytest.mark.parametrize(("session_id", "error"), [("", ValueError), (None, ValueError), (3, TypeError)])
+def test_adopt_wrong_id(flavour: str, server: FaultServer, session_id: Any, error: type[Exception]) -> None:
+    """What cannot be an id is refused before it is written down."""
+    ledger = MemoryLedger()
+    with using(flavour, server, ledger=ledger) as api, pytest.raises(error):
+        api.adopt_session(session_id)
+    assert ledger.added == {}
+
+
+def test_without_ledger(flavour: str, server: FaultServer) -> None:
+    """Without a ledger, recover_sessions says what is missing, and no thread is started."""
+    before = threading.active_count()
+    with using(flavour, server) as api:
+        with pytest.raises(LiveAvatarError, match="pass ledger="):
+            api.recover_sessions()
+        api.close_session(api.new_session(request()).session_id)
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("liveavatar-")]
+    assert threading.active_count() <= before + 3  # of the server
+
+
+@pytest.mark.parametrize("ledger", ["sessions.db", 3, object()])
+def test_wrong_ledger(flavour: str, server: FaultServer, ledger: Any) -> None:
+    """What is no ledger is a TypeError at construction."""
+    with pytest.raises(TypeError, match="ledger"), using(flavour, server, ledger=ledger):
+        pass
+
+
+def test_other_accounts(flavour: str, server: FaultServer) -> None:
+    """Sessions of another account, another service or a living owner are not touched."""
+    ledger = MemoryLedger()
+    with using(flavour, server, ledger=ledger, api_key="CANARY-other") as other:
+        mine = other.new_session(request()).session_id
+        ledger.abandoned = {
+            mine: ledger.added.pop(mine),
+            "elsewhere": entry("elsewhere"),
+        }
+        with using(flavour, server, ledger=ledger) as api:
+            assert api.recover_sessions() == []
+        assert {*ledger.abandoned} == {mine, "elsewhere"}
+        assert server.running == {mine}
+
+
+def leave(server: FaultServer, ledger: MemoryLedger, count: int = 1, start: bool = True) -> list[str]:
+    """Let a process that has died leave sessions."""
+    found = []
+    with using("blocking", server) as api:
+        for _ in range(count):
+            created = api.create_session_token(request()).data
+            if start:
+                api.start_session(created.session_token)
+            found.append(created.session_id)
+            ledger.abandoned[created.session_id] = attrs.evolve(entry(created.session_id), base_url=server.url)
+    server.ledger.forget_requests()
+    return found
+
+
+def test_stop_fails(flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+    """A session that cannot be stopped does not keep the others; the next recovery tries it again."""
+    ledger = MemoryLedger()
+    first, second = leave(server, ledger, 2)
+
+    def refuse(exchange: Exchange) -> None:
+        refused = exchange.request.json["session_id"] == first
+        exchange.answer(*(envelope(400, 1, "no") if refused else exchange.do()))
+
+    server.on("stop", refuse)
+    with using(flavour, server, ledger=ledger) as api:
+        for _ in range(2):
+            with pytest.raises(LiveAvatarError) as caught:
+                api.recover_sessions()
+            assert caught.value.session_id == first
+        assert api.open_sessions == (first,)
+        server.heal()
+        assert {*api.recover_sessions()} == {first, second}
+        assert api.open_sessions == ()
+    assert server.running == set()
+    assert ledger.added == {}
+
+
+def test_service_away(flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+    """While the service is away, the recovery ends early, and takes no more sessions than it has tried."""
+    ledger = MemoryLedger()
+    ids = leave(server, ledger, 3)
+    server.on("stop", lambda exchange: exchange.reset())
+    with using(flavour, server, ledger=ledger, max_retries=0) as api:
+        with pytest.raises(LiveAvatarError):
+            api.recover_sessions()
+        assert len(ledger.abandoned) == 2
+        server.heal()
+        assert {*api.recover_sessions()} == {*ids}
+    assert server.running == set()
+
+
+def test_background_failure(server: FaultServer, frequent: None, caplog: pytest.LogCaptureFixture) -> None:
+    """A recovery that fails in the background is a warning, once, and does not keep the client from its work."""
+    ledger = MemoryLedger()
+    leave(server, ledger)
+    server.on("stop", lambda exchange: exchange.answer(*envelope(400, 1, "no")))
+    with using("blocking", server, ledger=ledger) as api:
+        api.release_session(api.new_session(request()).session_id)
+        wait_until(lambda: len(server.ledger.of("stop")) > 4)
+        warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+        assert ["could not be recovered" in record.getMessage() for record in warnings] == [True]
+        server.heal()
+        wait_until(lambda: ledger.added == {})
+
+
+@pytest.mark.parametrize("carried_out", [True, False])
+def test_start_on_its_way(flavour: str, server: FaultServer, carried_out: bool) -> None:
+    """If the dead process's start has not arrived yet, its session is asked for until it must have arrived."""
+    server.stops_minted = False
+    ledger = MemoryLedger()
+    (session_id,) = leave(server, ledger, start=False)
+    if carried_out:
+        server.later(1.0, lambda: server.begin(session_id))
+    with using(flavour, server, ledger=ledger) as api:
+        assert api.recover_sessions() == [session_id]
+    assert server.running == set()
+    assert ledger.added == {}
+
+
+def test_cancelled_while_it_is_written_down(server: FaultServer) -> None:
+    """If the task is cancelled while a session is written down, it is not started, and leaves the ledger."""
+    ledger = MemoryLedger()
+    entered = threading.Event()
+
+    def dawdle() -> None:
+        entered.set()
+        time.sleep(0.3)
+
+    ledger.on_add = dawdle
+
+    async def run() -> None:
+        async with AsyncLiveAvatarApi(KEY, base_url=server.url, ledger=ledger) as api:
+            task = asyncio.create_task(api.new_session(request()))
+            await asyncio.to_thread(entered.wait, 20)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert ledger.added == {}
+            assert api.open_sessions == ()
+
+    asyncio.run(run())
+    assert server.counts == (1, 0, 0)
+
+
+def test_ledger_does_not_block_the_loop(server: FaultServer) -> None:
+    """The event loop runs on while a ledger is slow."""
+    ledger = MemoryLedger()
+    ledger.on_add = ledger.on_remove = lambda: time.sleep(0.5)
+
+    async def run() -> None:
+        longest = 0.0
+
+        async def tick() -> None:
+            nonlocal longest
+            while True:
+                started = time.monotonic()
+                await asyncio.sleep(0.001)
+                longest = max(longest, time.monotonic() - started)
+
+        async with AsyncLiveAvatarApi(KEY, base_url=server.url, ledger=ledger) as api:
+            ticking = asyncio.create_task(tick())
+            await api.close_session((await api.new_session(request())).session_id)
+            released = (await api.new_session(request())).session_id
+            api.release_session(released)
+            await asyncio.sleep(0)
+            ticking.cancel()
+        assert longest < 0.45
+
+    asyncio.run(run())
+
+
+def test_end_without_close(flavour: str, location: str, server: FaultServer) -> None:
+    """A program that ends with a session open stops it, and leaves nothing in the ledger."""
+    with program("leave_open", location, server.url, flavour) as leaving:
+        session_id = leaving.line()
+        assert leaving.rest() == []
+    assert server.running == set()
+    assert session_id in server.ledger.stops
+    assert alive(make(location)) == {}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")  # aiohttp's
+def test_collected_client(flavour: str, server: FaultServer) -> None:
+    """A client that is collected stops its sessions and its recovery, and removes the sessions from the ledger."""
+    ledger = MemoryLedger()
+    if flavour == "blocking":
+        api: Any = LiveAvatarApi(KEY, base_url=server.url, ledger=ledger)
+        api.new_session(request())
+    else:
+
+        async def run() -> None:
+            api = AsyncLiveAvatarApi(KEY, base_url=server.url, ledger=ledger)
+            await api.new_session(request())
+
+        asyncio.run(run())
+    api = None
+    gc.collect()
+    wait_until(lambda: ledger.added == {})
+    wait_until(lambda: not [each for each in threading.enumerate() if each.name == "liveavatar-recovery"])
+    assert server.running == set()
+
+
+def test_fork(location: str, server: FaultServer) -> None:
+    """In a forked child the same client is another owner: the child's death leaves the parent's session alone."""
+    with program("fork_with_client", location, server.url) as forking:
+        parent, child = forking.line().split()[1], forking.line().split()[1]
+        assert forking.line() == "done"
+        ledger = make(location)
+        wait_until(lambda: abandoned(ledger) == {child}, LEASE + 20)
+        with using("blocking", server, ledger=ledger) as api:
+            assert api.recover_sessions() == [child]
+        assert server.running == {parent}
+        assert forking.rest() == []
+    assert server.running == set()
+
+
+def test_uvicorn(location: str, server: FaultServer) -> None:
+    """If one of uvicorn's workers is killed, its sessions are stopped, and those of the other go on until it ends."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "tests.ledger.app:app", "--workers", "2", "--port", str(port)]
+    environment = os.environ | {"TEST_LEDGER": location, "TEST_SERVICE": server.url}
+    uvicorn = subprocess.Popen([*command, "--log-level", "error"], env=environment)
+    sessions: dict[int, set[str]] = {}
+
+    def opens() -> bool:
+        try:
+            response = httpx.post(f"http://127.0.0.1:{port}/open", timeout=20, trust_env=False)
+        except httpx.TransportError:
+            return False
+        sessions.setdefault(response.json()["worker"], set()).add(response.json()["session_id"])
+        return True
+
+    try:
+        wait_until(lambda: opens() and len(sessions) == 2 and min(map(len, sessions.values())) > 1, 60)
+        killed, living = sessions
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: sessions[killed] <= {*server.ledger.stops}, 60)
+        assert sessions[living] <= server.running
+        uvicorn.terminate()
+        uvicorn.wait(30)
+        assert server.running == set()
+        assert sorted(server.ledger.stops) == sorted(server.ledger.starts)
+    finally:
+        uvicorn.kill()
+        uvicorn.wait(30)
+
+
+def test_redis_away(flavour: str, redis_server: RedisServer, server: FaultServer) -> None:
+    """Sessions are opened and closed while Redis is away, and those that are open are written down afterwards."""
+    with using(flavour, server, ledger=make(redis_server.url)) as api:
+        before = api.new_session(request()).session_id
+        redis_server.stop()
+        during = api.new_session(request()).session_id
+        api.close_session(before)
+        api.close_session(api.new_session(request()).session_id)
+        redis_server.start()
+        ledger = make(redis_server.url)
+        wait_until(lambda: alive(ledger) == {during: True})
+    assert alive(ledger) == {}
+    assert server.running == set()
+
+
+def test_public_names() -> None:
+    """The error is a public name of the package, and a LiveAvatarError."""
+    assert liveavatar.LedgerError is LedgerError
+    assert issubclass(LedgerError, LiveAvatarError)
+    assert not issubclass(LedgerError, ServerError)

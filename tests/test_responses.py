@@ -1,0 +1,548 @@
+"""What a response becomes: a model, or a typed error with one line for a person."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from liveavatar import (
+    AuthenticationError,
+    BadRequestError,
+    BadResponseError,
+    ConcurrencyLimitError,
+    ConflictError,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    LiveAvatarApiError,
+    LiveAvatarConnectionError,
+    LiveAvatarTimeoutError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+    SessionDurationError,
+)
+from liveavatar._constants import MAX_ERROR_TEXT, MAX_RESPONSE_BYTES
+from liveavatar._endpoints import CREATE_TOKEN, START, STOP, Endpoint
+from liveavatar._redaction import Secret
+from liveavatar._responses import read, retry_after
+from liveavatar._transports._base import Request, Response, with_read_error
+
+from liveavatar_client.models import LiveAvatarSessionData
+
+BASE_URL = "https://service.example/v1"
+SESSION = "0c5d8a3e-72b4-4196-ae0f-95d3c1b8e274"
+TOKEN_DATA = {"session_id": SESSION, "session_token": "t"}
+START_DATA = {"session_id": SESSION, "livekit_url": "wss://rooms.example.com", "livekit_client_token": "c"}
+HTML = "<html><head><title>Oh</title></head><body><h1>Bad Gateway</h1></body></html>"
+NAMES = {"token": CREATE_TOKEN, "start": START, "stop": STOP}
+
+
+def response(status: int, body: Any = "", **headers: str) -> Response:
+    """Return a response with a body of bytes, text, or what is sent as JSON."""
+    text = body if isinstance(body, str | bytes) else json.dumps(body)
+    content = text if isinstance(text, bytes) else text.encode()
+    return Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, bytearray(content))
+
+
+def envelope(message: str | None, code: int = 4000, data: Any = None) -> dict[str, Any]:
+    return {"code": code, "data": data, "message": message}
+
+
+def success(given: Response, endpoint: Endpoint[Any] = START) -> Any:
+    return read(given, endpoint, BASE_URL, tuple)
+
+
+def error_of(given: Response, endpoint: Endpoint[Any] = START, secrets: tuple[str, ...] = ()) -> Any:
+    with pytest.raises(LiveAvatarApiError) as caught:
+        read(given, endpoint, BASE_URL, lambda: secrets)
+    return caught.value
+
+
+# ---- The class of an error ---------------------------------------------------------------------------------
+
+CLASSES: list[tuple[int, str, type[LiveAvatarApiError]]] = [
+    (300, "Too many requests", LiveAvatarApiError),
+    (301, "", LiveAvatarApiError),
+    (308, "", LiveAvatarApiError),
+    (400, "The avatar id is malformed", BadRequestError),
+    (400, "Not enough credits", InsufficientCreditsError),
+    (400, "max_session_duration exceeds the maximum of 1200", SessionDurationError),
+    (401, "Unauthorized", AuthenticationError),
+    (402, "Payment Required", InsufficientCreditsError),
+    (402, "", InsufficientCreditsError),
+    (403, "Your plan does not include this", PermissionDeniedError),
+    (403, "No credit left", InsufficientCreditsError),
+    (403, "Concurrency limit reached", ConcurrencyLimitError),
+    (404, "Avatar not found", NotFoundError),
+    (409, "Session already started", ConflictError),
+    (409, "Too many concurrent sessions", ConcurrencyLimitError),
+    (410, "Gone", LiveAvatarApiError),
+    (418, "", LiveAvatarApiError),
+    (422, "avatar_id: Field required", InvalidRequestError),
+    (422, "max_session_duration exceeds the maximum of 1200", InvalidRequestError),
+    (429, "Slow down", RateLimitError),
+    (429, "Concurrent session limit reached", ConcurrencyLimitError),
+    (499, "No credits left", InsufficientCreditsError),
+    (500, "Internal Server Error", ServerError),
+    (500, "The credits service is down", ServerError),
+    (502, HTML, ServerError),
+    (503, "Concurrency control failed", ServerError),
+    (504, "", ServerError),
+    (520, HTML, ServerError),
+    (599, "", ServerError),
+    (200, "Concurrency limit reached", ConcurrencyLimitError),
+    (200, "Insufficient credits", InsufficientCreditsError),
+    (200, "max_session_duration is above the maximum", SessionDurationError),
+    (201, "Rate limit exceeded", RateLimitError),
+    (299, "Too many requests", RateLimitError),
+    (200, "Invalid session token", AuthenticationError),
+    (200, "Session not found", NotFoundError),
+    (201, "Session already stopped", ConflictError),
+    (200, "Something else", LiveAvatarApiError),
+]
+
+
+@pytest.mark.parametrize("endpoint", NAMES)
+@pytest.mark.parametrize(("status", "message", "cls"), CLASSES)
+def test_error_class(endpoint: str, status: int, message: str, cls: type[LiveAvatarApiError]) -> None:
+    """The status and the message of a response decide the class of its error."""
+    page = message.startswith("<")
+    error = error_of(response(status, message if page else envelope(message)), NAMES[endpoint])
+    assert type(error) is cls
+    assert error.status == status
+    assert error.endpoint == f"/v1/sessions/{endpoint}"
+    assert "<" not in str(error)
+    if message and not page:
+        assert message in str(error)
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 422, 429, 500, 502, 520])
+@pytest.mark.parametrize("body", ["", "\0", "null", "[]", '"text"', "7", '{"code":', HTML, "{}", '{"detail": 7}'])
+def test_error_class_without_message(status: int, body: str) -> None:
+    """The status alone is enough, whatever the body."""
+    error = error_of(response(status, body))
+    assert type(error) is type(error_of(response(status)))
+    assert str(error).startswith(str(status))
+    assert "\n" not in str(error)
+    assert error.response_text == body
+
+
+@pytest.mark.parametrize("code", [100, 1000])
+def test_redirect_is_no_success(code: int) -> None:
+    """A success is a 2xx: a 3xx is an error, even with an envelope of success."""
+    assert type(error_of(response(300, {"code": code, "data": START_DATA}))) is LiveAvatarApiError
+
+
+@pytest.mark.parametrize(
+    ("message", "limit"),
+    [
+        ("max_session_duration must not exceed the maximum of 1200 seconds", 1200),
+        ("max_session_duration exceeds the maximum allowed duration (60s)", 60),
+        ("max_session_duration: 99999 is greater than the maximum", None),
+        ("Your max_session_duration\nis above the Maximum: 600", 600),
+    ],
+)
+def test_max_allowed(message: str, limit: int | None) -> None:
+    """The longest duration that is allowed is read from the message."""
+    error = error_of(response(400, envelope(message)), CREATE_TOKEN)
+    assert type(error) is SessionDurationError
+    assert error.max_allowed == limit
+    assert SessionDurationError.hint in str(error)
+
+
+# ---- The message of an error -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "line"),
+    [
+        (400, {"code": 4000, "message": "No such avatar"}, "400 (code 4000) No such avatar."),
+        (400, {"message": "No such avatar"}, "400 No such avatar."),
+        (400, {"message": "No such avatar."}, "400 No such avatar."),
+        (400, {"message": "No!"}, "400 No!"),
+        (400, {"message": "Which?"}, "400 Which?"),
+        (400, b"", "400 Bad Request."),
+        (403, {"code": 4031, "message": "No"}, f"403 (code 4031) No. {PermissionDeniedError.hint}"),
+        (599, b"", f"599 no message. {ServerError.hint}"),
+        (201, b"", "201 the body is empty."),
+        (201, b"{", "201 the body is not JSON."),
+        (201, {"data": True}, "201 data is not an object but a boolean."),
+        (201, {"data": {"session_id": {}}}, "201 data.session_id is not a string but an object."),
+        (201, {"code": 100, "data": 1, "message": "Hm"}, "201 (code 100) data is not an object but a number: Hm."),
+    ],
+)
+def test_str(status: int, body: Any, line: str) -> None:
+    """An error is one line for a person: status, code, message and hint."""
+    assert str(error_of(response(status, body))) == line
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (envelope("avatar is unknown"), "avatar is unknown"),
+        (envelope("Invalid", data=[{"loc": "avatar_id", "message": "bad uuid"}]), "Invalid; avatar_id: bad uuid"),
+        (envelope("Invalid", data=[{"message": "bad uuid"}]), "Invalid; bad uuid"),
+        (envelope("Invalid: bad uuid", data=[{"loc": "a", "message": "bad uuid"}]), "Invalid: bad uuid"),
+        (envelope(None, data=[{"loc": ["a", 0], "message": "bad"}]), "a.0: bad"),
+        ({"detail": [{"loc": ["body", "mode"], "msg": "Field required", "type": "x"}]}, "body.mode: Field required"),
+        ({"detail": "Not allowed here"}, "Not allowed here"),
+        ({"error": "Invalid UUID"}, "Invalid UUID"),
+        ("plain text", "plain text"),
+        (envelope("two\nlines\tand\0more"), "two lines and more"),
+        (envelope(""), HTTPStatus(422).phrase),
+        (HTML, HTTPStatus(422).phrase),
+        ("", HTTPStatus(422).phrase),
+        ("\ufeff" + json.dumps(envelope("with a byte order mark")), "with a byte order mark"),
+    ],
+)
+def test_message(body: Any, message: str) -> None:
+    """The service's own message is found in any shape."""
+    error = error_of(response(422, body))
+    assert error.message == message
+    assert message in str(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"Upstream is away", "Upstream is away"),
+        (b"  Upstream\n\tis away ", "Upstream is away"),
+        (b"Caf\xff", "Caf\N{REPLACEMENT CHARACTER}"),
+        (b"x" * 3000, "x" * 500),
+        (b"<p>Away</p>", "Bad Gateway"),
+        (b"Away <HTML>", "Bad Gateway"),
+        (b'{"message": "cut', "Bad Gateway"),
+        (b'["cut', "Bad Gateway"),
+        (b'"cut', "Bad Gateway"),
+        (b"XRAY", "XRAY"),
+        (b"a " * 1000 + b"<html>", "a " * 249 + "a"),
+        (b"a " * 997 + b"<html>", "Bad Gateway"),
+    ],
+)
+def test_message_of_text(body: bytes, message: str) -> None:
+    """A plain-text body is the message; HTML and malformed JSON are not. Only its beginning is read."""
+    assert error_of(response(502, body)).message.strip() == message
+
+
+@pytest.mark.parametrize(
+    ("body", "errors"),
+    [
+        (envelope("Invalid", data=[{"loc": "avatar_id", "message": "bad"}]), (("avatar_id", "bad"),)),
+        (
+            {"detail": [{"loc": ["body", "a"], "msg": "x"}, {"loc": ["b", 1], "msg": "y"}]},
+            (("body.a", "x"), ("b.1", "y")),
+        ),
+        ({"detail": "text"}, ()),
+        ({"detail": [7, None, {"msg": 7}, {"loc": ["a"]}]}, ()),
+        (HTML, ()),
+        ("", ()),
+    ],
+)
+def test_errors(body: Any, errors: tuple[tuple[str, str], ...]) -> None:
+    """The list of violations of an invalid request is read."""
+    error = error_of(response(422, body))
+    assert isinstance(error, InvalidRequestError)
+    assert error.errors == errors
+
+
+def test_errors_bounded() -> None:
+    """The list of violations is redacted, and bounded."""
+    entries = [{"loc": ["my-secret", place], "msg": "not my-secret"} for place in range(51)]
+    found = error_of(response(422, {"detail": entries}), secrets=("my-secret",)).errors
+    assert found[0] == ("***.0", "not ***")
+    assert len(found) == 50
+
+
+def test_request_id() -> None:
+    """An error has the envelope's code and the request's id, from the service or from its gateway."""
+    error = error_of(response(403, envelope("No", 4031), x_request_id="r-1"))
+    assert (error.code, error.request_id) == (4031, "r-1")
+    error = error_of(response(502, HTML, cf_ray="ray-1"))
+    assert (error.code, error.request_id) == (None, "ray-1")
+    assert error_of(response(502)).request_id is None
+
+
+@pytest.mark.parametrize("code", ["4000", True, None, 4000.5])
+def test_invalid_code(code: Any) -> None:
+    """A code that is not an integer is None."""
+    assert error_of(response(400, {"code": code, "message": "m"})).code is None
+
+
+@pytest.mark.parametrize("length", [MAX_ERROR_TEXT, MAX_ERROR_TEXT + 1, MAX_ERROR_TEXT + 1000])
+def test_response_text(length: int) -> None:
+    """An error keeps a bounded part of the body, as far as it is readable."""
+    error = error_of(response(500, b"\xff" + b"x" * (length - 1)))
+    assert error.response_text == "\N{REPLACEMENT CHARACTER}" + "x" * (MAX_ERROR_TEXT - 1)
+    assert len(str(error)) < 1000
+
+
+# ---- Hints -------------------------------------------------------------------------------------------------
+
+
+def test_hint_of_authentication() -> None:
+    """The hint of a 401 depends on the credential."""
+    lines = {name: str(error_of(response(401), endpoint)) for name, endpoint in NAMES.items()}
+    assert "LIVEAVATAR_API_KEY" in lines["token"]
+    assert "new one" in lines["start"]
+    assert "API key" in lines["stop"]
+
+
+@pytest.mark.parametrize(("body", "hinted"), [(HTML, True), ({"detail": "Not Found"}, True), (envelope("x"), False)])
+def test_hint_of_base_url(body: Any, hinted: bool) -> None:
+    """A 404 that is not from the service's application asks whether the base URL is right."""
+    assert (BASE_URL in str(error_of(response(404, body)))) is hinted
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_hint_of_vp8(status: int) -> None:
+    """An error about VP8 says what to use in its place."""
+    assert "VideoEncoding.H264" in str(error_of(response(status, envelope("VP8 is not supported")), CREATE_TOKEN))
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "hint"),
+    [
+        (402, "No", InsufficientCreditsError.hint),
+        (403, "No", PermissionDeniedError.hint),
+        (403, "Concurrency limit", ConcurrencyLimitError.hint),
+        (429, "No", RateLimitError.hint),
+        (500, "No", ServerError.hint),
+    ],
+)
+def test_hint(status: int, message: str, hint: str) -> None:
+    """The error of a class that has a hint ends with it."""
+    assert hint
+    assert str(error_of(response(status, envelope(message)))).endswith(f". {hint}")
+
+
+# ---- The model of a success --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 299])
+@pytest.mark.parametrize("code", [100, 1000, None])
+@pytest.mark.parametrize(("endpoint", "data"), [("token", TOKEN_DATA), ("start", START_DATA)])
+def test_success(status: int, code: int | None, endpoint: str, data: dict[str, Any]) -> None:
+    """A 2xx with the required fields is a success."""
+    model = success(response(status, {"data": data} | ({} if code is None else {"code": code})), NAMES[endpoint])
+    assert isinstance(model, NAMES[endpoint].model)  # type: ignore[arg-type]
+    assert {name: getattr(model.data, name) for name in data} == data
+    assert model.code == (code or 100)
+    assert model.message == ""
+
+
+@pytest.mark.parametrize(("given", "kept"), [("Started", "Started"), (None, ""), (7, "")])
+def test_success_message(given: Any, kept: str) -> None:
+    """The message of a success is kept if it is text."""
+    assert success(response(201, {"code": 1000, "data": START_DATA, "message": given})).message == kept
+
+
+def test_success_with_byte_order_mark() -> None:
+    """A body that begins with a byte order mark is read."""
+    assert success(response(201, "\ufeff" + json.dumps({"data": START_DATA}))).data.session_id == SESSION
+
+
+@pytest.mark.parametrize("invalid", [None, 7, [], {}, True])
+@pytest.mark.parametrize("name", ["livekit_agent_token", "ws_url"])
+def test_invalid_optional_text(name: str, invalid: Any) -> None:
+    """An optional text of another type is None, so that the session is not lost to it."""
+    assert getattr(success(response(201, {"data": START_DATA | {name: invalid}})).data, name) is None
+
+
+@pytest.mark.parametrize("invalid", [None, "600", 1.5, True, [], {}])
+def test_invalid_duration(invalid: Any) -> None:
+    """A duration that is not an integer is None."""
+    data: LiveAvatarSessionData = success(response(201, {"data": START_DATA | {"max_session_duration": invalid}})).data
+    assert data.max_session_duration is None
+
+
+@pytest.mark.parametrize(
+    ("body", "violation"),
+    [
+        ("", "empty"),
+        (HTML, "not JSON"),
+        ('{"code":1000,"da', "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("null", "null"),
+        ("[]", "a list"),
+        ('"x"', "a string"),
+        ("7", "a number"),
+        ("true", "a boolean"),
+        ({"code": 1000}, "data is not an object but null"),
+        ({"code": 1000, "data": "x", "message": "Oh dear"}, "data is not an object but a string: Oh dear"),
+        ({"code": 1000, "data": []}, "data is not an object but a list"),
+        *[({"data": START_DATA | {name: None}}, f"data.{name} is not a string but null") for name in START_DATA],
+        *[({"data": START_DATA | {name: 7}}, f"data.{name} is not a string but a number") for name in START_DATA],
+        *[({"data": START_DATA | {name: " "}}, f"data.{name} is empty, or not plain text") for name in START_DATA],
+    ],
+)
+def test_violation(body: Any, violation: str) -> None:
+    """A success that violates the contract is an error that names the place."""
+    error = error_of(response(201, body))
+    assert type(error) is BadResponseError
+    assert violation in str(error)
+    assert error.__context__ is None
+
+
+@pytest.mark.parametrize("name", TOKEN_DATA)
+def test_violation_of_token(name: str) -> None:
+    """A token needs both of its fields; its error has the endpoint and the code."""
+    data = {key: value for key, value in TOKEN_DATA.items() if key != name}
+    error = error_of(response(200, {"code": 1000, "data": data}), CREATE_TOKEN)
+    assert type(error) is BadResponseError
+    assert name in str(error)
+    assert (error.endpoint, error.code) == ("/v1/sessions/token", 1000)
+
+
+@pytest.mark.parametrize("fault", [KeyError("room"), TypeError("room"), ValueError("room"), AttributeError("room")])
+def test_generated_parser_fails(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A response that the generated parser cannot read is a BadResponseError, without its secrets."""
+
+    def fail(body: Any) -> Any:
+        raise fault
+
+    monkeypatch.setattr(START.model, "from_dict", fail)
+    given = response(201, {"code": 1000, "data": START_DATA, "message": "for its-token"})
+    error = error_of(given, START, ("its-token",))
+    assert type(error) is BadResponseError
+    assert "violates the contract at" in str(error)
+    assert "room" in str(error)
+    assert "its-token" not in str(error)
+    assert error.__context__ is None
+
+
+@pytest.mark.parametrize("body", ["", HTML, "null", "[]", '{"code":', "{}", '{"data": 7}'])
+def test_stop_needs_no_body(body: str) -> None:
+    """A stop is a success whatever its body."""
+    assert type(success(response(200, body), STOP)) is STOP.model
+
+
+# ---- Incomplete and unreadable bodies ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "gzip, gzip", "X" * 500])
+def test_encoding(encoding: str) -> None:
+    """A body in an encoding that was not asked for is an error."""
+    error = error_of(response(201, {"data": START_DATA}, content_encoding=encoding))
+    assert type(error) is BadResponseError
+    assert encoding.lower()[:20] in str(error)
+    assert len(str(error)) < 200
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", " Identity "])
+def test_no_encoding(encoding: str) -> None:
+    """A body that is not encoded is read."""
+    assert success(response(201, {"data": START_DATA}, content_encoding=encoding)).data.session_id == SESSION
+
+
+def test_body_too_large() -> None:
+    """A body that does not end is refused, and not kept."""
+    endless = Response(201, {})
+    chunks = 0
+    while endless.feed(b"x" * 65536):
+        chunks += 1
+    assert chunks == MAX_RESPONSE_BYTES // 65536
+    assert not endless.content
+    assert type(error_of(endless)) is BadResponseError
+
+
+def test_body_truncated() -> None:
+    """A truncated body is a connection error, unless the status has said enough."""
+    truncated = response(201, '{"data":')
+    truncated.read_error = LiveAvatarConnectionError("cut off")
+    with pytest.raises(LiveAvatarConnectionError, match="cut off"):
+        success(truncated)
+    assert type(success(truncated, STOP)) is STOP.model
+    truncated.status = 503
+    assert type(error_of(truncated)) is ServerError
+
+
+def test_timeout_after_head() -> None:
+    """A request that has a response was sent, even if its time is over right after.
+
+    Otherwise a start whose body arrives too late would pass for one that was never sent.
+    """
+    request = Request(
+        method="POST",
+        url="http://127.0.0.1/v1/sessions/start",
+        headers={},
+        credential=("X-API-KEY", Secret("k")),
+        deadline=time.monotonic() - 1,
+    )
+    with pytest.raises(LiveAvatarTimeoutError) as late:
+        request.remaining()
+    assert not late.value.request_sent
+    problem = with_read_error(Response(201, {}), late.value).read_error
+    assert problem is not None
+    assert problem.request_sent
+    with pytest.raises(LiveAvatarTimeoutError):
+        with_read_error(None, late.value)
+
+
+# ---- Secrets -----------------------------------------------------------------------------------------------
+
+
+def test_secrets() -> None:
+    """No secret of the request or of the response appears in an error."""
+    body = {"code": 4000, "message": "the-api-key is bad", "data": {"ws_url": "wss://s3cret", "input": "room-token"}}
+    error = error_of(response(400, body, x_request_id="the-api-key"), secrets=("the-api-key", "room-token"))
+    shown = f"{error} {error!r} {error.message} {error.response_text} {error.request_id}"
+    assert not any(secret in shown for secret in ("the-api-key", "s3cret", "room-token"))
+    assert "*** is bad" in str(error)
+
+
+# ---- Retry-After -------------------------------------------------------------------------------------------
+
+NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("1", 1.0),
+        (" 30 ", 30.0),
+        ("0", 0.0),
+        ("1.5", 1.5),
+        ("3600", 3600.0),
+        ("999999999", 999999999.0),
+        ("Tue, 01 Jan 2030 12:00:01 GMT", 1.0),
+        ("Tue, 01 Jan 2030 12:00:00 GMT", None),
+        ("Tue, 01 Jan 2030 11:59:59 GMT", None),
+        ("Tuesday, 01-Jan-30 12:00:05 GMT", 5.0),
+        ("Tue Jan  1 12:00:05 2030", 5.0),
+        ("Tue, 01 Jan 2030 12:00:05 EST", 5.0),  # HTTP has no other zone, whatever a server writes
+        ("Tue, 01 Jan 2030 12:00:05 +0200", 5.0),
+        ("Tue, 01 Jan 2030 12:00:05" + " " * 32 + "GMT", 5.0),
+        ("Tue, 01 Jan 2030 12:00:05" + " " * 33 + "GMT", None),
+        ("Tue, 99 Jan 2030 12:00:05 GMT", None),
+        ("Tue, 99 Foo 2030 25:61:61 GMT", None),
+        ("Tue, 01 Jan", None),
+        ("Monday", None),
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("-5", None),
+        ("nan", None),
+        ("inf", None),
+        ("1e3", None),
+        ("0x10", None),
+        ("5 seconds", None),
+        ("1, 2", None),
+        ("\xb2", None),
+        ("9" * 400, None),
+        ("9" * 3000, None),
+        ("Tue, " * 40, None),
+    ],
+)
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    """Retry-After is a number of seconds or an HTTP date; anything else counts as absent."""
+    assert retry_after(value, NOW) == seconds
+
+
+def test_retry_after_fraction() -> None:
+    """A date less than a second ahead is a wait of less than a second."""
+    assert retry_after("Tue, 01 Jan 2030 12:00:01 GMT", NOW.replace(microsecond=500_000)) == 0.5

@@ -1,0 +1,223 @@
+"""The registry of the sessions that a client has opened."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+import pytest
+from liveavatar import LiveAvatarError, SessionTokenNotFoundError
+from liveavatar._constants import MAX_ENDED_IDS
+from liveavatar._redaction import Secret
+from liveavatar._sessions import Session, Sessions, check_session_id
+
+
+def opened(sessions: Sessions, session_id: str, token: str = "t") -> Session:
+    """Add a session that new_session has returned."""
+    session = sessions.add(session_id, Secret(token))
+    sessions.mark_starting(session)
+    sessions.mark_started(session, session_id)
+    return session
+
+
+def test_lifetime() -> None:
+    """A session is tracked from before its start until it is known not to run."""
+    sessions = Sessions()
+    session = sessions.add("1", Secret("t"))
+    seen = [(sessions.ids, sessions.latest_token, len(sessions))]
+    sessions.mark_starting(session)
+    assert session.start_sent
+    seen.append((sessions.ids, sessions.latest_token, len(sessions)))
+    sessions.mark_started(session, "1")
+    assert session.start_known
+    seen.append((sessions.ids, sessions.latest_token, len(sessions)))
+    sessions.discard(session)
+    assert session.ended
+    seen.append((sessions.ids, sessions.latest_token, len(sessions)))
+    assert seen == [(("1",), None, 1), (("1",), None, 1), (("1",), "t", 1), ((), None, 0)]
+    assert sessions.all == ()
+
+
+def test_id_of_start() -> None:
+    """A session has the id that the response to its start gives it."""
+    sessions = Sessions()
+    session = sessions.add("created", Secret("t"))
+    sessions.mark_started(session, "started")
+    assert sessions.ids == ("started",)
+    assert sessions.get("started") is session
+
+
+def test_id_of_other_session() -> None:
+    """A session keeps its own id if the response names another open session."""
+    sessions = Sessions()
+    first, second = opened(sessions, "1", "first"), sessions.add("2", Secret("second"))
+    sessions.mark_started(second, "1")
+    assert sessions.ids == ("1", "2")
+    assert (sessions.get("1"), sessions.get("2")) == (first, second)
+
+
+def test_same_id_twice() -> None:
+    """Discarding a session does not discard another one with the same id."""
+    sessions = Sessions()
+    first = sessions.add("1", Secret("first"))
+    second = sessions.add("1", Secret("second"))
+    assert first not in sessions
+    sessions.discard(first)
+    assert second in sessions
+
+
+def test_latest_token() -> None:
+    """The latest token is that of the session that was opened last and is still open."""
+    sessions = Sessions()
+    first, second = opened(sessions, "1", "first"), opened(sessions, "2", "second")
+    sessions.add("3", Secret("not yet"))
+    assert sessions.latest_token == "second"
+    sessions.discard(second)
+    assert sessions.latest_token == "first"
+    sessions.discard(first)
+    assert sessions.latest_token is None
+
+
+def test_ended_or_unknown() -> None:
+    """A session that has ended is told from one that was never opened here."""
+    sessions = Sessions()
+    sessions.discard(sessions.add("1", Secret("t")))
+    with pytest.raises(SessionTokenNotFoundError, match="closed already"):
+        sessions.get("1")
+    with pytest.raises(SessionTokenNotFoundError, match="did not open it") as caught:
+        sessions.get("2")
+    assert caught.value.session_id == "2"
+    assert "stop_session(session_id)" in str(caught.value)
+    sessions.close()
+    with pytest.raises(SessionTokenNotFoundError, match="is closed and did not open it"):
+        sessions.get("2")
+
+
+def test_ended_ids_bounded() -> None:
+    """Only the ids of the latest ended sessions are remembered."""
+    sessions = Sessions()
+    for number in range(MAX_ENDED_IDS + 1):
+        sessions.discard(sessions.add(str(number), Secret("t")))
+    with pytest.raises(SessionTokenNotFoundError, match="did not open it"):
+        sessions.get("0")
+    for number in (1, MAX_ENDED_IDS):
+        with pytest.raises(SessionTokenNotFoundError, match="closed already"):
+            sessions.get(str(number))
+
+
+def test_release() -> None:
+    """A token is handed over once, and is then no longer the client's."""
+    sessions = Sessions()
+    opened(sessions, "1", "its-token")
+    assert sessions.release("1").reveal() == "its-token"
+    assert sessions.ids == ()
+    with pytest.raises(SessionTokenNotFoundError, match="did not open it"):
+        sessions.release("1")
+
+
+def test_release_while_opening() -> None:
+    """A session cannot be released before new_session has returned it, and is not lost by the attempt."""
+    sessions = Sessions()
+    session = sessions.add("1", Secret("its-token"))
+    for mark in (lambda: None, lambda: sessions.mark_starting(session)):
+        mark()
+        with pytest.raises(SessionTokenNotFoundError, match="still being opened") as caught:
+            sessions.release("1")
+        assert caught.value.session_id == "1"
+        assert sessions.get("1") is session
+    sessions.mark_started(session, "1")
+    assert sessions.release("1").reveal() == "its-token"
+
+
+def test_closed() -> None:
+    """Once the registry is closed, no session is added, started or returned to the caller; open ones stay."""
+    sessions = Sessions()
+    waiting, starting = sessions.add("1", Secret("t")), sessions.add("2", Secret("t"))
+    sessions.mark_starting(starting)
+    sessions.ensure_open()
+    sessions.close()
+    for attempt in (
+        sessions.ensure_open,
+        lambda: sessions.add("3", Secret("t")),
+        lambda: sessions.mark_starting(waiting),
+        lambda: sessions.mark_started(starting, "2"),
+    ):
+        with pytest.raises(LiveAvatarError, match=r"(?i)client (is|was) closed"):
+            attempt()
+    assert (waiting.start_sent, starting.start_known, starting.opened) == (False, True, False)
+    assert sessions.ids == ("1", "2")
+
+
+def test_ended_while_opening() -> None:
+    """A session that was stopped while it was being opened is neither started nor returned to the caller."""
+    sessions = Sessions()
+    session = sessions.add("1", Secret("t"))
+    sessions.discard(session)
+    for mark in (sessions.mark_starting, lambda session: sessions.mark_started(session, "1")):
+        with pytest.raises(LiveAvatarError, match="Session 1 was closed while"):
+            mark(session)
+    assert sessions.ids == ()
+
+
+def test_reentrant_lock() -> None:
+    """A signal handler may use the registry while its thread is inside it."""
+    sessions = Sessions()
+    opened(sessions, "1", "its-token")
+    released: list[str] = []
+
+    def release(number: int, frame: FrameType | None) -> None:
+        released.append(sessions.release("1").reveal())
+
+    previous = signal.signal(signal.SIGUSR1, release)
+    try:
+        with sessions._lock:
+            signal.raise_signal(signal.SIGUSR1)
+            assert released == ["its-token"]
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+
+def test_threads() -> None:
+    """Many threads may use one registry."""
+    sessions = Sessions()
+    tokens: list[str] = []
+
+    def work(name: str) -> None:
+        for number in range(100):
+            opened(sessions, f"{name}-{number}", f"token-{name}-{number}")
+        for number in range(100):
+            tokens.append(sessions.release(f"{name}-{number}").reveal())
+
+    threads = [threading.Thread(target=work, args=(str(name),)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(tokens) == sorted(f"token-{name}-{number}" for name in range(8) for number in range(100))
+    assert len(sessions) == 0
+
+
+def test_repr() -> None:
+    """No token is in the repr of a session."""
+    sessions = Sessions()
+    assert "s3cret" not in f"{sessions!r} {sessions.add('1', Secret('s3cret'))!r}"
+
+
+@pytest.mark.parametrize(
+    ("given", "cls", "message"),
+    [
+        (None, ValueError, "session_id is None; it must be the id of a session (UUID)"),
+        ("", ValueError, "session_id is empty; it must be the id of a session (UUID)"),
+        (" ", ValueError, "session_id is empty; it must be the id of a session (UUID)"),
+        (7, TypeError, "session_id must be a str, not int"),
+    ],
+)
+def test_session_id(given: object, cls: type[Exception], message: str) -> None:
+    """A value that cannot be a session's id is an error that names the argument."""
+    sessions = Sessions()
+    for check in (check_session_id, sessions.get, sessions.release):
+        with pytest.raises(cls) as caught:
+            check(given)  # type: ignore[operator]
+        assert str(caught.value) == message
+    assert check_session_id("x") == "x"

@@ -1,0 +1,253 @@
+"""A client's use of its ledger: its own sessions in it, and the recovery of those that dead processes have left."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from datetime import UTC, datetime
+
+from ._calls import logger
+from ._config import Config
+from ._constants import CLEANUP_TIMEOUT, RECOVERED_START_AGE, RECOVERY_INTERVAL
+from ._flows import Flows
+from ._redaction import Secret
+from ._schema import stop_request
+from ._sessions import Session
+from ._transports._asyncio import keep_task
+from ._transports._blocking import run
+from .errors import LedgerError, LiveAvatarConnectionError, LiveAvatarError
+from .ledger._protocol import Ledger, LedgerEntry, account_id
+
+
+class AccountLedger:
+    """The part of a ledger that belongs to one account at one service."""
+
+    def __init__(self, ledger: Ledger, config: Config) -> None:
+        if not isinstance(ledger, Ledger):
+            raise TypeError(
+                f"ledger must have the methods of liveavatar.ledger.Ledger, not be a {type(ledger).__name__}"
+            )
+        self._ledger = ledger
+        self._account = account_id(config.api_key.reveal())
+        self._base_url = config.base_url
+
+    def add(self, session_id: str) -> None:
+        """Write a session down as this process's own.
+
+        Raises:
+            LedgerError: It could not be written down.
+        """
+        try:
+            self._ledger.add(LedgerEntry(session_id, self._account, self._base_url, datetime.now(UTC)))
+            return
+        except LedgerError as error:
+            failure = error
+        except Exception as error:  # of a ledger that the user has written
+            failure = LedgerError(f"Session {session_id} could not be written down: {error}")
+            failure.__cause__ = error
+        failure.session_id = session_id
+        raise failure
+
+    def remove(self, session_id: str) -> None:
+        """Remove a session that has ended or was released. A failure is logged: the session is not concerned."""
+        try:
+            self._ledger.remove(session_id)
+        except Exception as error:
+            logger.warning("Session %s could not be removed from the ledger: %s", session_id, error)
+
+    def abandoned(self) -> list[LedgerEntry]:
+        """Return the sessions whose owners are dead.
+
+        Raises:
+            LedgerError: The ledger could not be read.
+        """
+        return [
+            entry
+            for entry in self._ledger.entries()
+            if entry.owner_alive is False and (entry.account, entry.base_url) == (self._account, self._base_url)
+        ]
+
+    def claim(self, session_id: str) -> bool:
+        """Take over a session whose owner is dead; return whether that has succeeded.
+
+        Raises:
+            LedgerError: The ledger could not be read or written.
+        """
+        return self._ledger.claim(session_id)
+
+
+class _Recovery:
+    """Recovers sessions in the background, from the first use of a client until it is closed."""
+
+    def __init__(self, flows: Flows) -> None:
+        self._flows = flows
+        self._stopped: list[str] = []
+        self._has_failed = False
+
+    async def _recover(self) -> None:
+        """Stop the sessions whose owners are dead.
+
+        Raises:
+            LedgerError: The ledger could not be read or written.
+            LiveAvatarError: A session could not be stopped. It belongs to this client now, and the next call tries it
+                again.
+        """
+        failures: list[LiveAvatarError] = []
+
+        async def stop(session: Session | None) -> None:
+            if session is not None:
+                try:
+                    await self._stop(session)
+                except LiveAvatarConnectionError:
+                    raise  # the others are left to the next call, or to another process
+                except LiveAvatarError as error:
+                    failures.append(error)
+
+        for session in self._flows.sessions.all:
+            if session.to_recover:
+                await stop(session)
+        for entry in await self._flows.in_ledger(lambda ledger: ledger.abandoned()):
+            if self._flows.sessions.closed:
+                break
+            await stop(await self._claim_shielded(entry))
+        if failures:
+            raise failures[0]
+
+    async def _claim_shielded(self, entry: LedgerEntry) -> Session | None:
+        return await self._flows.io.shield(lambda: self._claim(entry))
+
+    async def _claim(self, entry: LedgerEntry) -> Session | None:
+        if not await self._flows.in_ledger(lambda ledger: ledger.claim(entry.session_id)):
+            return None
+        age = (datetime.now(UTC) - entry.started_at).total_seconds()
+        # The last request of a process that has just died may still be on its way.
+        delay = CLEANUP_TIMEOUT if age < RECOVERED_START_AGE else 0.0
+        return self._flows.sessions.claim(entry.session_id, time.monotonic() + delay)
+
+    async def _stop(self, session: Session) -> None:
+        body, deadline = Secret(stop_request(session.id)), self._flows.deadline()
+        try:
+            await self._flows.io.shield(lambda: self._flows.stop_despite_interrupts(session, deadline, body))
+        finally:
+            if session.ended:
+                self._stopped.append(session.id)
+                logger.info("Session %s was left by a process that has died. It does not run any more.", session.id)
+
+    def _take_stopped(self) -> list[str]:
+        stopped, self._stopped = self._stopped, []
+        return stopped
+
+    def _log(self, error: Exception) -> None:
+        """Log the failure of a recovery. The next one comes soon, so that only the first of a row is a warning."""
+        log = logger.debug if self._has_failed else logger.warning
+        log("Sessions of dead processes could not be recovered: %s", error)
+        self._has_failed = True
+
+
+class RecoveryThread(_Recovery):
+    """Recovers sessions in a daemon thread of a blocking client."""
+
+    def __init__(self, client: object, flows: Flows) -> None:
+        super().__init__(flows)
+        self._lock = threading.RLock()  # held during a recovery
+        self._start_lock = threading.RLock()
+        self._first_done = threading.Event()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        weakref.finalize(client, self._closed.set).atexit = False
+
+    def start(self) -> None:
+        """Start the thread, unless it was started before."""
+        with self._start_lock:
+            if self._thread is None and not self._closed.is_set():
+                self._thread = threading.Thread(target=self._repeat, name="liveavatar-recovery", daemon=True)
+                try:
+                    self._thread.start()
+                except RuntimeError:  # the interpreter is shutting down
+                    self._first_done.set()
+
+    async def first(self) -> None:
+        """Wait until the first recovery has ended, CLEANUP_TIMEOUT at most."""
+        if self._thread is not None:
+            self._first_done.wait(CLEANUP_TIMEOUT)
+
+    def recover(self) -> list[str]:
+        """Recover sessions, and return the ids of all that were stopped since the last call."""
+        with self._lock:
+            run(lambda: self._recover())
+            return self._take_stopped()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread() and thread.is_alive():
+            thread.join(CLEANUP_TIMEOUT)
+
+    def _repeat(self) -> None:
+        while not self._closed.is_set():
+            try:
+                with self._lock:
+                    run(lambda: self._recover())
+                self._has_failed = False
+            except Exception as error:
+                self._log(error)
+            self._first_done.set()
+            self._closed.wait(RECOVERY_INTERVAL)
+
+
+class RecoveryTask(_Recovery):
+    """Recovers sessions in tasks of an async client, one at a time."""
+
+    def __init__(self, client: object, flows: Flows) -> None:
+        super().__init__(flows)
+        self._lock = asyncio.Lock()
+        self._client = weakref.ref(client)
+        self._task: asyncio.Task[None] | None = None
+        self._first: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Start the first task, unless it was started before."""
+        if self._first is None:
+            self._first = self._start_task()
+
+    def _start_task(self) -> asyncio.Task[None]:
+        self._task = keep_task(asyncio.get_running_loop().create_task(self._recover_once()))
+        return self._task
+
+    async def first(self) -> None:
+        """Wait until the first recovery has ended, CLEANUP_TIMEOUT at most."""
+        if self._first is not None:
+            await asyncio.wait([self._first], timeout=CLEANUP_TIMEOUT)
+
+    async def recover(self) -> list[str]:
+        """Recover sessions, and return the ids of all that were stopped since the last call."""
+        async with self._lock:
+            await self._recover()
+            return self._take_stopped()
+
+    async def close(self) -> None:
+        """End the task, and start no other."""
+        if self._task is None or self._task.get_loop() is not asyncio.get_running_loop():
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=CLEANUP_TIMEOUT)
+
+    async def _recover_once(self) -> None:
+        try:
+            async with self._lock:
+                await self._recover()
+            self._has_failed = False
+        except Exception as error:
+            self._log(error)
+        self._timer = asyncio.get_running_loop().call_later(RECOVERY_INTERVAL, self._recover_again)
+
+    def _recover_again(self) -> None:
+        if self._client() is not None and not self._flows.sessions.closed:
+            self._start_task()

@@ -1,0 +1,295 @@
+"""A ledger in a SQLite file, for the processes of one machine.
+
+Each operation opens the database, runs one transaction and closes it again (1 to 2 ms, most of it the write to the
+disk). So no connection is shared by threads or inherited by a forked child. The journal is SQLite's default one: it
+needs no shared memory, and leaves no further files beside the database.
+
+Each process that owns sessions holds the lock of a file of its own, in the directory beside the database. Lock files
+are created, tested and removed inside a write transaction, so that no process tests a file before its owner has
+locked it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ..errors import LedgerError
+from . import _locks
+from ._protocol import LedgerEntry, new_owner
+
+TIMEOUT = 5.0
+"""Seconds that an operation may wait for other threads and processes."""
+
+_BUSY_TIMEOUT = 0.01
+"""Seconds that SQLite waits on its own. It asks ever less often: under load it would be the last to be served."""
+_APPLICATION_ID = 0x4C56_4C47
+_VERSION = 1
+_SCHEMA = """\
+CREATE TABLE sessions (
+    session_id TEXT PRIMARY KEY,
+    account    TEXT NOT NULL,
+    base_url   TEXT NOT NULL,
+    started_at TEXT NOT NULL,
+    owner      TEXT NOT NULL
+)"""
+
+_HINTS = {
+    "SQLITE_BUSY": f"others have locked it for more than {TIMEOUT:g} seconds",
+    "SQLITE_CANTOPEN": "its directory is not writable, or a file is in the way",
+    "SQLITE_CORRUPT": "the file is damaged. Move it away, and a new one is created",
+    "SQLITE_FULL": "the disk is full",
+    "SQLITE_NOTADB": "the file is not a SQLite database. Move it away, and a new one is created",
+    "SQLITE_READONLY": "the file or its directory is not writable",
+}
+
+_lock = threading.RLock()
+"""Held by the thread that runs an operation, and while the process forks: SQLite must not be forked at work."""
+_ledgers: weakref.WeakSet[SqliteLedger] = weakref.WeakSet()
+
+
+class SqliteLedger:
+    """A ledger in a file, for any number of processes on one machine. It needs no other package.
+
+    The operating system tells whether the owner of a session is alive: the owner holds a file lock, which the kernel
+    releases when the process ends. So the sessions of a process that was killed can be claimed at once, and those of
+    a process that is busy or stopped (SIGSTOP) never.
+
+    The file must be on a local disk. SQLite and file locks are not reliable on network file systems (NFS, SMB).
+
+    A ledger may be shared by threads, and be used on both sides of a fork.
+
+    Args:
+        path: The database file. It and its directory are created, readable by this user only, if they do not exist.
+            Beside it, the directory `<path>-owners` holds the lock files. `~` is the home directory.
+
+    Raises:
+        LedgerError: The file cannot be used: it is not writable, is locked or damaged, or the disk is full.
+        ValueError: The path is empty or ":memory:".
+        TypeError: The path is not a str or a path.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        text = os.fspath(path)
+        if not isinstance(text, str):
+            raise TypeError(f"path must be a str or a path of text, not {type(path).__name__}")
+        if not text.strip() or text == ":memory:" or "\0" in text:
+            raise ValueError(f"path must name a file, not {text!r}: a ledger outlives the process")
+        self._path = Path(os.path.abspath(os.path.expanduser(text)))
+        self._locks_path = Path(f"{self._path}-owners")
+        self._owner = ""
+        self._fd: int | None = None
+        self._release: weakref.finalize[..., SqliteLedger] | None = None
+        self._to_remove: set[str] = set()
+        self._database: sqlite3.Connection | None = None
+        _ledgers.add(self)
+        with self._transaction() as database:
+            database.execute(f"PRAGMA user_version = {_VERSION}")  # a write, to show that writing works
+            if database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise LedgerError(self._message(_HINTS["SQLITE_CORRUPT"]))
+            self._become_owner()
+            self._remove_old_locks(database)
+
+    def add(self, entry: LedgerEntry) -> None:
+        """Write a session down as this process's own. See `Ledger.add`."""
+        self._to_remove.discard(entry.session_id)
+        with self._transaction() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?)",
+                (
+                    entry.session_id,
+                    entry.account,
+                    entry.base_url,
+                    entry.started_at.astimezone(UTC).isoformat(),
+                    self._become_owner(),
+                ),
+            )
+
+    def remove(self, session_id: str) -> None:
+        """Remove a session if it is this process's own. See `Ledger.remove`.
+
+        If it fails, the next operation removes the session too.
+        """
+        if self._owner:
+            self._to_remove.add(session_id)
+            with self._transaction():
+                pass
+
+    def entries(self) -> list[LedgerEntry]:
+        """Return all sessions that are written down. See `Ledger.entries`."""
+        with self._transaction() as database:
+            rows = database.execute(
+                "SELECT session_id, account, base_url, started_at, owner FROM sessions ORDER BY started_at, rowid"
+            ).fetchall()
+            alive = {owner: self._is_alive(owner) for owner in {row[4] for row in rows}}
+        return [
+            LedgerEntry(session_id, account, base_url, datetime.fromisoformat(started_at), owner, alive[owner])
+            for session_id, account, base_url, started_at, owner in rows
+        ]
+
+    def claim(self, session_id: str) -> bool:
+        """Take over a session whose owner is dead. See `Ledger.claim`."""
+        with self._transaction() as database:
+            row = database.execute("SELECT owner FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
+            if row is None or self._is_alive(row[0]) is not False:
+                return False
+            owner = self._become_owner()
+            database.execute("UPDATE sessions SET owner = ? WHERE session_id = ?", (owner, session_id))
+            return True
+
+    def __repr__(self) -> str:
+        return f"SqliteLedger({str(self._path)!r})"
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Run a block inside one write transaction. It also removes what an earlier operation failed to remove."""
+        deadline = time.monotonic() + TIMEOUT
+        acquired = False
+        try:
+            acquired = _lock.acquire(timeout=TIMEOUT)
+            if not acquired:
+                raise LedgerError(self._message(_HINTS["SQLITE_BUSY"]))
+            if self._database is not None:  # in a signal handler that interrupts this thread's own transaction
+                yield self._database
+                return
+            self._create_files()
+            removed = tuple(self._to_remove)
+            with self._connect() as database:
+                _execute(database, "PRAGMA synchronous = FULL", deadline)  # survives a power failure
+                _execute(database, "BEGIN IMMEDIATE", deadline)
+                self._create_table(database)
+                database.executemany(
+                    "DELETE FROM sessions WHERE session_id = ? AND owner = ?",
+                    [(session_id, self._owner) for session_id in removed],
+                )
+                yield database
+                _execute(database, "COMMIT", deadline)
+            self._to_remove.difference_update(removed)
+        except sqlite3.Error as error:
+            raise LedgerError(self._message(_HINTS.get(_code(error), str(error)))) from error
+        except OSError as error:
+            raise LedgerError(self._message(error.strerror or str(error))) from error
+        finally:
+            if acquired:
+                _lock.release()
+
+    @contextlib.contextmanager
+    def _connect(self) -> Iterator[sqlite3.Connection]:
+        """Open the database for a block. Leaving it without a commit rolls back."""
+        database = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT, isolation_level=None)
+        try:
+            self._database = database
+            yield database
+        finally:
+            self._database = None
+            database.close()
+
+    def _create_files(self) -> None:
+        for directory in (self._path.parent, self._locks_path):
+            for missing in reversed([each for each in (directory, *directory.parents) if not each.exists()]):
+                missing.mkdir(0o700, exist_ok=True)  # mkdir(parents=True) would let others into the parents
+        if not self._path.exists():
+            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+        elif not self._path.is_file():
+            raise LedgerError(self._message("it is not a regular file"))
+
+    def _create_table(self, database: sqlite3.Connection) -> None:
+        application_id = database.execute("PRAGMA application_id").fetchone()[0]
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if application_id == 0 and not tables:
+            database.execute(_SCHEMA)
+            database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        elif application_id != _APPLICATION_ID:
+            raise LedgerError(self._message("it is the database of another program"))
+        elif version > _VERSION:
+            raise LedgerError(self._message("a newer version of liveavatar has written it"))
+
+    def _become_owner(self) -> str:
+        """Return the name of this process, whose lock it holds from here on."""
+        if self._fd is not None and os.fstat(self._fd).st_nlink:
+            return self._owner
+        # The first time, or something has deleted the lock file: keep the name, which other entries may have.
+        owner = self._owner or new_owner()
+        fd = _locks.hold(self._lock_path(owner))
+        self._close_lock()
+        self._release = weakref.finalize(self, os.close, fd)
+        self._release.atexit = False  # the kernel does it later, when the process has really ended
+        self._fd, self._owner = fd, owner
+        return owner
+
+    def _close_lock(self) -> None:
+        if self._release is not None:
+            self._release()
+
+    def _forget_parent(self) -> None:
+        """Start anew in a forked child. The parent's lock stays locked, since the parent has it open."""
+        self._close_lock()
+        self._fd, self._owner = None, ""
+        self._to_remove = set()
+        self._database = None
+
+    def _is_alive(self, owner: str) -> bool | None:
+        if owner == self._owner:
+            return True
+        if not re.fullmatch(r"[A-Za-z0-9.-]+", owner):
+            return None
+        return _locks.is_held(self._lock_path(owner))
+
+    def _lock_path(self, owner: str) -> str:
+        return str(self._locks_path / f"{owner}.lock")
+
+    def _remove_old_locks(self, database: sqlite3.Connection) -> None:
+        """Remove the lock files of dead processes that have left no sessions."""
+        owners = {row[0] for row in database.execute("SELECT DISTINCT owner FROM sessions")}
+        for path in self._locks_path.glob("*.lock"):
+            if path.stem not in owners and self._is_alive(path.stem) is False:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def _message(self, reason: str) -> str:
+        return f"The ledger {str(self._path)!r} cannot be used: {reason}."
+
+
+def _execute(database: sqlite3.Connection, statement: str, deadline: float) -> None:
+    """Execute a statement that others may keep waiting, until the deadline."""
+    while True:
+        try:
+            database.execute(statement)
+            return
+        except sqlite3.OperationalError as error:
+            if _code(error) != "SQLITE_BUSY" or time.monotonic() > deadline:
+                raise
+
+
+def _code(error: sqlite3.Error) -> str:
+    """Return the primary result code: "SQLITE_BUSY" for SQLITE_BUSY_RECOVERY too."""
+    return "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])
+
+
+def _before_fork() -> None:
+    _lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _lock.release()
+
+
+def _after_fork_in_child() -> None:
+    for ledger in tuple(_ledgers):
+        ledger._forget_parent()
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )

@@ -78,6 +78,24 @@ def blocking_uncaught(url: str) -> None:
         api.new_session(session_request())
 
 
+def signal_on_another_thread(url: str, **settings: Any) -> None:
+    """Waits for a response or a retry, while the operating system gives the signal to another thread."""
+
+    def take_the_signal() -> None:
+        sys.stdin.readline()
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        time.sleep(60)
+
+    threading.Thread(target=take_the_signal, daemon=True).start()
+    api = LiveAvatarApi(KEY, base_url=url, timeout=45, **settings)
+    begun = time.monotonic()
+    try:
+        api.stop_session("here-we-are")
+    except KeyboardInterrupt:
+        print(json.dumps({"ended": "KeyboardInterrupt", "seconds": time.monotonic() - begun}))
+    close(api)
+
+
 async def async_start(url: str) -> None:
     """Opens a session in the main task."""
     async with AsyncLiveAvatarApi(KEY, base_url=url, timeout=20) as api:

@@ -21,6 +21,7 @@ from liveavatar import (
     NotFoundError,
     SessionDurationError,
     SessionTokenNotFoundError,
+    VideoEncoding,
     VideoSettings,
 )
 from liveavatar.mock import MockServer, mock_server
@@ -81,7 +82,8 @@ def colleague(service: MockServer) -> Iterator[Any]:
 
 
 def request(avatar_id: str = AVATAR, **fields: Any) -> LiveAvatarNewSessionRequest:
-    return LiveAvatarNewSessionRequest(avatar_id=avatar_id, video_settings=VideoSettings(), **fields)
+    settings = VideoSettings(encoding=VideoEncoding.H264)
+    return LiveAvatarNewSessionRequest(avatar_id=avatar_id, video_settings=settings, **fields)
 
 
 def full_request() -> LiveAvatarNewSessionRequest:
@@ -383,9 +385,9 @@ def test_adopt_session(with_token: bool, api: Any, flavour: str, service: MockSe
 def test_adopt_session_on_a_closed_client(flavour: str, service: MockServer) -> None:
     """A closed client adopts nothing, because it would never close it."""
     with client(flavour, service.api_key, base_url=service.base_url) as api:
-        pass
-    with pytest.raises(LiveAvatarError, match="closed"):
-        api.adopt_session(UNKNOWN)
+        api.close()
+        with pytest.raises(LiveAvatarError, match="closed"):
+            api.adopt_session(UNKNOWN)
 
 
 def test_adopt_session_again(api: Any, service: MockServer, clock: Clock) -> None:

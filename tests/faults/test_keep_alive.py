@@ -345,16 +345,12 @@ def test_thousand_sessions(api: Any, server: FaultServer, caplog: pytest.LogCapt
     interval = 2.0
     begun = time.monotonic()
 
-    def adopt() -> None:
+    if hasattr(api, "runner"):
+        api.runner.run(_adopt(api.api, ids, interval))
+    else:
         for session_id in ids:
             api.adopt_session(session_id)
-            inner = getattr(api, "api", api)
-            inner._keep_alive(session_id, interval)
-
-    async def adopt_in_loop() -> None:
-        adopt()
-
-    api.runner.run(adopt_in_loop()) if hasattr(api, "runner") else adopt()
+            api._keep_alive(session_id, interval)
     seen = 0
 
     def all_were_kept_alive() -> bool:
@@ -370,3 +366,9 @@ def test_thousand_sessions(api: Any, server: FaultServer, caplog: pytest.LogCapt
     for session_id in ids:
         api.release_session(session_id)
     wait_until(api, lambda: not workers(api))
+
+
+async def _adopt(api: AsyncLiveAvatarApi, ids: list[str], interval: float) -> None:
+    for session_id in ids:
+        await api.adopt_session(session_id)
+        api._keep_alive(session_id, interval)

@@ -29,7 +29,7 @@ from liveavatar import (
     ServerError,
 )
 
-from tests.clients import watch_aiohttp
+from tests.clients import observe_aiohttp
 from tests.faults import server as fault
 from tests.faults.canaries import leaks
 from tests.faults.cases import HTML, session_request
@@ -422,12 +422,12 @@ def test_request_sends_what_it_is_told(api: Any, server: FaultServer) -> None:
 
 
 @pytest.mark.row("L7")
-@pytest.mark.parametrize("way", ["blocking httpx", "async httpx", "async aiohttp", "async watched"])
+@pytest.mark.parametrize("way", ["blocking httpx", "async httpx", "async aiohttp", "async observed"])
 def test_every_pool(way: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call works over the caller's own client or session as well, and where aiohttp is watched."""
+    """Every call works over the caller's own client or session as well, and where aiohttp is observed."""
     flavour = way.split()[0]
-    if way == "async watched":
-        seen = watch_aiohttp(monkeypatch)
+    if way == "async observed":
+        seen = observe_aiohttp(monkeypatch)
     with opened(flavour, server) as plain:
         session_id = plain.new_session(session_request()).session_id
         expected = [call.do(plain, session_id) for call in CALLS]
@@ -456,7 +456,7 @@ def test_every_pool(way: str, server: FaultServer, monkeypatch: pytest.MonkeyPat
                 plain.runner.run(api.api.aclose())
                 api.runner = asyncio.Runner()
         assert [_sent(request) for request in server.ledger.requests] == plain_requests
-    if way == "async watched":
+    if way == "async observed":
         assert "/v1/sessions/keep-alive" in seen
 
 

@@ -376,7 +376,7 @@ def interrupted_at_any_line(method: str) -> None:
     hurried()
     lines = Lines(None)
     interrupted(method, lines)
-    every = 1 + lines.seen // 200
+    every = 1 + lines.seen // (80 if method == "wait_for_slot" else 200)
     print(json.dumps({"interrupts": sum(interrupted(method, Lines(at)) for at in range(1, lines.seen + 1, every))}))
 
 

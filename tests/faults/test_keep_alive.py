@@ -209,7 +209,7 @@ def test_hangs_for_one_session(first: bool, api: Any, server: FaultServer) -> No
     others = set(ids) - set(hanging)
     wait_until(api, lambda: kept_alive(server)[hanging[0]] >= 1)
     before = kept_alive(server)
-    wait_until(api, lambda: all(kept_alive(server)[each] >= before[each] + 3 for each in others))
+    wait_until(api, lambda: all(kept_alive(server)[each] >= before[each] + 2 for each in others))
     assert set(api.open_sessions) == set(ids)
 
 

@@ -267,15 +267,19 @@ def keep_alive_and_fork_async(url: str) -> None:
 
 def keep_alive_and_exit(url: str) -> None:
     """Ends with a session that is kept alive."""
-    LiveAvatarApi(KEY, base_url=url, timeout=20).new_session(session_request(), keep_alive=0.02)
+    api = LiveAvatarApi(KEY, base_url=url, timeout=20)
+    api.new_session(session_request(), keep_alive=0.02)
     time.sleep(0.2)
+    vars(sys)["kept"] = api  # until the interpreter has ended
 
 
 async def keep_alive_and_exit_async(url: str) -> None:
     """Ends with a session that is kept alive."""
     warnings.simplefilter("ignore", ResourceWarning)
-    await AsyncLiveAvatarApi(KEY, base_url=url, timeout=20).new_session(session_request(), keep_alive=0.02)
+    api = AsyncLiveAvatarApi(KEY, base_url=url, timeout=20)
+    await api.new_session(session_request(), keep_alive=0.02)
     await asyncio.sleep(0.2)
+    vars(sys)["kept"] = api  # until the interpreter has ended
 
 
 # Interrupts at moments of the program's own choosing, against servers of its own.

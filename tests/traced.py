@@ -1,6 +1,6 @@
 """A program whose requests Sentry records: `python -m tests.traced FLAVOUR MOMENT`.
 
-It initialises Sentry at the moment. It prints what Sentry recorded of each way to make a client, and the secrets that must not be in it.
+It initialises Sentry at the moment, and prints what Sentry recorded of each kind of client, and the secrets.
 """
 
 from __future__ import annotations

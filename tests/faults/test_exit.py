@@ -161,8 +161,13 @@ def wait_until_stopped(server: FaultServer) -> None:
 
 
 def warned_of(caplog: pytest.LogCaptureFixture, server: FaultServer) -> bool:
-    """Whether one WARNING names the sessions, and recommends `with`."""
-    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and r.name == "liveavatar"]
+    """Whether one WARNING names the sessions, and recommends `with`; it follows the stops."""
+    deadline = time.monotonic() + LONGEST
+    warnings: list[str] = []
+    while not warnings and time.monotonic() < deadline:
+        time.sleep(0.01)
+        warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and r.name == "liveavatar"]
+    (warning,) = warnings
     return names_each([warning], set(server.ledger.starts)) and bool(re.search(r"\bwith\b", warning))
 
 

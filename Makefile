@@ -46,7 +46,7 @@ generate: install ## generate liveavatar_client/ from openapi/liveavatar.yaml
 
 check: lint types contract drift audit coverage ## run the next six targets, as CI does
 
-lint: install ## check style, format, spelling, YAML and workflows
+lint: install prose ## check style, format, spelling, words, YAML and workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
@@ -72,7 +72,7 @@ drift: install ## check that liveavatar_client/ is what the contract generates
 	$(BIN)/python scripts/generate.py --check
 
 # What users install: the package with the extras that are not for work on the project itself.
-EXTRAS      = cli,mock,testing
+EXTRAS      = cli,mock,redis,testing
 COMMA      := ,
 EXTRA_FLAGS = --extra $(subst $(COMMA), --extra ,$(EXTRAS))
 

@@ -23,14 +23,14 @@ AsyncCycle = Callable[[], Awaitable[None]]
 
 
 def trusted() -> ssl.SSLContext | None:
-    """The context for the server's certificate; clients that read SSL_CERT_FILE need none."""
+    """Return a TLS context that trusts the server. Clients that read SSL_CERT_FILE need none."""
     file = os.environ.get("SSL_CERT_FILE")
     return ssl.create_default_context(cafile=file) if file else None
 
 
 @contextlib.contextmanager
 def liveavatar_blocking(base: str) -> Iterator[Cycle]:
-    """LiveAvatarApi."""
+    """Open and close sessions with LiveAvatarApi."""
     from liveavatar import LiveAvatarApi, LiveAvatarNewSessionRequest
 
     with LiveAvatarApi(KEY, base_url=base) as api:
@@ -44,22 +44,22 @@ def liveavatar_blocking(base: str) -> Iterator[Cycle]:
 
 @contextlib.contextmanager
 def httpx_blocking(base: str) -> Iterator[Cycle]:
-    """The same three requests on a bare httpx.Client."""
+    """Send the same three requests through a bare httpx.Client."""
     import httpx
 
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     with httpx.Client(limits=limits, timeout=60) as client:
 
         def post(path: str, headers: dict[str, str], body: Any = None) -> Any:
-            answer = client.post(base + path, headers=headers, json=body)
-            answer.raise_for_status()
-            return answer.json()["data"]
+            response = client.post(base + path, headers=headers, json=body)
+            response.raise_for_status()
+            return response.json()["data"]
 
         def cycle() -> None:
-            minted = post("/sessions/token", {"X-API-KEY": KEY}, BODY)
-            bearer = {"Authorization": f"Bearer {minted['session_token']}"}
+            created = post("/sessions/token", {"X-API-KEY": KEY}, BODY)
+            bearer = {"Authorization": f"Bearer {created['session_token']}"}
             post("/sessions/start", bearer)
-            post("/sessions/stop", bearer, {"session_id": minted["session_id"]})
+            post("/sessions/stop", bearer, {"session_id": created["session_id"]})
 
         yield cycle
 
@@ -80,28 +80,28 @@ async def liveavatar_async(base: str) -> AsyncIterator[AsyncCycle]:
 
 @contextlib.asynccontextmanager
 async def aiohttp_bare(base: str) -> AsyncIterator[AsyncCycle]:
-    """The same three requests on a bare aiohttp session."""
+    """Send the same three requests through a bare aiohttp session."""
     import aiohttp
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=trusted() or True)) as session:
 
         async def post(path: str, headers: dict[str, str], body: Any = None) -> Any:
-            async with session.post(base + path, headers=headers, json=body) as answer:
-                answer.raise_for_status()
-                return (await answer.json())["data"]
+            async with session.post(base + path, headers=headers, json=body) as response:
+                response.raise_for_status()
+                return (await response.json())["data"]
 
         async def cycle() -> None:
-            minted = await post("/sessions/token", {"X-API-KEY": KEY}, BODY)
-            bearer = {"Authorization": f"Bearer {minted['session_token']}"}
+            created = await post("/sessions/token", {"X-API-KEY": KEY}, BODY)
+            bearer = {"Authorization": f"Bearer {created['session_token']}"}
             await post("/sessions/start", bearer)
-            await post("/sessions/stop", bearer, {"session_id": minted["session_id"]})
+            await post("/sessions/stop", bearer, {"session_id": created["session_id"]})
 
         yield cycle
 
 
 @contextlib.asynccontextmanager
 async def pipecat(base: str) -> AsyncIterator[AsyncCycle]:
-    """Pipecat's LiveAvatarApi, its log turned off."""
+    """Open and close sessions with Pipecat's LiveAvatarApi, with its log turned off."""
     import aiohttp
     from loguru import logger
     from pipecat.services.heygen.api_liveavatar import LiveAvatarApi, LiveAvatarNewSessionRequest
@@ -113,9 +113,9 @@ async def pipecat(base: str) -> AsyncIterator[AsyncCycle]:
         request = LiveAvatarNewSessionRequest(avatar_id=AVATAR)
 
         async def cycle() -> None:
-            minted = (await api.create_session_token(request)).data
-            await api.start_session(minted.session_token)
-            await api.stop_session(minted.session_id, minted.session_token)
+            created = (await api.create_session_token(request)).data
+            await api.start_session(created.session_token)
+            await api.stop_session(created.session_id, created.session_token)
 
         yield cycle
 

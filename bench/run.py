@@ -46,9 +46,9 @@ def main() -> None:
         "rounds": options.rounds,
         "cycles": options.cycles,
     }
-    for wire in ("http", "https"):
-        with service(wire) as (base, environment):
-            figures[wire] = measure(base, environment, clients, wire, options, say)
+    for scheme in ("http", "https"):
+        with service(scheme) as (base, environment):
+            figures[scheme] = measure(base, environment, clients, scheme, options, say)
     with service("http") as (base, environment):
         figures["startup"] = startup(base, environment, options.rounds, say)
         figures["memory"] = worker("memory", "liveavatar", base, 1, 10_000, environment)
@@ -62,10 +62,10 @@ def main() -> None:
         Path(options.json).write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def measure(base: str, environment: dict[str, str], clients: list[str], wire: str, options: Any, say: Any) -> Any:
+def measure(base: str, environment: dict[str, str], clients: list[str], scheme: str, options: Any, say: Any) -> Any:
     """CPU per cycle of every client, in turn, so that a slow moment of the machine meets all of them."""
     jobs = []
-    for concurrency in CONCURRENCIES if wire == "http" else (1, 50):
+    for concurrency in CONCURRENCIES if scheme == "http" else (1, 50):
         jobs += [("blocking", name, concurrency) for name in ("liveavatar", "bare httpx") if concurrency <= 500]
         jobs += [("async", name, concurrency) for name in clients]
     # A pool that grows with the square of its connections would take minutes at more.
@@ -74,14 +74,14 @@ def measure(base: str, environment: dict[str, str], clients: list[str], wire: st
     for round_ in range(options.rounds):
         for job in jobs:
             kind, name, concurrency = job
-            progress(f"{wire}: round {round_ + 1} of {options.rounds}, {kind} {name}, {concurrency} at once")
+            progress(f"{scheme}: round {round_ + 1} of {options.rounds}, {kind} {name}, {concurrency} at once")
             counts(base, environment)  # sets them to zero
             cycles = max(options.cycles, 2 * concurrency) if concurrency > 1 else options.cycles // 2
             figure = worker(kind, name, base, concurrency, cycles, environment)
             taken[job].append({**figure, "connections": counts(base, environment)["connections"]})
     progress("")
     rows = []
-    say(f"\n{wire}: CPU milliseconds of the client per session opened and closed (median of {options.rounds})")
+    say(f"\n{scheme}: CPU milliseconds of the client per session opened and closed (median of {options.rounds})")
     say(f"  {'client':<40}{'at once':>8}{'CPU ms':>9}{'ratio':>8}{'wall ms':>9}{'connections':>13}")
     for (kind, name, concurrency), figures in taken.items():
         median = {key: statistics.median(figure[key] for figure in figures) for key in figures[0]}
@@ -146,12 +146,12 @@ def worker(
 
 
 @contextlib.contextmanager
-def service(wire: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """The server in a process of its own; its base URL, and the environment in which clients trust it."""
+def service(scheme: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Run the server in a process of its own; yield its base URL, and the environment in which clients trust it."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     with tempfile.TemporaryDirectory() as folder:
         certificate = []
-        if wire == "https":
+        if scheme == "https":
             import trustme
 
             authority = trustme.CA()
@@ -174,7 +174,7 @@ def service(wire: str) -> Iterator[tuple[str, dict[str, str]]]:
         assert process.stdout is not None
         assert process.stdin is not None
         try:
-            yield f"{wire}://127.0.0.1:{process.stdout.readline().strip()}/v1", environment
+            yield f"{scheme}://127.0.0.1:{process.stdout.readline().strip()}/v1", environment
         finally:
             process.stdin.close()
             process.stdout.close()
@@ -183,15 +183,15 @@ def service(wire: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def counts(base: str, environment: dict[str, str]) -> dict[str, int]:
-    """What the server has counted since it was last asked."""
+    """Return what the server has counted since the last call."""
     import ssl
 
     time.sleep(0.05)
     context = None
     if base.startswith("https"):
         context = ssl.create_default_context(cafile=environment["SSL_CERT_FILE"])
-    with urllib.request.urlopen(base.removesuffix("/v1") + "/counts", context=context) as answer:
-        return json.load(answer)  # type: ignore[no-any-return]
+    with urllib.request.urlopen(base.removesuffix("/v1") + "/counts", context=context) as response:
+        return json.load(response)  # type: ignore[no-any-return]
 
 
 def progress(text: str) -> None:
@@ -202,7 +202,7 @@ def progress(text: str) -> None:
 
 
 def peers() -> str:
-    """What is compared, with versions."""
+    """Return the compared packages with their versions."""
     names = {"pipecat-ai": "Pipecat", "aiohttp": "aiohttp", "httpx": "httpx", "httpcore": "httpcore"}
     found = []
     for package, name in names.items():

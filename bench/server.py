@@ -1,4 +1,4 @@
-"""A server that does as little as can be: canned answers, and counters that it gives at GET /counts.
+"""A server that does as little as can be: canned responses, and counters that it gives at GET /counts.
 
 Run as `python -m bench.server [CERTIFICATE KEY]`; it prints its port and serves until its standard input ends.
 """
@@ -14,7 +14,7 @@ import sys
 ID = "00000000-0a1b-4c2d-8e3f-0a1b2c3d4e5f"
 TOKEN = "t" * 300
 
-ANSWERS = {
+RESPONSES = {
     b"token": (b"200 OK", {"session_id": ID, "session_token": ID + TOKEN}),
     b"start": (
         b"201 Created",
@@ -38,10 +38,10 @@ def packed(status: bytes, body: bytes) -> bytes:
 
 BODIES = {
     name: packed(status, json.dumps({"code": 1000, "data": data, "message": "Success"}).encode())
-    for name, (status, data) in ANSWERS.items()
+    for name, (status, data) in RESPONSES.items()
 }
 
-minted = itertools.count()
+created = itertools.count()
 counts = {"connections": 0, "requests": 0, "token": 0, "start": 0, "stop": 0}
 
 
@@ -63,9 +63,9 @@ class Service(asyncio.Protocol):
             if len(self.buffer) < end + 4 + length:
                 return
             self.buffer = self.buffer[end + 4 + length :]
-            self.answer(head)
+            self.response(head)
 
-    def answer(self, head: bytes) -> None:
+    def response(self, head: bytes) -> None:
         path = head.split(b" ", 2)[1]
         if path == b"/counts":
             counts["connections"] -= 1  # the one that asks
@@ -77,7 +77,7 @@ class Service(asyncio.Protocol):
         counts[name.decode()] += 1
         body = BODIES[name]
         if name == b"token":
-            body = body.replace(ID[:8].encode(), b"%08x" % next(minted))
+            body = body.replace(ID[:8].encode(), b"%08x" % next(created))
         elif name == b"start":  # the session's id stands at the head of its token
             at = head.lower().find(b"bearer ") + 7
             body = body.replace(ID[:8].encode(), head[at : at + 8])

@@ -1,7 +1,7 @@
 """Lint the contract with Redocly by the rules of redocly.yaml.
 
 The linter is a program for Node.js. Both come pinned and without a system-wide installation: Node.js from the
-development environment, the linter from npm, once; afterwards npm's cache answers and no network is needed.
+development environment, the linter from npm, once; afterwards npm's cache has it and no network is needed.
 """
 
 import os

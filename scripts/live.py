@@ -293,12 +293,12 @@ def token(service: Service, report: Report) -> None:
 @check(Assumption.TOKEN_STATUS, Assumption.REASON_WITHOUT_BODY)
 def lite(service: Service, report: Report) -> None:
     """Check one session from its token to after its end."""
-    minted = service.token()
-    report.confirm(Assumption.TOKEN_STATUS, when=minted.status == 200, else_came=minted)
-    report.confirm(Assumption.TOKEN_CODE, when=minted.code == 1000, else_came=minted)
-    if not isinstance(minted.data, dict):
-        raise NotTriedError(f"no session token: {minted}")
-    session = Session(str(minted.data.get("session_id")), str(minted.data.get("session_token")))
+    created = service.token()
+    report.confirm(Assumption.TOKEN_STATUS, when=created.status == 200, else_came=created)
+    report.confirm(Assumption.TOKEN_CODE, when=created.code == 1000, else_came=created)
+    if not isinstance(created.data, dict):
+        raise NotTriedError(f"no session token: {created}")
+    session = Session(str(created.data.get("session_id")), str(created.data.get("session_token")))
     claims = claims_of(session.token)
     mode = (claims.get("start_session_data") or {}).get("mode")
     report.confirm(

@@ -448,7 +448,7 @@ FAST = (
 
 
 def test_service_ends_the_session(run: Run) -> None:
-    """new notices that the service has ended the session, and says why and what it has cost."""
+    """New notices that the service has ended the session, and says why and what it has cost."""
     with mock_server(idle_timeout=1) as server:
         run.env |= {"LIVEAVATAR_BASE_URL": server.base_url, "LIVEAVATAR_API_KEY": server.api_key}
         with run.start(
@@ -463,7 +463,7 @@ def test_service_ends_the_session(run: Run) -> None:
 
 
 def test_service_ends_the_session_json(run: Run) -> None:
-    """new --json says what the service has recorded."""
+    """New --json says what the service has recorded."""
     with mock_server(credits=5) as server:
         run.env |= {"LIVEAVATAR_BASE_URL": server.base_url, "LIVEAVATAR_API_KEY": server.api_key}
         arguments = ("new", "--avatar-id", AVATAR, "--mode", "full", "--max-duration", "1", "--json")
@@ -584,7 +584,7 @@ def sessions(server: MockServer) -> Iterator[list[str]]:
 
 
 def test_list(run: Run, server: MockServer, sessions: list[str]) -> None:
-    """list prints a line for each running session, and --historic one for each that has ended."""
+    """List prints a line for each running session, and --historic one for each that has ended."""
     done = run("list")
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split("\t") for line in done.stdout.splitlines()]
@@ -599,7 +599,7 @@ def test_list(run: Run, server: MockServer, sessions: list[str]) -> None:
 
 
 def test_list_json(run: Run, sessions: list[str]) -> None:
-    """list --json prints an array with all that the service tells."""
+    """List --json prints an array with all that the service tells."""
     listed = json.loads(run("list", "--json").stdout)
     assert {session["id"] for session in listed} == set(sessions)
     assert {session["credits_consumed"] for session in listed} == {1, 2}
@@ -607,7 +607,7 @@ def test_list_json(run: Run, sessions: list[str]) -> None:
 
 
 def test_list_limit(run: Run, sessions: list[str]) -> None:
-    """list prints at most --limit sessions, and says so if there are more."""
+    """List prints at most --limit sessions, and says so if there are more."""
     done = run("list", "--limit", "1")
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == "There are more sessions than --limit 1.\n"
@@ -638,7 +638,7 @@ def test_list_of_none_on_a_terminal(run: Run) -> None:
 
 
 def test_show(run: Run, sessions: list[str]) -> None:
-    """show prints the state, the duration and the cost of a session."""
+    """Show prints the state, the duration and the cost of a session."""
     shown = run("show", sessions[1]).stdout
     for row in (f"Session   {sessions[1]}", "State     running", "Mode      FULL", "Cost      2 credits"):
         assert row in shown
@@ -647,7 +647,7 @@ def test_show(run: Run, sessions: list[str]) -> None:
 
 
 def test_show_transcript(run: Run, sessions: list[str]) -> None:
-    """show --transcript prints what was said."""
+    """Show --transcript prints what was said."""
     assert "There is no transcript." in run("show", sessions[0], "--transcript").stdout
     line = re.compile(r"^avatar    \[made up by the mock server\] \w", re.MULTILINE)
     eventually(lambda: line.search(run("show", sessions[1], "--transcript").stdout))
@@ -658,7 +658,7 @@ def test_show_transcript(run: Run, sessions: list[str]) -> None:
 
 
 def test_show_unknown(run: Run) -> None:
-    """show of an unknown session is code 1."""
+    """Show of an unknown session is code 1."""
     done = run("show", AVATAR)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("Error: ")
@@ -668,7 +668,7 @@ def test_show_unknown(run: Run) -> None:
 
 
 def test_close_several(run: Run, server: MockServer) -> None:
-    """close stops several sessions and reports the outcome of each."""
+    """Close stops several sessions and reports the outcome of each."""
     with LiveAvatarApi(server.api_key, base_url=server.base_url) as api:
         ids = [api.new_session(LiveAvatarNewSessionRequest(avatar_id=AVATAR)).session_id for _ in range(2)]
         unknown = "00000000-0000-4000-8000-000000000000"
@@ -682,7 +682,7 @@ def test_close_several(run: Run, server: MockServer) -> None:
 
 
 def test_close_without_a_service(run: Run) -> None:
-    """close reports that the session may be running if the service cannot be reached."""
+    """Close reports that the session may be running if the service cannot be reached."""
     done = run("close", AVATAR, "--base-url", "http://127.0.0.1:9")
     assert done.returncode == 3
     error, *rest = done.stderr.splitlines()
@@ -713,7 +713,7 @@ def test_failed_stop(run: Run, env: dict[str, str]) -> None:
 
 
 def test_interrupted_close(run: Run) -> None:
-    """close that is interrupted reports that the session may be running."""
+    """Close that is interrupted reports that the session may be running."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         command = run.start(
             "close", AVATAR, "--base-url", f"http://127.0.0.1:{silent.getsockname()[1]}", stderr=subprocess.PIPE
@@ -730,7 +730,7 @@ def test_interrupted_close(run: Run) -> None:
 
 
 def test_close_all(run: Run, server: MockServer, sessions: list[str]) -> None:
-    """close --all --yes stops every running session of the account."""
+    """Close --all --yes stops every running session of the account."""
     done = run("close", "--all", "--yes")
     assert done.returncode == 0
     assert {line.removesuffix(" stopped") for line in done.stdout.splitlines()} == set(sessions)
@@ -740,7 +740,7 @@ def test_close_all(run: Run, server: MockServer, sessions: list[str]) -> None:
 
 @pytest.mark.parametrize(("reply", "code"), [("n\n", 1), ("\n", 1), ("y\n", 0)])
 def test_close_all_asks(run: Run, server: MockServer, sessions: list[str], reply: str, code: int) -> None:
-    """close --all lists the sessions and asks first; only a yes stops them."""
+    """Close --all lists the sessions and asks first; only a yes stops them."""
     terminal = Terminal(run, "close", "--all")
     terminal.until("Stop these 2 sessions? [y/N]")
     assert all(session in terminal.seen for session in sessions)
@@ -777,7 +777,7 @@ def owners(run: Run) -> Iterator[dict[str, str]]:
 
 
 def test_recover(run: Run, server: MockServer, owners: dict[str, str]) -> None:
-    """recover stops the session of the dead process, and only that."""
+    """Recover stops the session of the dead process, and only that."""
     assert set(server.running_sessions) == set(owners.values())
     done = run("recover", "--ledger", "ledger.db")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{owners['dead']} stopped\n", "")
@@ -789,7 +789,7 @@ def test_recover(run: Run, server: MockServer, owners: dict[str, str]) -> None:
 
 
 def test_list_owners(run: Run, owners: dict[str, str]) -> None:
-    """list says whose owner is dead, if it has a ledger."""
+    """List says whose owner is dead, if it has a ledger."""
     other = json.loads(run("new", "--sandbox", "--detach", "--json").stdout)["session_id"]
     listed = [line.split("\t") for line in run("list", "--ledger", "ledger.db").stdout.splitlines()]
     assert {line[0]: line[7] for line in listed} == {owners["dead"]: "dead", owners["alive"]: "alive", other: ""}
@@ -806,7 +806,7 @@ def test_list_owners(run: Run, owners: dict[str, str]) -> None:
 
 
 def test_recover_elsewhere(run: Run, server: MockServer, owners: dict[str, str]) -> None:
-    """recover does not touch the sessions of another service."""
+    """Recover does not touch the sessions of another service."""
     done = run("recover", "--ledger", "ledger.db", "--base-url", "http://127.0.0.1:9")
     assert (done.returncode, done.stdout) == (0, "There is no session to recover.\n")
     assert set(server.running_sessions) == set(owners.values())
@@ -961,7 +961,7 @@ def test_unreadable_dotenv(run: Run) -> None:
 
 
 def test_doctor_session(run: Run, server: MockServer) -> None:
-    """doctor --session opens and closes a session, and finds nothing wrong with the mock server."""
+    """Doctor --session opens and closes a session, and finds nothing wrong with the mock server."""
     done = run("doctor", "--session")
     assert done.returncode == 0, done.stdout
     assert {line.split()[0] for line in done.stdout.splitlines()} == {"ok"}
@@ -971,7 +971,7 @@ def test_doctor_session(run: Run, server: MockServer) -> None:
 
 
 def test_doctor_starts_nothing(run: Run, server: MockServer) -> None:
-    """doctor starts no session without --session."""
+    """Doctor starts no session without --session."""
     assert run("doctor").returncode == 0
     assert server.requests == {"token": 1, "start": 0, "stop": 0}
 
@@ -994,7 +994,7 @@ def test_doctor_starts_nothing(run: Run, server: MockServer) -> None:
     ids=str,
 )
 def test_doctor_failures(run: Run, settings: Mapping[str, str], line: str) -> None:
-    """doctor names what is wrong."""
+    """Doctor names what is wrong."""
     run.env.update(settings)
     done = run("doctor")
     assert done.returncode == 1
@@ -1004,7 +1004,7 @@ def test_doctor_failures(run: Run, settings: Mapping[str, str], line: str) -> No
 
 @pytest.mark.parametrize("path", ["/v2", "/v1/sessions", "/api/v1"])
 def test_doctor_wrong_path(run: Run, server: MockServer, path: str) -> None:
-    """doctor names a base URL with a wrong path and suggests the right one."""
+    """Doctor names a base URL with a wrong path and suggests the right one."""
     done = run("doctor", "--base-url", server.url + path)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-2:] == [
@@ -1014,7 +1014,7 @@ def test_doctor_wrong_path(run: Run, server: MockServer, path: str) -> None:
 
 
 def test_doctor_tls_to_plain_http(run: Run, server: MockServer) -> None:
-    """doctor names https:// in the address of a server that speaks plain HTTP."""
+    """Doctor names https:// in the address of a server that speaks plain HTTP."""
     done = run("doctor", "--base-url", f"https://127.0.0.1:{server.port}")
     assert done.returncode == 1
     assert done.stdout.splitlines()[-2:] == [
@@ -1024,7 +1024,7 @@ def test_doctor_tls_to_plain_http(run: Run, server: MockServer) -> None:
 
 
 def test_doctor_plain_http_to_tls(run: Run, gateway: str) -> None:
-    """doctor names http:// in the address of a server that speaks TLS."""
+    """Doctor names http:// in the address of a server that speaks TLS."""
     done = run("doctor", "--base-url", gateway.replace("https:", "http:"))
     assert done.returncode == 1
     assert done.stdout.splitlines()[-2:] == [
@@ -1034,7 +1034,7 @@ def test_doctor_plain_http_to_tls(run: Run, gateway: str) -> None:
 
 
 def test_doctor_no_mock_server(run: Run) -> None:
-    """doctor says how to start a mock server where none listens."""
+    """Doctor says how to start a mock server where none listens."""
     done = run("doctor", "--base-url", "http://127.0.0.1:9")
     assert "fail TCP       no server listens at 127.0.0.1:9" in done.stdout
     assert "liveavatar mock" in done.stdout
@@ -1042,7 +1042,7 @@ def test_doctor_no_mock_server(run: Run) -> None:
 
 
 def test_doctor_finds_a_mock_server(run: Run, server: MockServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """doctor finds a mock server that runs at its default port although the settings do not name it."""
+    """Doctor finds a mock server that runs at its default port although the settings do not name it."""
     monkeypatch.setattr(_doctor, "_MOCK_PORT", server.port)
     assert _doctor._mock_hint(9).startswith(f"A mock server runs at {server.url}")
 
@@ -1052,7 +1052,7 @@ def test_doctor_finds_a_mock_server(run: Run, server: MockServer, monkeypatch: p
     [(">=1", "ok"), ("<99,>=1", "ok"), ("<99", "ok"), (">=99", "fail"), ("<1,>=0.5", "fail"), ("", "ok")],
 )
 def test_doctor_libraries(monkeypatch: pytest.MonkeyPatch, bounds: str, state: str) -> None:
-    """doctor names a library that is older or newer than the package accepts."""
+    """Doctor names a library that is older or newer than the package accepts."""
     requirements = [f"click{bounds}; extra == 'cli'", "absent>=1; extra == 'mock'"]
     monkeypatch.setattr(_doctor.metadata, "requires", lambda _: requirements)
     result = _doctor._check_libraries()
@@ -1061,14 +1061,14 @@ def test_doctor_libraries(monkeypatch: pytest.MonkeyPatch, bounds: str, state: s
 
 
 def test_doctor_clock() -> None:
-    """doctor compares the clocks."""
+    """Doctor compares the clocks."""
     assert _doctor._check_clock(None).state == "ok"
     assert _doctor._check_clock(format_datetime(datetime.now(UTC))).state == "ok"
     assert _doctor._check_clock("Mon, 01 Jan 2024 00:00:00 GMT").state == "warn"
 
 
 def test_doctor_on_a_terminal(run: Run) -> None:
-    """doctor wraps its lines on a terminal."""
+    """Doctor wraps its lines on a terminal."""
     run.env["LIVEAVATAR_API_KEY"] = ""
     terminal = Terminal(run, "doctor")
     assert terminal.end() == 1
@@ -1105,7 +1105,7 @@ def gateway(tmp_path: Path) -> Iterator[str]:
 
 
 def test_doctor_certificate(run: Run, gateway: str) -> None:
-    """doctor names a certificate that is not trusted."""
+    """Doctor names a certificate that is not trusted."""
     done = run("doctor", "--base-url", gateway)
     assert done.returncode == 1
     assert "fail TLS       the certificate is not trusted" in done.stdout
@@ -1113,7 +1113,7 @@ def test_doctor_certificate(run: Run, gateway: str) -> None:
 
 
 def test_doctor_service_down(run: Run, gateway: str) -> None:
-    """doctor tells failures of the service from those of this machine."""
+    """Doctor tells failures of the service from those of this machine."""
     run.env["SSL_CERT_FILE"] = str(run.folder / "ca.pem")
     done = run("doctor", "--base-url", gateway)
     assert done.returncode == 1
@@ -1127,7 +1127,7 @@ def test_doctor_service_down(run: Run, gateway: str) -> None:
 
 
 def test_mock(run: Run) -> None:
-    """mock runs a mock server until Ctrl-C."""
+    """Mock runs a mock server until Ctrl-C."""
     with run.start("mock", "--port", "0", "--credits", "5", stdout=subprocess.PIPE) as command:
         assert command.stdout
         assert command.stdout.readline().startswith(b"export LIVEAVATAR_BASE_URL=http://127.0.0.1:")
@@ -1145,7 +1145,7 @@ def test_mock_help(run: Run) -> None:
 
 
 def test_demo(run: Run, server: MockServer) -> None:
-    """demo opens sessions and leaves none running."""
+    """Demo opens sessions and leaves none running."""
     done = run("demo")
     assert done.returncode == 0, done.stderr
     assert server.requests["start"] >= 1

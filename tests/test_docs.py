@@ -172,7 +172,7 @@ def check_types(*command: str | Path, folder: Path) -> None:
 
 
 def test_examples_pass_mypy(typed_examples: Path, tmp_path: Path) -> None:
-    """mypy --strict finds no error in the examples."""
+    """Mypy --strict finds no error in the examples."""
     pytest.importorskip("mypy", reason="mypy is not installed")
     config = tmp_path / "mypy.ini"
     config.write_text(f"[mypy]\nstrict = True\nfollow_imports = silent\nmypy_path = {ROOT / 'wrapper'}:{ROOT}\n")
@@ -180,7 +180,7 @@ def test_examples_pass_mypy(typed_examples: Path, tmp_path: Path) -> None:
 
 
 def test_examples_pass_pyright(typed_examples: Path) -> None:
-    """pyright finds no error in the examples."""
+    """Pyright finds no error in the examples."""
     pytest.importorskip("pyright", reason="pyright is not installed")
     config = typed_examples / "pyrightconfig.json"
     config.write_text(json.dumps({"include": ["."], "extraPaths": [str(ROOT / "wrapper"), str(ROOT)]}))

@@ -36,7 +36,9 @@ from liveavatar import (
     ServerError,
     SessionTokenNotFoundError,
     _calls,
+    _cleanup,
     _flows,
+    _operations,
 )
 from liveavatar._config import Config
 from liveavatar._constants import CLEANUP_RETRY_DELAYS, CLEANUP_TIMEOUT
@@ -379,9 +381,9 @@ class Harness:
 @pytest.fixture
 def harness(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Harness]:
     clock, random = FakeClock(), FakeRandom()
-    for module in (_calls, _flows):
+    for module in (_calls, _cleanup, _flows, _operations):
         monkeypatch.setattr(module, "time", clock)
-        monkeypatch.setattr(module, "random", random)
+        monkeypatch.setattr(module, "random", random, raising=False)
     harness = Harness(clock, random, caplog)
     yield harness
     for driver in harness.drivers:

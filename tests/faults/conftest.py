@@ -84,7 +84,7 @@ def fast_retries(monkeypatch: pytest.MonkeyPatch) -> FastRetries:
 def short_cleanup(monkeypatch: pytest.MonkeyPatch) -> float:
     """The time a stop may take behind the caller's back, shortened."""
     seconds = 0.6
-    for module in ("_flows", "_shutdown", "_transports._blocking", "_transports._asyncio"):
+    for module in ("_flows", "_cleanup", "_shutdown", "_transports._blocking", "_transports._asyncio"):
         monkeypatch.setattr(f"liveavatar.{module}.CLEANUP_TIMEOUT", seconds)
     return seconds
 

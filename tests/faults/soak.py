@@ -156,7 +156,7 @@ def soak(flavour: str, number: int, seed: int) -> tuple[Figures, Figures, int]:
         with (
             service(seed) as (url, end),
             unittest.mock.patch("liveavatar._calls.random", types.SimpleNamespace(uniform=_uniform)),
-            unittest.mock.patch("liveavatar._flows.CLEANUP_RETRY_DELAYS", (0.01, 0.02, 0.1, 0.5)),
+            unittest.mock.patch("liveavatar._cleanup.CLEANUP_RETRY_DELAYS", (0.01, 0.02, 0.1, 0.5)),
             client(flavour, "CANARY-api-key", base_url=url, timeout=30.0) as api,
         ):
             failed = cycles(api, number // 10)

@@ -138,10 +138,10 @@ def test_end_of_a_forked_child(name: str, server: FaultServer) -> None:
     own = name == "forked_with_its_own"
     with program(name, server) as running:
         running.says("open: 1")
-        parents, *childs = server.ledger.starts
+        parents, *children = server.ledger.starts
         assert server.running == {parents}
-        assert server.ledger.stops == childs
-        assert len(childs) == own
+        assert server.ledger.stops == children
+        assert len(children) == own
         running.tell("go on")
         told = running.ends()
     assert server.running == set(), told

@@ -329,7 +329,9 @@ def test_failing_stop(
         assert caught.value.session_may_be_running is True
         assert caught.value.session_id == session_id
         assert sum(session_id in note for note in caught.value.__notes__) == 1
-        assert len([r for r in caplog.records if r.levelname == "WARNING" and session_id in r.getMessage()]) == 1
+        # A client of an earlier test may be garbage-collected meanwhile, with a warning of its own.
+        warnings = [record for record in caplog.records if record.getMessage().startswith(f"Session {session_id} ")]
+        assert [record.levelname for record in warnings] == ["WARNING"]
         assert api.open_sessions == (session_id,)
         assert server.counts == (1, 1, 3)
         assert server.running == {session_id}

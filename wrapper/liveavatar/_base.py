@@ -20,6 +20,9 @@ _parent_transports: list[object] = []
 """Transports inherited by a fork, referenced so that collecting them does not close the parent's sockets."""
 
 
+NO_LEDGER = "This client has no ledger: pass ledger= when you create it."
+
+
 class BaseApi:
     """Settings and open sessions of a client."""
 

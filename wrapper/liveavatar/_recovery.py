@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import weakref
 from datetime import UTC, datetime
 
 from ._calls import logger
 from ._config import Config
-from ._constants import CLEANUP_TIMEOUT, RECOVERY_INTERVAL
+from ._constants import CLEANUP_TIMEOUT, RECOVERED_START_AGE, RECOVERY_INTERVAL
 from ._flows import Flows
+from ._redaction import Secret
+from ._schema import stop_request
+from ._sessions import Session
 from ._transports._asyncio import keep_task
 from ._transports._blocking import run
-from .errors import LedgerError
+from .errors import LedgerError, LiveAvatarConnectionError, LiveAvatarError
 from .ledger._protocol import Ledger, LedgerEntry, account_id
 
 
@@ -82,6 +86,55 @@ class _Recovery:
         self._stopped: list[str] = []
         self._has_failed = False
 
+    async def _recover(self) -> None:
+        """Stop the sessions whose owners are dead.
+
+        Raises:
+            LedgerError: The ledger could not be read or written.
+            LiveAvatarError: A session could not be stopped. It belongs to this client now, and the next call tries it
+                again.
+        """
+        failures: list[LiveAvatarError] = []
+
+        async def stop(session: Session | None) -> None:
+            if session is not None:
+                try:
+                    await self._stop(session)
+                except LiveAvatarConnectionError:
+                    raise  # the others are left to the next call, or to another process
+                except LiveAvatarError as error:
+                    failures.append(error)
+
+        for session in self._flows.sessions.all:
+            if session.to_recover:
+                await stop(session)
+        for entry in await self._flows.in_ledger(lambda ledger: ledger.abandoned()):
+            if self._flows.sessions.closed:
+                break
+            await stop(await self._claim_shielded(entry))
+        if failures:
+            raise failures[0]
+
+    async def _claim_shielded(self, entry: LedgerEntry) -> Session | None:
+        return await self._flows.io.shield(lambda: self._claim(entry))
+
+    async def _claim(self, entry: LedgerEntry) -> Session | None:
+        if not await self._flows.in_ledger(lambda ledger: ledger.claim(entry.session_id)):
+            return None
+        age = (datetime.now(UTC) - entry.started_at).total_seconds()
+        # The last request of a process that has just died may still be on its way.
+        delay = CLEANUP_TIMEOUT if age < RECOVERED_START_AGE else 0.0
+        return self._flows.sessions.claim(entry.session_id, time.monotonic() + delay)
+
+    async def _stop(self, session: Session) -> None:
+        body, deadline = Secret(stop_request(session.id)), self._flows.deadline()
+        try:
+            await self._flows.io.shield(lambda: self._flows.stop_despite_interrupts(session, deadline, body))
+        finally:
+            if session.ended:
+                self._stopped.append(session.id)
+                logger.info("Session %s was left by a process that has died. It does not run any more.", session.id)
+
     def _take_stopped(self) -> list[str]:
         stopped, self._stopped = self._stopped, []
         return stopped
@@ -123,7 +176,7 @@ class RecoveryThread(_Recovery):
     def recover(self) -> list[str]:
         """Recover sessions, and return the ids of all that were stopped since the last call."""
         with self._lock:
-            run(lambda: self._flows.recover_sessions(self._stopped))
+            run(lambda: self._recover())
             return self._take_stopped()
 
     def close(self) -> None:
@@ -137,7 +190,7 @@ class RecoveryThread(_Recovery):
         while not self._closed.is_set():
             try:
                 with self._lock:
-                    run(lambda: self._flows.recover_sessions(self._stopped))
+                    run(lambda: self._recover())
                 self._has_failed = False
             except Exception as error:
                 self._log(error)
@@ -173,7 +226,7 @@ class RecoveryTask(_Recovery):
     async def recover(self) -> list[str]:
         """Recover sessions, and return the ids of all that were stopped since the last call."""
         async with self._lock:
-            await self._flows.recover_sessions(self._stopped)
+            await self._recover()
             return self._take_stopped()
 
     async def close(self) -> None:
@@ -189,7 +242,7 @@ class RecoveryTask(_Recovery):
     async def _recover_once(self) -> None:
         try:
             async with self._lock:
-                await self._flows.recover_sessions(self._stopped)
+                await self._recover()
             self._has_failed = False
         except Exception as error:
             self._log(error)

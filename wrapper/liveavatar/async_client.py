@@ -23,7 +23,7 @@ from liveavatar_client.models import (
     StopSessionResponse,
 )
 
-from ._base import BaseApi, add_failure_note, raise_first
+from ._base import NO_LEDGER, BaseApi, add_failure_note, raise_first
 from ._calls import IO
 from ._config import parse_credential
 from ._constants import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
@@ -446,8 +446,8 @@ class AsyncLiveAvatarApi(BaseApi):
             LiveAvatarError: There is no ledger, or a session could not be stopped; the next call tries it again.
         """
         self._flows.sessions.ensure_open()
-        if self._flows.recovery is None:
-            await self._run(lambda: self._flows.recover_sessions([]))  # says what is missing
+        if self._recovery is None:
+            raise LiveAvatarError(NO_LEDGER)
         stopped: list[str] = await self._run(self._recovery.recover)
         return stopped
 

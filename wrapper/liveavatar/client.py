@@ -21,7 +21,7 @@ from liveavatar_client.models import (
     StopSessionResponse,
 )
 
-from ._base import BaseApi, add_failure_note, raise_first
+from ._base import NO_LEDGER, BaseApi, add_failure_note, raise_first
 from ._calls import IO
 from ._config import parse_credential
 from ._constants import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
@@ -29,7 +29,7 @@ from ._keep_alive import ThreadWorker, keep_alive_interval
 from ._pagination import MAX_PAGE_SIZE, Pages
 from ._redaction import scrub_traceback
 from ._sessions import Session
-from .errors import SessionTokenNotFoundError
+from .errors import LiveAvatarError, SessionTokenNotFoundError
 from .models import StandardSessionResponse
 
 if TYPE_CHECKING:
@@ -424,8 +424,8 @@ class LiveAvatarApi(BaseApi):
             LiveAvatarError: There is no ledger, or a session could not be stopped; the next call tries it again.
         """
         self._flows.sessions.ensure_open()
-        if self._flows.recovery is None:
-            self._run(lambda: self._flows.recover_sessions([]))  # says what is missing
+        if self._recovery is None:
+            raise LiveAvatarError(NO_LEDGER)
         stopped: list[str] = self._recovery.recover()
         return stopped
 

@@ -203,13 +203,13 @@ A body that is neither JSON in UTF-8 nor a short plain text is left out, because
 
 @pytest.fixture(name="vcr_config", scope="session")
 def _vcr_config() -> dict[str, Any]:
-    """What pytest-recording asks for; a fixture of the same name in your conftest.py goes before it."""
+    """Return the settings for pytest-recording. A fixture of the same name in your conftest.py takes precedence."""
     return {**vcr_config, "allowed_hosts": [r"127\.0\.0\.1$", "::1$", "localhost$"]}
 
 
 @pytest.fixture
 def liveavatar_mock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[MockServer]:
-    """A LiveAvatar service on this machine for one test; clients made without arguments talk to it.
+    """Run a mock server for one test. Clients that are created without arguments talk to it.
 
     To set it up, for example with room for one session:
     `@pytest.mark.parametrize("liveavatar_mock", [{"max_concurrent": 1}], indirect=True)`.

@@ -261,7 +261,7 @@ def _stop_anyio_cancellation() -> contextlib.AbstractContextManager[Any]:
 
 
 def keep_task(task: asyncio.Task[T]) -> asyncio.Task[T]:
-    """Reference a task until it is done, and return it."""
+    """Keep a reference to a task until it is done, and return the task."""
     _background_tasks.add(task)
     task.add_done_callback(_on_task_done)
     return task

@@ -17,6 +17,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m livea
 
     Args:
         arguments: command line arguments; None for those of this process.
+        prog: the name of the command in its help.
 
     Returns:
         The argument for ``sys.exit``: 0 after Ctrl-C, a message if the server could not start.

@@ -127,7 +127,7 @@ class MockServer:
 def mock_server(
     port: int = 0, *, host: str = "127.0.0.1", **settings: Unpack[SettingsKeywords]
 ) -> Iterator[MockServer]:
-    """Run a mock server in the background: ``with mock_server(rate_limit=5) as service: ...``.
+    """Run a mock server in the background, for the length of a ``with`` block.
 
     Args:
         port: TCP port; 0 takes a free one.

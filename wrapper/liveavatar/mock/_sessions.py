@@ -6,7 +6,7 @@
        └─────────────────────stop───────────────────────▲
 
 No thread runs in the background. A heap holds the next time at which something may happen to each running session.
-Whoever asks for a session first settles all that has become due.
+The caller that asks for a session first settles all that has become due.
 """
 
 from __future__ import annotations

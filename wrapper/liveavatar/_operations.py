@@ -1,0 +1,177 @@
+"""The operations that need one call: each method sends one request, and repeats it where that is safe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from liveavatar_client.models import (
+    LiveAvatarSessionResponse,
+    SessionInfo,
+    SessionPage,
+    SessionTokenResponse,
+    SessionTranscript,
+    StopReason,
+    StopSessionResponse,
+)
+
+from ._arguments import check_params, check_request, check_session_id, check_timestamp
+from ._calls import IO, call, logger
+from ._config import Config
+from ._endpoints import (
+    CREATE_TOKEN,
+    DELETE_EVENTS,
+    GET,
+    KEEP_ALIVE,
+    LIST,
+    START,
+    STOP,
+    TRANSCRIPT,
+    custom,
+    has_ended,
+    is_unknown_path,
+)
+from ._redaction import Secret, redact
+from ._schema import session_request, stop_request
+from ._sessions import Session, Sessions
+from .errors import AuthenticationError, LiveAvatarError, NotFoundError
+
+if TYPE_CHECKING:
+    from ._recovery import AccountLedger
+
+T = TypeVar("T")
+
+
+class Operations:
+    """The operations of one client, and the sessions that it has opened."""
+
+    def __init__(self, config: Config, io: IO, sessions: Sessions | None = None) -> None:
+        self._config = config
+        self.io = io
+        self.sessions = Sessions() if sessions is None else sessions
+
+    async def create_session_token(self, request: object) -> SessionTokenResponse:
+        """Create a session token."""
+        body = Secret(session_request(request))
+        return await call(self.io, self._config, CREATE_TOKEN, None, self.deadline(), body)
+
+    async def start_session(self, token: Secret[str]) -> LiveAvatarSessionResponse:
+        """Start the session of a token, without retries: only the owner of the token knows whether one is right."""
+        return await call(self.io, self._config, START, token, self.deadline(), max_retries=0)
+
+    async def stop_session(
+        self, session_id: str, token: Secret[str] | None, reason: StopReason | str | None
+    ) -> StopSessionResponse:
+        """Stop any session of the account."""
+        body = Secret(stop_request(check_session_id(session_id), reason))
+        return await call(self.io, self._config, STOP, token, self.deadline(), body, session_id=session_id)
+
+    async def keep_session_alive(self, session_id: str) -> None:
+        """Reset the idle timer of a session, with its token if this client has opened it."""
+        session = self.sessions.find(check_session_id(session_id)) or Session(session_id, None)
+        try:
+            await self._keep_alive(session, self.deadline(), None)
+        except LiveAvatarError as error:
+            await self._note_end(session, error)
+            raise
+
+    async def keep_alive_once(self, session: Session, seconds: float) -> bool:
+        """Reset the idle timer of a session of this client; return False if the session has ended."""
+        try:
+            await self._keep_alive(session, time.monotonic() + min(seconds, self._config.timeout), 0)
+        except LiveAvatarError as error:
+            if not await self._note_end(session, error):
+                raise
+            return False
+        return True
+
+    async def _keep_alive(self, session: Session, deadline: float, max_retries: int | None) -> None:
+        body = Secret({"session_id": session.id})
+        for token in credentials(session):
+            try:
+                await call(
+                    self.io,
+                    self._config,
+                    KEEP_ALIVE,
+                    token,
+                    deadline,
+                    body,
+                    session_id=session.id,
+                    max_retries=max_retries,
+                )
+                return
+            except AuthenticationError:
+                if token is None:
+                    raise
+
+    async def _note_end(self, session: Session, error: LiveAvatarError) -> bool:
+        """Remove a session that has ended, as an error says; return whether it does."""
+        ended = has_ended(error) and not is_unknown_path(error)
+        if ended and self.sessions.discard_ended(session):
+            logger.info("Session %s has ended: %s", session.id, message(error))
+            await self._remove_from_ledger(session.id)
+        return ended
+
+    async def list_page(self, query: Mapping[str, Any]) -> SessionPage:
+        """Return one page of the list of sessions."""
+        return (await call(self.io, self._config, LIST, None, self.deadline(), query=query)).data
+
+    async def get_session(self, session_id: str) -> SessionInfo:
+        """Return what the service records about a session."""
+        path = {"session_id": check_session_id(session_id)}
+        response = await call(self.io, self._config, GET, None, self.deadline(), path=path, session_id=session_id)
+        if response.data is None:
+            error = NotFoundError("200 The service has no such session.", 200, "")
+            error.endpoint, error.session_id = GET.full_path, session_id
+            raise error
+        return response.data
+
+    async def get_session_transcript(self, session_id: str, start: int | None, end: int | None) -> SessionTranscript:
+        """Return the transcript of a session."""
+        path = {"session_id": check_session_id(session_id)}
+        query = {
+            "start_timestamp": check_timestamp(start, "start_timestamp"),
+            "end_timestamp": check_timestamp(end, "end_timestamp"),
+        }
+        response = await call(
+            self.io, self._config, TRANSCRIPT, None, self.deadline(), path=path, query=query, session_id=session_id
+        )
+        return response.data
+
+    async def delete_session_events(self, session_id: str) -> None:
+        """Delete the stored events of a session."""
+        path = {"session_id": check_session_id(session_id)}
+        await call(self.io, self._config, DELETE_EVENTS, None, self.deadline(), path=path, session_id=session_id)
+
+    async def request(
+        self, method: str, path: str, json: object, params: Mapping[str, Any] | None, idempotent: bool | None
+    ) -> Any:
+        """Call an endpoint that has no method."""
+        method, path = check_request(method, path)
+        endpoint = custom(method, path, idempotent=method == "GET" if idempotent is None else idempotent)
+        body = None if json is None else Secret(json)
+        return await call(self.io, self._config, endpoint, None, self.deadline(), body, query=check_params(params))
+
+    async def _remove_from_ledger(self, session_id: str) -> None:
+        if self.sessions.ledger is not None:
+            await self.in_ledger(lambda ledger: ledger.remove(session_id))
+
+    async def in_ledger(self, operation: Callable[[AccountLedger], T]) -> T:
+        """Perform an operation on the ledger. A cancellation does not leave it half done."""
+        ledger = self.sessions.ledger
+        assert ledger is not None
+        return await self.io.shield(lambda: self.io.call_blocking(lambda: operation(ledger)))
+
+    def deadline(self) -> float:
+        """Return the time on `time.monotonic` at which a call that begins now must have ended."""
+        return time.monotonic() + self._config.timeout
+
+
+def credentials(session: Session) -> tuple[Secret[str] | None, ...]:
+    """Return the tokens to try for a session; None is the API key."""
+    return (None,) if session.token is None else (session.token, None)
+
+
+def message(error: BaseException) -> str:
+    return redact(str(error)) or type(error).__name__

@@ -212,8 +212,12 @@ def test_dead_connections_do_not_cost_the_client_its_end(pool: str, fast_retries
 
 @pytest.mark.row("H8")
 @over_few_pools
-def test_dead_connections_do_not_cost_a_cleanup(pool: str, short_cleanup: float, fast_retries: FastRetries) -> None:
+def test_dead_connections_do_not_cost_a_cleanup(
+    pool: str, short_cleanup: float, fast_retries: FastRetries, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The stop of a failed start takes a fresh connection: old ones may all be dead."""
+    for module in ("_flows", "_transports._blocking", "_transports._asyncio"):
+        monkeypatch.setattr(f"liveavatar.{module}.CLEANUP_TIMEOUT", 3 * short_cleanup)  # for more than one attempt
     with driven(pool, timeout=0.8) as (server, api):
         old = with_idle_connections(server, api)
 

@@ -72,7 +72,7 @@ drift: install ## check that liveavatar_client/ is what the contract generates
 	$(BIN)/python scripts/generate.py --check
 
 # What users install: the package with the extras that are not for work on the project itself.
-EXTRAS      = cli,mock,testing
+EXTRAS      = cli,mock,redis,testing
 COMMA      := ,
 EXTRA_FLAGS = --extra $(subst $(COMMA), --extra ,$(EXTRAS))
 

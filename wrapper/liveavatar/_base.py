@@ -47,9 +47,9 @@ class BaseApi:
         io, leftover_io = self._new_io()
         self._own_flows = flows = Flows(self._config, io)
         if self._ledger is not None:
-            from . import _recovery  # imported when needed: most clients have no ledger
+            from ._account_ledger import AccountLedger  # imported when needed: most clients have no ledger
 
-            flows.sessions.ledger = _recovery.AccountLedger(self._ledger, self._config)
+            flows.sessions.ledger = AccountLedger(self._ledger, self._config)
             flows.recovery = self._recovery = self._new_recovery(flows)
         _shutdown.watch(self, self._config, self._own_flows.sessions, leftover_io)
 

@@ -99,7 +99,8 @@ class AsyncLiveAvatarApi(BaseApi):
 
     def _new_io(self) -> tuple[IO, IO | None]:
         from ._transports._aiohttp import AiohttpTransport  # imported late, to keep our import light
-        from ._transports._asyncio import AsyncIO, HttpxTransport
+        from ._transports._async_httpx import HttpxTransport
+        from ._transports._asyncio import AsyncIO
 
         self._transport: AsyncTransport
         if self._http_client is not None:

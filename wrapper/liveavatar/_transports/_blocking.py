@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from .._constants import CLEANUP_TIMEOUT
+from .._constants import CLEANUP_TIMEOUT, INTERRUPT_INTERVAL
 from .._proxies import proxy_from_environment
 from ..errors import LiveAvatarConnectionError, LiveAvatarTimeoutError
 from ._base import Request, Response, find_foreign, with_read_error
@@ -135,7 +135,9 @@ class BlockingIO:
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
-        time.sleep(seconds)  # noqa: ASYNC251  # blocking by design
+        until = time.monotonic() + seconds
+        while (remaining := until - time.monotonic()) > 0:
+            time.sleep(min(remaining, INTERRUPT_INTERVAL))  # noqa: ASYNC251  # blocking by design
 
     async def run_all(self, works: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
         """Do one piece of work after another."""

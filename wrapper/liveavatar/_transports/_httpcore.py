@@ -13,11 +13,8 @@ from typing import Any
 import httpcore
 import httpx
 
-from .._constants import KEEPALIVE_EXPIRY
+from .._constants import INTERRUPT_INTERVAL, KEEPALIVE_EXPIRY
 from ._base import Request
-
-_INTERRUPT_INTERVAL = 0.5
-"""Seconds after which a read lets Python handle a signal that arrived just before the read began."""
 
 current_request: ContextVar[Request] = ContextVar("liveavatar_request")
 """The request whose deadline the connections keep."""
@@ -176,9 +173,9 @@ class _DeadlineStream(httpcore.NetworkStream):
         while True:
             remaining = current_request.get().remaining(sent=True)
             try:
-                return self._inner.read(max_bytes, min(remaining, _INTERRUPT_INTERVAL))
+                return self._inner.read(max_bytes, min(remaining, INTERRUPT_INTERVAL))
             except httpcore.ReadTimeout:
-                if remaining <= _INTERRUPT_INTERVAL:
+                if remaining <= INTERRUPT_INTERVAL:
                     raise
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from . import _constants, _shutdown
 from ._calls import IO
 from ._config import Config
+from ._endpoints import CREATE_TOKEN, START, STOP
 from ._flows import Flows
 from ._redaction import redact, scrub_traceback
+from ._schema import load
 
 if TYPE_CHECKING:
     from .ledger._protocol import Ledger
@@ -38,6 +40,8 @@ class BaseApi:
     ) -> None:
         self._config = Config.from_arguments(api_key, base_url, timeout, max_retries, self.BASE_URL)
         self._ledger = ledger
+        for model in filter(None, (CREATE_TOKEN.model, START.model, STOP.model)):
+            load(model)
         self._reset()
 
     def _reset(self) -> None:

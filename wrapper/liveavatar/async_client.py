@@ -28,7 +28,8 @@ from ._calls import IO
 from ._config import parse_credential
 from ._constants import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
 from ._flows import Flows
-from ._keep_alive import TaskWorker, keep_alive_interval
+from ._keep_alive import keep_alive_interval
+from ._keep_alive_task import TaskWorker
 from ._pagination import MAX_PAGE_SIZE, Pages
 from ._redaction import scrub_traceback
 from ._sessions import Session

@@ -61,6 +61,19 @@ def client_in_a_cycle(url: str) -> None:
     holder.append(holder)
 
 
+def impatient() -> None:
+    """Shorten the time that the end of a program may take, so that it need not be waited for."""
+    from liveavatar import _shutdown
+
+    _shutdown.CLEANUP_TIMEOUT = 1.0
+
+
+def hanging_stop(url: str) -> None:
+    impatient()
+    end_of_script(url)
+    say("ending")
+
+
 def sys_exit(url: str) -> None:
     end_of_script(url)
     sys.exit(3)
@@ -168,8 +181,10 @@ async def async_end_of_run(url: str) -> None:
     await kept[0].new_session(session_request())
 
 
-async def async_local_client(url: str) -> None:
-    await coming(url).new_session(session_request())
+async def async_hanging_stop(url: str) -> None:
+    impatient()
+    await async_end_of_run(url)
+    say("ending")
 
 
 async def async_sys_exit(url: str) -> None:

@@ -329,9 +329,16 @@ def signalled(name: str, number: int, server: FaultServer, times: int = 1) -> En
 
 
 @pytest.mark.row("H12")
-@pytest.mark.parametrize("number", TERMS, ids=lambda number: number.name)
 @pytest.mark.parametrize(
-    "name", ["graceful_block", "graceful_no_block", "graceful_async_block", "graceful_async_no_block"]
+    ("name", "number"),
+    [
+        ("graceful_block", signal.SIGTERM),
+        ("graceful_block", signal.SIGHUP),
+        ("graceful_no_block", signal.SIGTERM),
+        ("graceful_async_block", signal.SIGTERM),
+        ("graceful_async_block", signal.SIGHUP),
+        ("graceful_async_no_block", signal.SIGTERM),
+    ],
 )
 def test_signal_stops_the_session(name: str, number: signal.Signals, server: FaultServer) -> None:
     """After graceful_shutdown(), SIGTERM and SIGHUP end the program with its `with` blocks, or its exit."""

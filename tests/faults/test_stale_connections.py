@@ -184,10 +184,10 @@ def with_idle_connections(server: FaultServer, api: Any, number: int = 4) -> lis
 
 
 @pytest.mark.row("H8")
-@over_every_pool
+@over_few_pools
 def test_dead_connections_do_not_cost_a_close_its_time(pool: str, fast_retries: FastRetries) -> None:
     """A close on dead connections succeeds within its timeout: only part of it is spent on an old connection."""
-    with driven(pool, timeout=3.0) as (server, api):
+    with driven(pool, timeout=2.0) as (server, api):
         first, *_ = with_idle_connections(server, api)
         server.freeze()
         api.call("close_session", first)
@@ -202,7 +202,7 @@ def test_dead_connections_do_not_cost_a_close_its_time(pool: str, fast_retries: 
 @over_few_pools
 def test_dead_connections_do_not_cost_the_client_its_end(pool: str, fast_retries: FastRetries) -> None:
     """Closing the client stops all sessions although every idle connection is dead."""
-    with driven(pool, timeout=3.0) as (server, api):
+    with driven(pool, timeout=2.0) as (server, api):
         with_idle_connections(server, api)
         server.freeze()
         api.call("close")
@@ -212,8 +212,12 @@ def test_dead_connections_do_not_cost_the_client_its_end(pool: str, fast_retries
 
 @pytest.mark.row("H8")
 @over_few_pools
-def test_dead_connections_do_not_cost_a_cleanup(pool: str, short_cleanup: float, fast_retries: FastRetries) -> None:
+def test_dead_connections_do_not_cost_a_cleanup(
+    pool: str, short_cleanup: float, fast_retries: FastRetries, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The stop of a failed start takes a fresh connection: old ones may all be dead."""
+    for module in ("_flows", "_transports._blocking", "_transports._asyncio"):
+        monkeypatch.setattr(f"liveavatar.{module}.CLEANUP_TIMEOUT", 3 * short_cleanup)  # for more than one attempt
     with driven(pool, timeout=0.8) as (server, api):
         old = with_idle_connections(server, api)
 
@@ -234,7 +238,7 @@ def test_dead_connections_do_not_cost_a_cleanup(pool: str, short_cleanup: float,
 @over_few_pools
 def test_dead_connections_do_not_cost_a_new_session(pool: str, fast_retries: FastRetries) -> None:
     """A token request on a dead connection is sent again on a fresh one, in time for the session."""
-    with driven(pool, timeout=3.0) as (server, api):
+    with driven(pool, timeout=2.0) as (server, api):
         (old,) = with_idle_connections(server, api, 1)
         server.freeze()
         new = opens(api)

@@ -32,6 +32,11 @@ class PooledTransport(httpx.HTTPTransport):
         if hasattr(self, "_pool") and create_connection is not None:
             self._pool = _ConnectionStack(create_connection)  # type: ignore[assignment]
 
+    @functools.cached_property
+    def client(self) -> httpx.Client:
+        """A client over this transport, for instrumentation that expects requests at httpx.Client."""
+        return httpx.Client(transport=self, trust_env=False, follow_redirects=False)
+
 
 def _new_pool(ssl_context: ssl.SSLContext, proxy: str | None) -> httpcore.ConnectionPool:
     """Return a pool of httpcore, for its way to make connections."""

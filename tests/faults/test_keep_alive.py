@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from liveavatar import AsyncLiveAvatarApi, ConflictError, LiveAvatarApi, NotFoundError, RateLimitError
-from liveavatar._keep_alive import _Entry, _Schedule
+from liveavatar._keep_alive import Schedule, _Entry
 from liveavatar._sessions import Session
 
 from tests.clients import wait_until, workers
@@ -104,7 +104,7 @@ def test_service_is_away(api: Any, server: FaultServer, caplog: pytest.LogCaptur
 @pytest.mark.row("L1")
 def test_retry_after() -> None:
     """A Retry-After is obeyed, but not beyond the interval in which the session must be heard of."""
-    schedule = _Schedule(_Flows())  # type: ignore[arg-type]
+    schedule = Schedule(_Flows())  # type: ignore[arg-type]
     error = RateLimitError("429 Slow down", 429, "")
     for retry_after, expected in ((None, 10), (15, 15), (3600, 60)):
         error.retry_after = retry_after

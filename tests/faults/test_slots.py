@@ -177,6 +177,9 @@ def test_refusal_that_may_have_started_and_cannot_be_stopped(api: Any, server: F
     assert caught.value.session_may_be_running is True
     assert api.open_sessions == (caught.value.session_id,)
     assert server.counts[:2] == (1, 1)
+    server.heal()
+    api.close_all_sessions()
+    assert server.running == set()
 
 
 @pytest.mark.row("L9")

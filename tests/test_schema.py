@@ -19,14 +19,9 @@ from liveavatar import (
     VideoSettings,
 )
 from liveavatar._redaction import secret_fields
-from liveavatar._schema import (
-    ContractViolationError,
-    enum_member,
-    fields,
-    from_json,
-    session_request,
-    stop_request,
-)
+from liveavatar._request_bodies import session_request, stop_request
+from liveavatar._response_models import ContractViolationError, from_json
+from liveavatar._schema import enum_member, fields
 
 import liveavatar_client.models as generated
 

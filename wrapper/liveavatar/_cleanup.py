@@ -11,7 +11,7 @@ from ._constants import CLEANUP_RETRY_DELAYS, CLEANUP_TIMEOUT
 from ._endpoints import STOP, has_ended, is_unknown
 from ._operations import Operations, credentials
 from ._redaction import Secret
-from ._schema import stop_request
+from ._request_bodies import stop_request
 from ._sessions import Session
 from .errors import AuthenticationError, LiveAvatarApiError, LiveAvatarError
 

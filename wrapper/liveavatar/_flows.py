@@ -19,7 +19,7 @@ from ._constants import CLEANUP_TIMEOUT, MAX_SLOT_DELAY, MIN_SLOT_DELAY
 from ._endpoints import CREATE_TOKEN, START, never_started
 from ._operations import message
 from ._redaction import Secret
-from ._schema import session_request, stop_request
+from ._request_bodies import session_request, stop_request
 from ._sessions import Session
 from .errors import AuthenticationError, ConcurrencyLimitError, LedgerError, LiveAvatarError, NotFoundError
 from .models import StandardSessionResponse

@@ -33,7 +33,7 @@ from ._endpoints import (
     is_unknown_path,
 )
 from ._redaction import Secret, redact
-from ._schema import session_request, stop_request
+from ._request_bodies import session_request, stop_request
 from ._sessions import Session, Sessions
 from .errors import AuthenticationError, LiveAvatarError, NotFoundError
 

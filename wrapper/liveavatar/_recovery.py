@@ -12,7 +12,7 @@ from ._calls import logger
 from ._constants import CLEANUP_TIMEOUT, RECOVERED_START_AGE, RECOVERY_INTERVAL
 from ._flows import Flows
 from ._redaction import Secret
-from ._schema import stop_request
+from ._request_bodies import stop_request
 from ._sessions import Session
 from ._transports._asyncio import keep_task
 from ._transports._blocking import run

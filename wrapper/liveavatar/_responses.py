@@ -14,7 +14,7 @@ from . import errors
 from ._constants import MAX_ERROR_TEXT, SUCCESS_CODES
 from ._endpoints import Endpoint
 from ._redaction import redact
-from ._schema import ContractViolationError, from_json
+from ._response_models import ContractViolationError, from_json
 from ._transports._base import Response
 
 T = TypeVar("T")

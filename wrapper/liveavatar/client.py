@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -12,21 +12,17 @@ import httpx
 from liveavatar_client.models import (
     LiveAvatarNewSessionRequest,
     LiveAvatarSessionResponse,
-    SessionInfo,
-    SessionListType,
-    SessionPage,
     SessionTokenResponse,
-    SessionTranscript,
     StopReason,
     StopSessionResponse,
 )
 
-from ._base import NO_LEDGER, BaseApi, add_failure_note, raise_first
+from ._account_api import AccountApi
+from ._base import NO_LEDGER, add_failure_note, raise_first
 from ._calls import IO
 from ._config import parse_credential
 from ._constants import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
 from ._keep_alive import ThreadWorker, keep_alive_interval
-from ._pagination import MAX_PAGE_SIZE, Pages
 from ._redaction import scrub_traceback
 from ._sessions import Session
 from .errors import LiveAvatarError, SessionTokenNotFoundError
@@ -40,7 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class LiveAvatarApi(BaseApi):
+class LiveAvatarApi(AccountApi):
     """Opens and closes LiveAvatar sessions in blocking code. Any number of threads may share one client.
 
     Closing the client, or leaving `with LiveAvatarApi() as api:`, stops the sessions that it has opened.
@@ -241,152 +237,6 @@ class LiveAvatarApi(BaseApi):
                 add_failure_note(error, failure)
             raise
         self._close_if_open(opened.session_id)
-
-    @scrub_traceback
-    def keep_session_alive(self, session_id: str) -> None:
-        """Reset the idle timer of a session, which otherwise ends after 5 quiet minutes. It goes on costing credits.
-
-        The session's own token is the credential if this client has opened the session, else the API key.
-
-        Args:
-            session_id: Id of the session (UUID).
-
-        Raises:
-            LiveAvatarError: The service responded with an error (NotFoundError, ConflictError: the session has ended),
-                or not at all.
-            ValueError, TypeError: The id is not valid.
-
-        Reference: https://docs.liveavatar.com/api-reference/sessions/keep-session-alive
-        """
-        self._flows.sessions.ensure_open()
-        self._run(lambda: self._flows.keep_session_alive(session_id))
-
-    def list_sessions(
-        self,
-        type: SessionListType | str = "active",  # noqa: A002  # the name of the parameter at the service
-        *,
-        avatar_id: str | None = None,
-        context_id: str | None = None,
-        page_size: int = MAX_PAGE_SIZE,
-    ) -> Iterator[SessionInfo]:
-        """List the sessions of the account, those that other programs have opened included.
-
-        The pages are fetched as they are needed.
-
-        Args:
-            type: "active" for the sessions that run, "historic" for those that have ended.
-            avatar_id: List only sessions with this avatar.
-            context_id: List only sessions with this context.
-            page_size: Sessions per request, 1 to 100.
-
-        Returns:
-            An iterator of the sessions, without duplicates.
-
-        Raises:
-            LiveAvatarError: The service responded with an error, or not at all; raised while iterating.
-            ValueError, TypeError: An argument is not valid.
-
-        Reference: https://docs.liveavatar.com/api-reference/sessions/list-sessions
-        """
-        self._flows.sessions.ensure_open()
-        return self._iterate(Pages(type, avatar_id, context_id, page_size))
-
-    def _iterate(self, pages: Pages) -> Iterator[SessionInfo]:
-        while not pages.done:
-            yield from pages.add(self._fetch_page(pages.next_query()))
-
-    @scrub_traceback
-    def _fetch_page(self, query: dict[str, Any]) -> SessionPage:
-        self._flows.sessions.ensure_open()
-        return self._run(lambda: self._flows.list_page(query))
-
-    @scrub_traceback
-    def get_session(self, session_id: str) -> SessionInfo:
-        """Return what the service records about a session: duration, credits, end reason.
-
-        Args:
-            session_id: Id of the session (UUID).
-
-        Returns:
-            The record. `end_at` and `end_reason` are set once the session has ended.
-
-        Raises:
-            LiveAvatarError: The service responded with an error (NotFoundError: it does not know the session), or not
-                at all.
-            ValueError, TypeError: The id is not valid.
-
-        Reference: https://docs.liveavatar.com/api-reference/sessions/get-session
-        """
-        self._flows.sessions.ensure_open()
-        return self._run(lambda: self._flows.get_session(session_id))
-
-    @scrub_traceback
-    def get_session_transcript(
-        self, session_id: str, *, start_timestamp: int | None = None, end_timestamp: int | None = None
-    ) -> SessionTranscript:
-        """Return the transcript of a FULL session.
-
-        Args:
-            session_id: Id of the session (UUID).
-            start_timestamp: Return only lines from this time on. The service does not document the unit.
-            end_timestamp: Return only lines up to this time.
-
-        Returns:
-            The transcript; the lines are in `transcript_data`. `next_timestamp` is where the next request continues.
-
-        Raises:
-            LiveAvatarError: The service responded with an error, or not at all.
-            ValueError, TypeError: An argument is not valid.
-
-        Reference: https://docs.liveavatar.com/api-reference/sessions/get-session-transcript
-        """
-        self._flows.sessions.ensure_open()
-        return self._run(lambda: self._flows.get_session_transcript(session_id, start_timestamp, end_timestamp))
-
-    @scrub_traceback
-    def delete_session_events(self, session_id: str) -> None:
-        """Delete the stored events of a session, the transcript included, for good.
-
-        Args:
-            session_id: Id of the session (UUID).
-
-        Raises:
-            LiveAvatarError: The service responded with an error, or not at all.
-            ValueError, TypeError: The id is not valid.
-
-        Reference: https://docs.liveavatar.com/api-reference/sessions/delete-session-events
-        """
-        self._flows.sessions.ensure_open()
-        self._run(lambda: self._flows.delete_session_events(session_id))
-
-    @scrub_traceback
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        json: object = None,
-        params: Mapping[str, Any] | None = None,
-        idempotent: bool | None = None,
-    ) -> Any:
-        """Call an endpoint that has no method here, with the API key and the same timeout, retries and errors.
-
-        Args:
-            method: The HTTP method.
-            path: The path below the base URL, for example "/users/credits".
-            json: The body, if any.
-            params: Parameters of the query string, if any; those that are None are left out.
-            idempotent: Whether the request may be sent again if its response is lost. Default: only GET may.
-
-        Returns:
-            `data` of the response's envelope; the whole body if it is no envelope; None if there is no body.
-
-        Raises:
-            LiveAvatarError: The service responded with an error, or not at all.
-            ValueError, TypeError: An argument is not valid.
-        """
-        self._flows.sessions.ensure_open()
-        return self._run(lambda: self._flows.request(method, path, json, params, idempotent))
 
     @scrub_traceback
     def adopt_session(self, session_id: str, token: str | None = None) -> None:

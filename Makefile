@@ -99,7 +99,10 @@ mutants: .venv-mutants/$(STAMP) ## change the code in small ways and list the ch
 	@.venv-mutants/bin/python scripts/mutants.py
 
 # Tests that need none of the development tools run on other Pythons and with other versions of the dependencies.
+# PEERS, the libraries of tests/test_ecosystem.py, are left out where they would hold back the versions to test.
 TEST_TOOLS = hypothesis packaging pytest-cov pytest-timeout pytest-xdist trustme
+PEERS      = aioresponses opentelemetry-instrumentation-aiohttp-client opentelemetry-instrumentation-httpx opentelemetry-sdk \
+             pytest-httpx respx sentry-sdk uvloop
 TOOL_TESTS = browser contract docs pipecat schemathesis
 TESTS      = tests $(TOOL_TESTS:%=--ignore=tests/test_%.py)
 UV         = $(BIN)/uv
@@ -128,7 +131,7 @@ pythons: install ## run the tests on each of PYTHONS that is installed (TESTS=te
 	  python=$$($(UV) python find --no-python-downloads $$version 2>/dev/null) || { echo "Python $$version: SKIPPED, not installed"; continue; }; \
 	  echo "Python $$version:" && \
 	  $(UV) venv --quiet --clear --python "$$python" .venv-$$version && \
-	  $(UV) pip install --quiet --python .venv-$$version --constraint constraints.txt --editable '.[$(EXTRAS)]' $(TEST_TOOLS) && \
+	  $(UV) pip install --quiet --python .venv-$$version --constraint constraints.txt --editable '.[$(EXTRAS)]' $(TEST_TOOLS) $(PEERS) && \
 	  .venv-$$version/bin/python -m pytest -q $(PARALLEL) $(TESTS) || failed="$$failed $$version"; \
 	done; \
 	[ -z "$$failed" ] || { echo "Failed on Python$$failed"; exit 1; }

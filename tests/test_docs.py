@@ -127,6 +127,8 @@ def test_example_runs(where: str, tmp_path: Path, request: pytest.FixtureRequest
 @pytest.mark.parametrize("where", TESTS)
 def test_example_test_passes(where: str, tmp_path: Path) -> None:
     """An example of a test passes; one with a cassette records it and then replays without a server."""
+    if missing := missing_packages(PYTHON[where]):
+        pytest.skip(f"{', '.join(missing)} is not installed")
     (tmp_path / "test_example.py").write_text(PYTHON[where], "utf-8")
     passed = f"{PYTHON[where].count('def test_')} passed"
     with mock_server() as server:

@@ -119,7 +119,7 @@ def error(
     hint = _hint(cls, message, endpoint, body, base_url)
     number = "" if code is None else f" (code {code})"
     stop = "" if message.endswith((".", "!", "?")) else "."
-    text = redact(response.content[: 4 * MAX_ERROR_TEXT].decode("utf-8", "replace"), secrets)[:MAX_ERROR_TEXT]
+    text = redact(_decode(response.content[: 4 * MAX_ERROR_TEXT]), secrets)[:MAX_ERROR_TEXT]
     made = cls(f"{response.status}{number} {message}{stop} {hint}".strip(), response.status, text)
     made.message = message
     made.code = code
@@ -196,7 +196,7 @@ def _error_items(body: Any) -> list[tuple[str, str]]:
 
 def _text_body(response: Response) -> str:
     """Return a plain-text body, or "" for HTML and malformed JSON."""
-    text = response.content[:2000].decode("utf-8-sig", "replace").strip()
+    text = _decode(response.content[:2000]).strip()
     return "" if not text or text[0] in '<{["' or "<html" in text.lower() else text
 
 
@@ -221,3 +221,8 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
     except (ValueError, OverflowError):
         return None
     return seconds if seconds > 0 and math.isfinite(seconds) else None
+
+
+def _decode(content: bytes | bytearray) -> str:
+    """Return a body as text, also one in UTF-16 or UTF-32, so that secrets in it are recognized."""
+    return content.decode(json.detect_encoding(bytes(content[:4])), "replace")

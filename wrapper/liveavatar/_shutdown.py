@@ -30,19 +30,24 @@ class _Leftovers:
         self.io = io
         """The I/O to stop them with, if it works without an event loop and has an httpx.Client of the caller."""
         self.pid = os.getpid()
+        self.claimed = False
+        """True once somebody stops the sessions. The client may be collected while the interpreter exits."""
 
-    def close(self) -> tuple[Session, ...]:
-        """Let no further session be opened, and return those that may be running."""
+    def claim(self) -> tuple[Session, ...]:
+        """Let no further session be opened, and return those that may be running, to the first who asks."""
         if self.pid != os.getpid():  # a forked child: the sessions belong to its parent
             return ()
         self.sessions.close()
-        return self.sessions.all
+        with _claims:
+            claimed, self.claimed = self.claimed, True
+        return () if claimed else self.sessions.all
 
 
 _clients: weakref.WeakSet[_Leftovers] = weakref.WeakSet()
 _collected: list[_Leftovers] = []
 """Leftovers of collected clients whose sessions no thread could be started to stop."""
 _running_cleanups: set[threading.Event] = set()
+_claims = threading.RLock()
 
 
 def watch(client: object, config: Config, sessions: Sessions, io: Any = None) -> None:
@@ -60,7 +65,7 @@ def _register_exit() -> None:
 
 def _on_collected(leftovers: _Leftovers) -> None:
     """Stop sessions in a thread: the garbage collector may run in any thread, also in that of an event loop."""
-    if not len(leftovers.sessions) or leftovers.pid != os.getpid():
+    if leftovers.claimed or not len(leftovers.sessions) or leftovers.pid != os.getpid():
         return
     leftovers.sessions.close()
     done = threading.Event()
@@ -84,16 +89,17 @@ def _stop_in_thread(leftovers: _Leftovers, done: threading.Event) -> None:
 
 def _on_exit() -> None:
     deadline = time.monotonic() + CLEANUP_TIMEOUT
-    for done in list(_running_cleanups):
-        done.wait(max(0.0, deadline - time.monotonic()))
     _stop([*_collected, *_clients], deadline, "the interpreter exits")
+    while _running_cleanups and time.monotonic() < deadline:  # of clients that were collected before, or meanwhile
+        for done in list(_running_cleanups):
+            done.wait(max(0.0, deadline - time.monotonic()))
 
 
 def _stop(clients: Iterable[_Leftovers], deadline: float, reason: str) -> None:
     """Stop the sessions of clients that are gone, and log one WARNING that names them."""
     import asyncio  # imported when needed: a blocking client that is closed needs no event loop
 
-    by_client = [(client, sessions) for client in clients if (sessions := client.close())]
+    by_client = [(client, sessions) for client in clients if (sessions := client.claim())]
     if not by_client:
         return
     for client, sessions in by_client:

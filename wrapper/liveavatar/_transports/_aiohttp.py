@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import socket
 import ssl
@@ -68,6 +70,7 @@ class AiohttpTransport(AsyncTransport):
         self._base_url = base_url
         self._caller = caller
         self._proxy = proxy_from_environment(base_url, required=caller is None)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._direct = DirectSender(base_url)
         self._resolver = None if resolves_in_thread else BlockingResolver()
@@ -79,6 +82,7 @@ class AiohttpTransport(AsyncTransport):
 
     def _session(self, *, new_connection: bool) -> aiohttp.ClientSession:
         """Return a session that adds nothing to a request: no cookies, no .netrc, no headers of the caller."""
+        self._loop = asyncio.get_running_loop()
         new_connection = new_connection and self.owns_pool
         if new_connection in self._sessions:
             return self._sessions[new_connection]
@@ -167,4 +171,15 @@ class AiohttpTransport(AsyncTransport):
         """Close our own pool. The caller's session stays open."""
         self.closed = True
         for session in self._sessions.values():
+            await _close_in_its_loop(session, self._loop)
+
+
+async def _close_in_its_loop(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop | None) -> None:
+    """Close a session whose event loop may be another one: running in another thread, at rest, or closed."""
+    if loop is None or loop is asyncio.get_running_loop():
+        await session.close()
+    elif loop.is_running():
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(session.close(), loop))
+    else:
+        with contextlib.suppress(RuntimeError):  # the connections are closed; their loop cannot confirm it
             await session.close()

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import os
 import ssl
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 AVATAR = "dd73ea75-1218-4ef3-92ce-606d5f7fbc0a"
@@ -34,6 +36,24 @@ def liveavatar_blocking(base: str) -> Iterator[Cycle]:
     from liveavatar import LiveAvatarApi, LiveAvatarNewSessionRequest
 
     with LiveAvatarApi(KEY, base_url=base) as api:
+        request = LiveAvatarNewSessionRequest(avatar_id=AVATAR)
+
+        def cycle() -> None:
+            api.close_session(api.new_session(request).session_id)
+
+        yield cycle
+
+
+@contextlib.contextmanager
+def ledger_blocking(base: str) -> Iterator[Cycle]:
+    """Open and close sessions with LiveAvatarApi and a SqliteLedger."""
+    from liveavatar import LiveAvatarApi, LiveAvatarNewSessionRequest
+    from liveavatar.ledger import SqliteLedger
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LiveAvatarApi(KEY, base_url=base, ledger=SqliteLedger(Path(folder, "ledger.db"))) as api,
+    ):
         request = LiveAvatarNewSessionRequest(avatar_id=AVATAR)
 
         def cycle() -> None:
@@ -76,6 +96,23 @@ async def liveavatar_async(base: str) -> AsyncIterator[AsyncCycle]:
             await api.close_session((await api.new_session(request)).session_id)
 
         yield cycle
+
+
+@contextlib.asynccontextmanager
+async def ledger_async(base: str) -> AsyncIterator[AsyncCycle]:
+    """Open and close sessions with AsyncLiveAvatarApi and a SqliteLedger."""
+    from liveavatar import AsyncLiveAvatarApi, LiveAvatarNewSessionRequest
+    from liveavatar.ledger import SqliteLedger
+
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = SqliteLedger(Path(folder, "ledger.db"))
+        async with AsyncLiveAvatarApi(KEY, base_url=base, ledger=ledger) as api:
+            request = LiveAvatarNewSessionRequest(avatar_id=AVATAR)
+
+            async def cycle() -> None:
+                await api.close_session((await api.new_session(request)).session_id)
+
+            yield cycle
 
 
 @contextlib.asynccontextmanager
@@ -139,9 +176,12 @@ async def httpx_async(base: str) -> AsyncIterator[AsyncCycle]:
         yield cycle
 
 
-BLOCKING = {"liveavatar": liveavatar_blocking, "bare httpx": httpx_blocking}
+LEDGER = "liveavatar with a SqliteLedger"
+
+BLOCKING = {"liveavatar": liveavatar_blocking, LEDGER: ledger_blocking, "bare httpx": httpx_blocking}
 ASYNC = {
     "liveavatar": liveavatar_async,
+    LEDGER: ledger_async,
     "Pipecat": pipecat,
     "bare aiohttp": aiohttp_bare,
     "liveavatar on httpx.AsyncClient": httpx_async,

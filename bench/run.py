@@ -20,6 +20,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bench.clients import LEDGER
+
 CONCURRENCIES = (1, 50, 500, 1000)
 
 
@@ -68,6 +70,8 @@ def measure(base: str, environment: dict[str, str], clients: list[str], scheme: 
     for concurrency in CONCURRENCIES if scheme == "http" else (1, 50):
         jobs += [("blocking", name, concurrency) for name in ("liveavatar", "bare httpx") if concurrency <= 500]
         jobs += [("async", name, concurrency) for name in clients]
+        if concurrency <= 50:  # each transaction waits for the disk, so that more at once only wait longer
+            jobs += [("blocking", LEDGER, concurrency), ("async", LEDGER, concurrency)]
     # A pool that grows with the square of its connections would take minutes at more.
     jobs = [job for job in jobs if "AsyncClient" not in job[1] or job[2] <= 50]
     taken: dict[tuple[str, str, int], list[dict[str, float]]] = defaultdict(list)

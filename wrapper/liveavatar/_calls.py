@@ -47,21 +47,27 @@ class IO(Protocol):
 
     async def send(self, request: Request) -> Response:
         """Send a request and return its response."""
+        raise NotImplementedError
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
+        raise NotImplementedError
 
     async def run_all(self, works: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
         """Do all of the work, at the same time where that is possible."""
+        raise NotImplementedError
 
     async def call_blocking(self, function: Callable[[], T]) -> T:
         """Call a function that may block for a while."""
+        raise NotImplementedError
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work that a cancellation does not reach."""
+        raise NotImplementedError
 
     async def shield_cleanup(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work that neither a cancellation nor Ctrl-C reaches."""
+        raise NotImplementedError
 
 
 async def call(

@@ -48,13 +48,14 @@ def proxy_from_environment(url: str, *, required: bool) -> str | None:
 
 
 def _valid_proxy(proxy: str, variable: str) -> str:
+    invalid = ValueError(f"{variable} is not the URL of a proxy; it must look like http://host:port")
     try:
         parts = urlsplit(proxy)
         valid = bool(parts.hostname) and parts.port != 0 and re.fullmatch(r"[!-~]+", proxy) is not None
     except ValueError:
-        valid = False
+        raise invalid from None
     if not valid:
-        raise ValueError(f"{variable} is not the URL of a proxy; it must look like http://host:port")
+        raise invalid
     if parts.scheme.lower() not in ("http", "https"):
         raise LiveAvatarError(
             f"{variable} names a {parts.scheme} proxy, which is not supported. Pass http_client= with a client that "

@@ -93,7 +93,7 @@ def _value_to_json(field: Field, value: Any, location: str) -> Any:
         raise TypeError(f"{location} must be {allowed} or a dict, not {type(value).__name__}")
     if len(field.models) > 1:
         return dict(value)  # the service decides which model it is
-    return to_json(model_from_mapping(field.models[0], value), f"{location}.")
+    return to_json(model_from_mapping(field.models[0], value), f"{location}.")  # pyright: ignore[reportGeneralTypeIssues]
 
 
 def _check_value(field: Field, value: Any, location: str) -> None:

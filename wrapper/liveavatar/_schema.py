@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import enum
 import functools
 import re
@@ -113,9 +114,17 @@ def from_plain_value(model: type[Any], name: str, value: Any) -> Any:
 
 
 def model_from_mapping(model: type[T], value: Mapping[str, Any]) -> T:
-    """Return a model with the values of a dict; required fields that are missing are UNSET."""
+    """Return a model with the values of a dict; required fields that are missing are UNSET.
+
+    Raises:
+        TypeError: A name looks like a misspelled field. Other unknown names may be new at the service.
+    """
     by_name = {field.name: field for field in fields(model)}
     given = {name: inner for name, inner in value.items() if name in by_name}
+    for name in value.keys() - by_name.keys():
+        close = difflib.get_close_matches(str(name), by_name.keys() - given.keys(), n=1, cutoff=0.8)
+        if close:
+            raise TypeError(f"{model.__name__} has no field {name!r}; did you mean {close[0]!r}?")
     missing = {name: UNSET for name, field in by_name.items() if field.required and name not in given}
     made = model(**given, **missing)
     made.additional_properties = {  # type: ignore[attr-defined]

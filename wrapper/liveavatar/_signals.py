@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sys
 import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
+
+_TASK_NAME = re.compile(r"Task-(\d+)")
+
 
 _Handler = Callable[[int, FrameType | None], Any]
 
@@ -58,16 +62,26 @@ class _ShutdownHandler:
         loop.call_soon_threadsafe(self._cancel_main_task, loop, number)
 
     def _cancel_main_task(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
-        task = self._main_task()
+        task = self._main_task(loop)
         tasks = [task] if task is not None else list(asyncio.all_tasks(loop))
         for each in tasks:
             each.cancel()
         if task is not None:
             task.add_done_callback(lambda _: sys.exit(128 + number))
 
-    def _main_task(self) -> asyncio.Task[Any] | None:
+    def _main_task(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
         """Return the task in which graceful_shutdown was called, or the one that asyncio.run has started."""
         task = None if self._task is None else self._task()
         if task is None:
             task = getattr(signal.getsignal(signal.SIGINT), "keywords", {}).get("main_task")
+        if task is None:
+            task = _oldest_task(loop)
         return None if task is None or task.done() else task
+
+
+def _oldest_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
+    """Return the task that was created first, by its default name: asyncio.run creates the main task first."""
+    numbered = {
+        int(match[1]): task for task in asyncio.all_tasks(loop) if (match := _TASK_NAME.fullmatch(task.get_name()))
+    }
+    return numbered[min(numbered)] if numbered else None

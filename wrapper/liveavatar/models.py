@@ -55,7 +55,7 @@ class VideoSettings(_Model, generated.VideoSettings):
 
     def __init__(self, encoding: VideoEncoding | str, quality: VideoQuality | str | None = VideoQuality.high) -> None:
         values: dict[str, Any] = {"encoding": encoding, "quality": UNSET if quality is None else quality}
-        self.__attrs_init__(**values)
+        self.__attrs_init__(**values)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @attrs.define(init=False)
@@ -89,7 +89,7 @@ class AvatarPersona(_Model, generated.AvatarPersona):
             "voice_settings": voice_settings,
             "stt_config": stt_config,
         }
-        self.__attrs_init__(**_without_unset(values))
+        self.__attrs_init__(**_without_unset(values))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _without_unset(values: dict[str, Any]) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class LiveAvatarNewSessionRequest(_Model, generated.LiveAvatarNewSessionRequest)
             "dynamic_variables": dynamic_variables,
             "memory": memory,
         }
-        self.__attrs_init__(**_without_unset(values))
+        self.__attrs_init__(**_without_unset(values))  # pyright: ignore[reportAttributeAccessIssue]
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:

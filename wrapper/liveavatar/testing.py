@@ -15,6 +15,7 @@ PYTEST_DONT_REWRITE: there is no assertion in here, and so it may be imported be
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -92,11 +93,10 @@ def _clean_response(response: dict[str, Any]) -> dict[str, Any]:
 
 def _clean_body(content: bytes, secrets: list[str]) -> str:
     """Return a body without its secrets, or an empty one if it is neither JSON in UTF-8 nor a text of plain words."""
-    try:
+    text, value = "", None
+    with contextlib.suppress(ValueError, RecursionError):
         text = content.decode("utf-8-sig")
         value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
     if not isinstance(value, dict | list):
         text = redact(content.decode("utf-8", "replace"), secrets)
         return text if _is_plain(text) else ""

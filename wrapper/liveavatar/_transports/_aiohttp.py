@@ -12,6 +12,7 @@ from typing import cast
 
 import aiohttp
 import httpx
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.http_exceptions import HttpProcessingError
 
 from .._constants import CONNECT_TIMEOUT, KEEPALIVE_EXPIRY
@@ -39,12 +40,12 @@ _NOT_SENT = (
 _DEFAULT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
 
 
-class BlockingResolver(aiohttp.abc.AbstractResolver):
+class BlockingResolver(AbstractResolver):
     """Resolves host names in the calling thread: while the interpreter exits, no thread can be started."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[aiohttp.abc.ResolveResult]:
+    ) -> list[ResolveResult]:
         """Return the addresses of a host."""
         found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
         return [
@@ -164,7 +165,7 @@ class AiohttpTransport(AsyncTransport):
         """Return a transport with a pool of its own, to be closed after one request."""
         spare = AiohttpTransport(self._base_url, None)
         if self.owns_pool:
-            spare.__dict__["_ssl_context"] = self._ssl_context
+            spare._ssl_context = self._ssl_context
         return spare
 
     async def close(self) -> None:

@@ -166,7 +166,9 @@ class AsyncIO:
         await wait_shielded([task])
         return task.result()
 
-    shield_cleanup = shield
+    async def shield_cleanup(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do the same: no signal interrupts a task."""
+        return await self.shield(work)
 
 
 _background_tasks: set[asyncio.Task[Any]] = set()

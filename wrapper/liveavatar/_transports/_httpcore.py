@@ -14,7 +14,7 @@ import httpcore
 import httpx
 
 from .._constants import INTERRUPT_INTERVAL, KEEPALIVE_EXPIRY
-from ._base import Request
+from ._base import Request, find_foreign
 
 current_request: ContextVar[Request] = ContextVar("liveavatar_request")
 """The request whose deadline the connections keep."""
@@ -174,7 +174,9 @@ class _DeadlineStream(httpcore.NetworkStream):
             remaining = current_request.get().remaining(sent=True)
             try:
                 return self._inner.read(max_bytes, min(remaining, INTERRUPT_INTERVAL))
-            except httpcore.ReadTimeout:
+            except httpcore.ReadTimeout as error:
+                if find_foreign(error, through_causes=True) is not None:
+                    raise  # a signal handler has raised a subclass of TimeoutError
                 if remaining <= INTERRUPT_INTERVAL:
                     raise
 

@@ -102,7 +102,7 @@ def _single_keys() -> Iterator[None]:
     mode = [*saved[:3], saved[3] & ~(termios.ECHO | termios.ICANON), *saved[4:]]
 
     def set_mode(number: int = 0, frame: FrameType | None = None) -> None:
-        if is_foreground(sys.stdin):
+        if termios is not None and is_foreground(sys.stdin):
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, mode)
 
     set_mode()

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import uuid
 from collections.abc import AsyncIterator
 
 from liveavatar import (
@@ -84,8 +85,10 @@ async def read_request(request: Request) -> LiveAvatarNewSessionRequest:
     except ValueError:
         body = None
     avatar_id = body.get("avatar_id") if isinstance(body, dict) else None
-    if not isinstance(avatar_id, str) or not avatar_id.strip():
-        raise HTTPException(422, 'The body must be like {"avatar_id": "..."}.')
+    try:
+        avatar_id = str(uuid.UUID(avatar_id))  # new_session raises ValueError for an id that is no UUID
+    except (AttributeError, TypeError, ValueError):
+        raise HTTPException(422, 'The body must be like {"avatar_id": "<UUID>"}.') from None
     return LiveAvatarNewSessionRequest(avatar_id=avatar_id, is_sandbox=body.get("is_sandbox") is True)
 
 

@@ -3,9 +3,35 @@
 
 """A client library for accessing LiveAvatar sessions"""
 
-from .client import AuthenticatedClient, Client
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .client import AuthenticatedClient, Client
 
 __all__ = (
     "AuthenticatedClient",
     "Client",
 )
+
+if not TYPE_CHECKING:
+    from importlib import import_module
+
+    _MODULES = {"AuthenticatedClient": "client", "Client": "client"}
+
+    def __getattr__(name: str) -> object:
+        """Import the module of a public name when the name is first used."""
+        if name in _MODULES.values():
+            return import_module(f".{name}", __name__)
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+        except AttributeError as error:  # `from ... import ...` would hide it
+            raise ImportError(
+                f"{_MODULES[name]} cannot be imported: {error}"
+            ) from error
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

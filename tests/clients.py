@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import functools
 import inspect
-from collections.abc import AsyncIterator, Iterator
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import aiohttp
@@ -79,6 +81,25 @@ async def _awaited(awaitable: Any) -> Any:
 def client(flavour: str, *args: Any, **kwargs: Any) -> Any:
     """Return a client of the flavour, for a `with` block."""
     return {"blocking": LiveAvatarApi, "async": SyncFacade}[flavour](*args, **kwargs)
+
+
+def wait_until(api: Any, condition: Callable[[], object]) -> None:
+    """Wait for something that happens in the background."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "it does not happen"
+        if hasattr(api, "runner"):
+            api.runner.run(asyncio.sleep(0.01))
+        else:
+            time.sleep(0.01)
+
+
+def workers(api: Any) -> list[object]:
+    """Return the threads and tasks that keep sessions alive."""
+    name = "liveavatar-keep-alive"
+    if hasattr(api, "runner"):
+        return [task for task in asyncio.all_tasks(api.runner.get_loop()) if task.get_name() == name]
+    return [thread for thread in threading.enumerate() if thread.name == name]
 
 
 def observe_aiohttp(monkeypatch: pytest.MonkeyPatch) -> list[str]:

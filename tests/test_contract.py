@@ -392,6 +392,23 @@ def test_hand_edit(tmp_path):
     assert run("generate.py", "--output", copy).stdout == f"{name}: {files} files, none changed\n"
 
 
+def test_names_of_a_package():
+    """A package has its public names before their modules are imported, and no others."""
+    assert {*models.__all__} <= {*dir(models)}
+    assert all(getattr(models, name).__name__ == name for name in models.__all__)
+    assert models.session_info.SessionInfo is models.SessionInfo
+    with pytest.raises(AttributeError, match="no attribute 'Avatar'"):
+        _ = models.Avatar
+
+
+def test_broken_module_of_a_package(monkeypatch):
+    """The import of a name says why its module cannot be imported."""
+    monkeypatch.delitem(vars(models), "SessionPage", raising=False)
+    monkeypatch.delitem(vars(sys.modules["liveavatar_client.models.session_page"]), "SessionPage")
+    with pytest.raises(ImportError, match=r"session_page cannot be imported: .*SessionPage"):
+        _ = models.SessionPage
+
+
 USE_OF_THE_CHANGED_CLIENT = """
 import httpx, liveavatar_client
 from liveavatar_client.api.sessions import ping_session

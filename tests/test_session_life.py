@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,12 +21,13 @@ from liveavatar import (
     NotFoundError,
     SessionDurationError,
     SessionTokenNotFoundError,
+    VideoEncoding,
     VideoSettings,
 )
 from liveavatar.mock import MockServer, mock_server
 from liveavatar.mock._sessions import Sessions
 
-from tests.clients import client
+from tests.clients import client, wait_until, workers
 
 AVATAR = "7d3f2a10-4c58-4b6e-9f21-0a8be5c1d742"
 OTHER_AVATAR = "0f6c3b19-58ad-4e72-b3c0-61e9a7d24f85"
@@ -82,30 +82,12 @@ def colleague(service: MockServer) -> Iterator[Any]:
 
 
 def request(avatar_id: str = AVATAR, **fields: Any) -> LiveAvatarNewSessionRequest:
-    return LiveAvatarNewSessionRequest(avatar_id=avatar_id, video_settings=VideoSettings(), **fields)
+    settings = VideoSettings(encoding=VideoEncoding.H264)
+    return LiveAvatarNewSessionRequest(avatar_id=avatar_id, video_settings=settings, **fields)
 
 
 def full_request() -> LiveAvatarNewSessionRequest:
     return request(mode="FULL", avatar_persona=AvatarPersona(context_id=CONTEXT, voice_id=CONTEXT))
-
-
-def wait_until(api: Any, condition: Callable[[], object]) -> None:
-    """Wait for something that happens in the background."""
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "it does not happen"
-        if hasattr(api, "runner"):
-            api.runner.run(asyncio.sleep(0.01))
-        else:
-            time.sleep(0.01)
-
-
-def workers(api: Any) -> list[object]:
-    """Return the threads and tasks that keep sessions alive."""
-    name = "liveavatar-keep-alive"
-    if hasattr(api, "runner"):
-        return [task for task in asyncio.all_tasks(api.runner.get_loop()) if task.get_name() == name]
-    return [thread for thread in threading.enumerate() if thread.name == name]
 
 
 # ---- Keep-alive --------------------------------------------------------------------------------------------
@@ -403,9 +385,9 @@ def test_adopt_session(with_token: bool, api: Any, flavour: str, service: MockSe
 def test_adopt_session_on_a_closed_client(flavour: str, service: MockServer) -> None:
     """A closed client adopts nothing, because it would never close it."""
     with client(flavour, service.api_key, base_url=service.base_url) as api:
-        pass
-    with pytest.raises(LiveAvatarError, match="closed"):
-        api.adopt_session(UNKNOWN)
+        api.close()
+        with pytest.raises(LiveAvatarError, match="closed"):
+            api.adopt_session(UNKNOWN)
 
 
 def test_adopt_session_again(api: Any, service: MockServer, clock: Clock) -> None:

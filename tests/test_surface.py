@@ -595,3 +595,45 @@ def test_import() -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()} - sys.stdlib_module_names
     assert loaded <= {"liveavatar", "liveavatar_client", "attr", "attrs"}
+
+
+def test_import_of_the_blocking_client() -> None:
+    """Importing the blocking client loads no event loop, no HTTP library but httpx, and no part of a request."""
+    script = (
+        "import sys, httpx; before = set(sys.modules); from liveavatar import LiveAvatarApi;"
+        "print(*(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "liveavatar.client" in loaded
+    assert not loaded & {
+        "asyncio",
+        "aiohttp",
+        "httpcore",
+        "liveavatar_client.client",
+        "liveavatar_client.models.voice_agent",
+    }
+
+
+SESSION = """
+import sys, httpx
+from liveavatar import LiveAvatarApi, LiveAvatarNewSessionRequest
+
+def respond(request):
+    name = request.url.path.rpartition("/")[2]
+    data = {"session_id": "s-1", "session_token": "t", "livekit_url": "wss://r", "livekit_client_token": "c"}
+    return httpx.Response(200, json={"code": 1000, "data": data if name in ("token", "start") else None})
+
+request = LiveAvatarNewSessionRequest(avatar_id="dd73ea75-1218-4ef3-92ce-606d5f7fbc0a")
+with httpx.Client(transport=httpx.MockTransport(respond)) as http:
+    api = LiveAvatarApi("key", http_client=http)
+    before = set(sys.modules)
+    api.close_session(api.new_session(request).session_id)
+    print(*(name for name in set(sys.modules) - before if name.startswith("liveavatar_client")))
+"""
+
+
+def test_no_import_while_a_session_runs() -> None:
+    """Opening and closing a session imports no model, which could fail for lack of file descriptors."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", SESSION], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

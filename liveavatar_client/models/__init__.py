@@ -2,48 +2,51 @@
 
 """Contains all the data models used in inputs/outputs"""
 
-from .agora_config import AgoraConfig
-from .avatar_persona import AvatarPersona
-from .custom_sdk_live_kit_config import CustomSDKLiveKitConfig
-from .delete_events_response import DeleteEventsResponse
-from .detail_error_item import DetailErrorItem
-from .detail_error_response import DetailErrorResponse
-from .dynamic_variables import DynamicVariables
-from .eleven_labs_agent_config import ElevenLabsAgentConfig
-from .eleven_labs_dynamic_variables import ElevenLabsDynamicVariables
-from .eleven_labs_voice_settings import ElevenLabsVoiceSettings
-from .error_item import ErrorItem
-from .error_response import ErrorResponse
-from .fish_voice_settings import FishVoiceSettings
-from .gemini_realtime_config import GeminiRealtimeConfig
-from .interactivity_type import InteractivityType
-from .keep_alive_request import KeepAliveRequest
-from .keep_alive_response import KeepAliveResponse
-from .live_avatar_new_session_request import LiveAvatarNewSessionRequest
-from .live_avatar_session_data import LiveAvatarSessionData
-from .live_avatar_session_response import LiveAvatarSessionResponse
-from .open_ai_realtime_config import OpenAIRealtimeConfig
-from .other_voice_settings import OtherVoiceSettings
-from .plain_error_response import PlainErrorResponse
-from .session_info import SessionInfo
-from .session_info_response import SessionInfoResponse
-from .session_list_response import SessionListResponse
-from .session_list_type import SessionListType
-from .session_memory import SessionMemory
-from .session_page import SessionPage
-from .session_token_data import SessionTokenData
-from .session_token_response import SessionTokenResponse
-from .session_transcript import SessionTranscript
-from .stop_reason import StopReason
-from .stop_session_request import StopSessionRequest
-from .stop_session_response import StopSessionResponse
-from .stt_config import SttConfig
-from .transcript_line import TranscriptLine
-from .transcript_response import TranscriptResponse
-from .video_encoding import VideoEncoding
-from .video_quality import VideoQuality
-from .video_settings import VideoSettings
-from .voice_agent import VoiceAgent
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .agora_config import AgoraConfig
+    from .avatar_persona import AvatarPersona
+    from .custom_sdk_live_kit_config import CustomSDKLiveKitConfig
+    from .delete_events_response import DeleteEventsResponse
+    from .detail_error_item import DetailErrorItem
+    from .detail_error_response import DetailErrorResponse
+    from .dynamic_variables import DynamicVariables
+    from .eleven_labs_agent_config import ElevenLabsAgentConfig
+    from .eleven_labs_dynamic_variables import ElevenLabsDynamicVariables
+    from .eleven_labs_voice_settings import ElevenLabsVoiceSettings
+    from .error_item import ErrorItem
+    from .error_response import ErrorResponse
+    from .fish_voice_settings import FishVoiceSettings
+    from .gemini_realtime_config import GeminiRealtimeConfig
+    from .interactivity_type import InteractivityType
+    from .keep_alive_request import KeepAliveRequest
+    from .keep_alive_response import KeepAliveResponse
+    from .live_avatar_new_session_request import LiveAvatarNewSessionRequest
+    from .live_avatar_session_data import LiveAvatarSessionData
+    from .live_avatar_session_response import LiveAvatarSessionResponse
+    from .open_ai_realtime_config import OpenAIRealtimeConfig
+    from .other_voice_settings import OtherVoiceSettings
+    from .plain_error_response import PlainErrorResponse
+    from .session_info import SessionInfo
+    from .session_info_response import SessionInfoResponse
+    from .session_list_response import SessionListResponse
+    from .session_list_type import SessionListType
+    from .session_memory import SessionMemory
+    from .session_page import SessionPage
+    from .session_token_data import SessionTokenData
+    from .session_token_response import SessionTokenResponse
+    from .session_transcript import SessionTranscript
+    from .stop_reason import StopReason
+    from .stop_session_request import StopSessionRequest
+    from .stop_session_response import StopSessionResponse
+    from .stt_config import SttConfig
+    from .transcript_line import TranscriptLine
+    from .transcript_response import TranscriptResponse
+    from .video_encoding import VideoEncoding
+    from .video_quality import VideoQuality
+    from .video_settings import VideoSettings
+    from .voice_agent import VoiceAgent
 
 __all__ = (
     "AgoraConfig",
@@ -89,3 +92,79 @@ __all__ = (
     "VideoSettings",
     "VoiceAgent",
 )
+
+if not TYPE_CHECKING:
+    from importlib import import_module
+
+    _MODULES = {
+        "AgoraConfig": "agora_config",
+        "AvatarPersona": "avatar_persona",
+        "CustomSDKLiveKitConfig": "custom_sdk_live_kit_config",
+        "DeleteEventsResponse": "delete_events_response",
+        "DetailErrorItem": "detail_error_item",
+        "DetailErrorResponse": "detail_error_response",
+        "DynamicVariables": "dynamic_variables",
+        "ElevenLabsAgentConfig": "eleven_labs_agent_config",
+        "ElevenLabsDynamicVariables": "eleven_labs_dynamic_variables",
+        "ElevenLabsVoiceSettings": "eleven_labs_voice_settings",
+        "ErrorItem": "error_item",
+        "ErrorResponse": "error_response",
+        "FishVoiceSettings": "fish_voice_settings",
+        "GeminiRealtimeConfig": "gemini_realtime_config",
+        "InteractivityType": "interactivity_type",
+        "KeepAliveRequest": "keep_alive_request",
+        "KeepAliveResponse": "keep_alive_response",
+        "LiveAvatarNewSessionRequest": "live_avatar_new_session_request",
+        "LiveAvatarSessionData": "live_avatar_session_data",
+        "LiveAvatarSessionResponse": "live_avatar_session_response",
+        "OpenAIRealtimeConfig": "open_ai_realtime_config",
+        "OtherVoiceSettings": "other_voice_settings",
+        "PlainErrorResponse": "plain_error_response",
+        "SessionInfo": "session_info",
+        "SessionInfoResponse": "session_info_response",
+        "SessionListResponse": "session_list_response",
+        "SessionListType": "session_list_type",
+        "SessionMemory": "session_memory",
+        "SessionPage": "session_page",
+        "SessionTokenData": "session_token_data",
+        "SessionTokenResponse": "session_token_response",
+        "SessionTranscript": "session_transcript",
+        "StopReason": "stop_reason",
+        "StopSessionRequest": "stop_session_request",
+        "StopSessionResponse": "stop_session_response",
+        "SttConfig": "stt_config",
+        "TranscriptLine": "transcript_line",
+        "TranscriptResponse": "transcript_response",
+        "VideoEncoding": "video_encoding",
+        "VideoQuality": "video_quality",
+        "VideoSettings": "video_settings",
+        "VoiceAgent": "voice_agent",
+    }
+
+    def __getattr__(name: str) -> object:
+        """Import the module of a public name when the name is first used."""
+        if name in _MODULES.values():
+            return import_module(f".{name}", __name__)
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+        except AttributeError as error:  # `from ... import ...` would hide it
+            raise ImportError(
+                f"{_MODULES[name]} cannot be imported: {error}"
+            ) from error
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+SECRET_FIELDS = (
+    "agora_token",
+    "livekit_agent_token",
+    "livekit_client_token",
+    "session_token",
+    "ws_url",
+)
+""" The fields that the contract marks as secret. """

@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, _calls
+from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, _calls, _flows
 
 from tests.faults.cases import session_request
 from tests.faults.conftest import KEY, FastRetries
-from tests.faults.server import FaultServer
+from tests.faults.server import FaultServer, refuses
 
 
 def blocking_start(url: str) -> None:
@@ -76,6 +76,24 @@ def blocking_uncaught(url: str) -> None:
     """Is interrupted, and has nobody to catch it."""
     with LiveAvatarApi(KEY, base_url=url, timeout=20) as api:
         api.new_session(session_request())
+
+
+def signal_on_another_thread(url: str, **settings: Any) -> None:
+    """Waits for a response or a retry, while the operating system gives the signal to another thread."""
+
+    def take_the_signal() -> None:
+        sys.stdin.readline()
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        time.sleep(60)
+
+    threading.Thread(target=take_the_signal, daemon=True).start()
+    api = LiveAvatarApi(KEY, base_url=url, timeout=45, **settings)
+    begun = time.monotonic()
+    try:
+        api.stop_session("here-we-are")
+    except KeyboardInterrupt:
+        print(json.dumps({"ended": "KeyboardInterrupt", "seconds": time.monotonic() - begun}))
+    close(api)
 
 
 async def async_start(url: str) -> None:
@@ -193,6 +211,77 @@ def fork_busy(url: str) -> None:
     close(api)
 
 
+def keep_alive_and_fork(url: str) -> None:
+    """Forks with a session that is kept alive; the child keeps one of its own alive."""
+    api = LiveAvatarApi(KEY, base_url=url, timeout=20)
+    mine = api.new_session(session_request(), keep_alive=0.02).session_id
+    schedule = api._worker._schedule  # type: ignore[union-attr]
+    child = os.fork()
+    if child == 0:
+        code = 3
+        try:
+            inherited = schedule.delay()
+            with api:
+                own = api.new_session(session_request(), keep_alive=0.02).session_id
+                time.sleep(0.2)
+                fine = inherited is None and api.open_sessions == (own,) and threading.active_count() == 2
+            code = 0 if fine else 4
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    print(json.dumps({"child": os.waitstatus_to_exitcode(status), "mine": mine}))
+    close(api)
+
+
+def keep_alive_and_fork_async(url: str) -> None:
+    """The same with the async client."""
+    warnings.simplefilter("ignore", ResourceWarning)
+    api = AsyncLiveAvatarApi(KEY, base_url=url, timeout=20)
+
+    async def open_one() -> str:
+        return (await api.new_session(session_request(), keep_alive=0.02)).session_id
+
+    async def in_child() -> bool:
+        inherited = schedule.delay()
+        async with api:
+            own = (await api.new_session(session_request(), keep_alive=0.02)).session_id
+            await asyncio.sleep(0.2)
+            workers = [task for task in asyncio.all_tasks() if task.get_name() == "liveavatar-keep-alive"]
+            return inherited is None and api.open_sessions == (own,) and len(workers) == 1
+
+    runner = asyncio.Runner()
+    mine = runner.run(open_one())
+    schedule = api._worker._schedule  # type: ignore[union-attr]
+    child = os.fork()
+    if child == 0:
+        code = 3
+        try:
+            code = 0 if asyncio.new_event_loop().run_until_complete(in_child()) else 4
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    print(json.dumps({"child": os.waitstatus_to_exitcode(status), "mine": mine}))
+    runner.run(api.aclose())
+    runner.close()
+
+
+def keep_alive_and_exit(url: str) -> None:
+    """Ends with a session that is kept alive."""
+    api = LiveAvatarApi(KEY, base_url=url, timeout=20)
+    api.new_session(session_request(), keep_alive=0.02)
+    time.sleep(0.2)
+    vars(sys)["kept"] = api  # until the interpreter has ended
+
+
+async def keep_alive_and_exit_async(url: str) -> None:
+    """Ends with a session that is kept alive."""
+    warnings.simplefilter("ignore", ResourceWarning)
+    api = AsyncLiveAvatarApi(KEY, base_url=url, timeout=20)
+    await api.new_session(session_request(), keep_alive=0.02)
+    await asyncio.sleep(0.2)
+    vars(sys)["kept"] = api  # until the interpreter has ended
+
+
 # Interrupts at moments of the program's own choosing, against servers of its own.
 
 
@@ -244,6 +333,8 @@ class Lines:
 def interrupted(method: str, interrupting: contextlib.AbstractContextManager[Any]) -> bool:
     """Call a method, with interrupts; afterwards nothing runs that the client does not know of, and can stop."""
     with FaultServer() as server:
+        refusals = 2 if method == "wait_for_slot" else 0
+        server.on("start", refuses(403, "Concurrency limit reached"), refusals)
         api = LiveAvatarApi(KEY, base_url=server.url, timeout=5)
         given: set[str] = set()
         came = False
@@ -252,6 +343,8 @@ def interrupted(method: str, interrupting: contextlib.AbstractContextManager[Any
             with interrupting:
                 if method == "new_session":
                     given = {api.new_session(session_request()).session_id}
+                elif method == "wait_for_slot":
+                    given = {api.new_session(session_request(), wait_for_slot=5).session_id}
                 elif method == "close_session":
                     api.close_session(session_id)
                 else:
@@ -262,10 +355,11 @@ def interrupted(method: str, interrupting: contextlib.AbstractContextManager[Any
         server.settle()
         assert server.ledger.running <= set(api.open_sessions), (came, given)
         assert len(server.ledger.starts) <= 1
-        assert server.ledger.counts[1] <= 1
+        assert server.ledger.counts[1] <= 1 + refusals
         api.close_all_sessions()
         assert api.open_sessions == ()
         assert server.running == set()
+        server.heal()
         # The pool has survived as well.
         api.close_session(api.new_session(session_request()).session_id)
         assert server.running == set()
@@ -286,12 +380,13 @@ def interrupted_at_any_line(method: str) -> None:
     hurried()
     lines = Lines(None)
     interrupted(method, lines)
-    every = 1 + lines.seen // 200
+    every = 1 + lines.seen // (80 if method == "wait_for_slot" else 200)
     print(json.dumps({"interrupts": sum(interrupted(method, Lines(at)) for at in range(1, lines.seen + 1, every))}))
 
 
 def hurried() -> None:
     _calls.random = types.SimpleNamespace(uniform=FastRetries().uniform)  # type: ignore[assignment, attr-defined]
+    _flows.MIN_SLOT_DELAY = 0.001  # type: ignore[misc]
 
 
 def report(api: LiveAvatarApi, error: BaseException) -> None:

@@ -156,6 +156,25 @@ def test_blocking_uncaught(server: FaultServer) -> None:
 
 
 @pytest.mark.row("F7")
+@pytest.mark.parametrize(
+    "waiting",
+    [fault.holds(), fault.holds_body, fault.refuses(429, "Slow down", headers={"Retry-After": "25"})],
+    ids=["response", "body", "retry"],
+)
+def test_blocking_signal_on_another_thread(waiting: fault.Behaviour, server: FaultServer) -> None:
+    """A wait that a signal does not interrupt, because another thread has got it, notices it all the same."""
+    server.on("stop", waiting)
+    with program("signal_on_another_thread", server) as running:
+        server.arrived("stop")
+        time.sleep(0.2)  # into the wait; sooner would do no harm
+        running.process.stdin.write("\n")  # type: ignore[union-attr]
+        running.process.stdin.flush()  # type: ignore[union-attr]
+        told = running.says()
+        assert told["ended"] == "KeyboardInterrupt"
+        assert told["seconds"] < 20
+
+
+@pytest.mark.row("F7")
 @pytest.mark.parametrize("acts", [True, False], ids=["that happened", "that did not"])
 @pytest.mark.parametrize("task", ["async_start", "async_child"])
 def test_async_start(task: str, acts: bool, server: FaultServer) -> None:

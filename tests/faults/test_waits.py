@@ -20,11 +20,11 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The delays that a client asks for, in seconds; none takes place."""
     asked: list[float] = []
 
-    async def asleep(seconds: float) -> None:
+    async def sleep(self: object, seconds: float) -> None:
         asked.append(seconds)
 
-    monkeypatch.setattr("liveavatar._transports._blocking.time.sleep", asked.append)
-    monkeypatch.setattr("liveavatar._transports._asyncio.asyncio.sleep", asleep)
+    monkeypatch.setattr("liveavatar._transports._blocking.BlockingIO.sleep", sleep)
+    monkeypatch.setattr("liveavatar._transports._asyncio.AsyncIO.sleep", sleep)
     return asked
 
 

@@ -35,7 +35,7 @@ _MODULES = {
         "SessionTokenNotFoundError",
     ),
     ".models": ("AvatarPersona", "LiveAvatarNewSessionRequest", "StandardSessionResponse", "VideoSettings"),
-    "._shutdown": ("graceful_shutdown",),
+    "._signals": ("graceful_shutdown",),
     "liveavatar_client.models": (
         "CustomSDKLiveKitConfig",
         "LiveAvatarSessionData",

@@ -11,7 +11,7 @@ from liveavatar_client.models import TranscriptLine as TranscriptLine
 from liveavatar_client.models import VideoEncoding as VideoEncoding
 from liveavatar_client.models import VideoQuality as VideoQuality
 
-from ._shutdown import graceful_shutdown as graceful_shutdown
+from ._signals import graceful_shutdown as graceful_shutdown
 from ._version import __version__ as __version__
 from .async_client import AsyncLiveAvatarApi as AsyncLiveAvatarApi
 from .client import LiveAvatarApi as LiveAvatarApi

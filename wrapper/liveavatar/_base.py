@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from . import _constants, _shutdown
 from ._calls import IO
 from ._config import Config
+from ._endpoints import CREATE_TOKEN, START, STOP
 from ._flows import Flows
 from ._redaction import redact, scrub_traceback
+from ._schema import load
 
 if TYPE_CHECKING:
     from .ledger._protocol import Ledger
@@ -38,6 +40,8 @@ class BaseApi:
     ) -> None:
         self._config = Config.from_arguments(api_key, base_url, timeout, max_retries, self.BASE_URL)
         self._ledger = ledger
+        for model in filter(None, (CREATE_TOKEN.model, START.model, STOP.model)):
+            load(model)
         self._reset()
 
     def _reset(self) -> None:
@@ -47,9 +51,9 @@ class BaseApi:
         io, leftover_io = self._new_io()
         self._own_flows = flows = Flows(self._config, io)
         if self._ledger is not None:
-            from . import _recovery  # imported when needed: most clients have no ledger
+            from ._account_ledger import AccountLedger  # imported when needed: most clients have no ledger
 
-            flows.sessions.ledger = _recovery.AccountLedger(self._ledger, self._config)
+            flows.sessions.ledger = AccountLedger(self._ledger, self._config)
             flows.recovery = self._recovery = self._new_recovery(flows)
         _shutdown.watch(self, self._config, self._own_flows.sessions, leftover_io)
 

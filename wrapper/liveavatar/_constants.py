@@ -30,6 +30,9 @@ RECOVERY_INTERVAL = 10.0
 RECOVERED_START_AGE = 60.0
 """Seconds after which a start that a dead process has sent has certainly arrived."""
 
+INTERRUPT_INTERVAL = 0.5
+"""Seconds after which a blocking wait lets Python handle a signal that came just before it, or to another thread."""
+
 KEEPALIVE_EXPIRY = 15.0
 """Seconds that an idle connection is kept. Gateways keep it longer, so they rarely close it first."""
 

@@ -38,7 +38,7 @@ from ._sessions import Session, Sessions
 from .errors import AuthenticationError, LiveAvatarError, NotFoundError
 
 if TYPE_CHECKING:
-    from ._recovery import AccountLedger
+    from ._account_ledger import AccountLedger
 
 T = TypeVar("T")
 

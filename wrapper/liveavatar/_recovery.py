@@ -1,4 +1,4 @@
-"""A client's use of its ledger: its own sessions in it, and the recovery of those that dead processes have left."""
+"""Stops the sessions that dead processes have left in the ledger."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import weakref
 from datetime import UTC, datetime
 
 from ._calls import logger
-from ._config import Config
 from ._constants import CLEANUP_TIMEOUT, RECOVERED_START_AGE, RECOVERY_INTERVAL
 from ._flows import Flows
 from ._redaction import Secret
@@ -17,65 +16,8 @@ from ._schema import stop_request
 from ._sessions import Session
 from ._transports._asyncio import keep_task
 from ._transports._blocking import run
-from .errors import LedgerError, LiveAvatarConnectionError, LiveAvatarError
-from .ledger._protocol import Ledger, LedgerEntry, account_id
-
-
-class AccountLedger:
-    """The part of a ledger that belongs to one account at one service."""
-
-    def __init__(self, ledger: Ledger, config: Config) -> None:
-        if not isinstance(ledger, Ledger):
-            raise TypeError(
-                f"ledger must have the methods of liveavatar.ledger.Ledger, not be a {type(ledger).__name__}"
-            )
-        self._ledger = ledger
-        self._account = account_id(config.api_key.reveal())
-        self._base_url = config.base_url
-
-    def add(self, session_id: str) -> None:
-        """Write a session down as this process's own.
-
-        Raises:
-            LedgerError: It could not be written down.
-        """
-        try:
-            self._ledger.add(LedgerEntry(session_id, self._account, self._base_url, datetime.now(UTC)))
-            return
-        except LedgerError as error:
-            failure = error
-        except Exception as error:  # of a ledger that the user has written
-            failure = LedgerError(f"Session {session_id} could not be written down: {error}")
-            failure.__cause__ = error
-        failure.session_id = session_id
-        raise failure
-
-    def remove(self, session_id: str) -> None:
-        """Remove a session that has ended or was released. A failure is logged: the session is not concerned."""
-        try:
-            self._ledger.remove(session_id)
-        except Exception as error:
-            logger.warning("Session %s could not be removed from the ledger: %s", session_id, error)
-
-    def abandoned(self) -> list[LedgerEntry]:
-        """Return the sessions whose owners are dead.
-
-        Raises:
-            LedgerError: The ledger could not be read.
-        """
-        return [
-            entry
-            for entry in self._ledger.entries()
-            if entry.owner_alive is False and (entry.account, entry.base_url) == (self._account, self._base_url)
-        ]
-
-    def claim(self, session_id: str) -> bool:
-        """Take over a session whose owner is dead; return whether that has succeeded.
-
-        Raises:
-            LedgerError: The ledger could not be read or written.
-        """
-        return self._ledger.claim(session_id)
+from .errors import LiveAvatarConnectionError, LiveAvatarError
+from .ledger._protocol import LedgerEntry
 
 
 class _Recovery:

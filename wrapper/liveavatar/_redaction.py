@@ -10,9 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar, cast
 
-import attrs
-
-import liveavatar_client.models as generated
+from liveavatar_client.models import SECRET_FIELDS
 
 MASK = "***"
 
@@ -40,12 +38,9 @@ class Secret(Generic[T]):
         return MASK
 
 
-@functools.cache
 def secret_fields() -> frozenset[str]:
-    """Return the names of all fields that the contract marks as secret."""
-    models = [model for name in generated.__all__ if attrs.has(model := getattr(generated, name))]
-    hidden = {field.name for model in models for field in attrs.fields(model) if not field.repr}
-    return frozenset(hidden - {"additional_properties"} | {"access_token"})
+    """Return the names of all fields that hold a secret, in the contract and in the client's own models."""
+    return frozenset({*SECRET_FIELDS, "access_token"})
 
 
 @functools.cache

@@ -88,7 +88,9 @@ def _field(
 
 
 def _fields(model: type[Any]) -> tuple[Field, ...]:
-    hints = typing.get_type_hints(model, localns={name: getattr(generated, name) for name in generated.__all__})
+    words = {word for field in attrs.fields(model) for word in re.findall(r"\w+", str(field.type))}
+    named = words.intersection(generated.__all__)  # all others need not be imported
+    hints = typing.get_type_hints(model, localns={name: getattr(generated, name) for name in named})
     return tuple(
         _field(
             field.name,
@@ -104,6 +106,16 @@ def _fields(model: type[Any]) -> tuple[Field, ...]:
 
 fields = cast(Callable[[type[Any]], tuple[Field, ...]], functools.cache(_fields))
 """Return the fields of a model."""
+
+
+def load(model: type[Any]) -> None:
+    """Import the models that a model contains, and read the types of all fields.
+
+    Otherwise, both happen when the first response is read: a session may be running then.
+    """
+    for field in fields(model):
+        for inner in field.models or (field.item.models if field.item else ()):
+            load(inner)
 
 
 # ---- Requests ----------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from ._redaction import Secret
 from .errors import LiveAvatarError, SessionTokenNotFoundError
 
 if TYPE_CHECKING:
-    from ._recovery import AccountLedger
+    from ._account_ledger import AccountLedger
 
 
 @attrs.define(eq=False)

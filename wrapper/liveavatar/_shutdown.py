@@ -1,19 +1,15 @@
-"""Stops the sessions of clients that were not closed, and turns signals into an orderly end of the program."""
+"""Stops the sessions of clients that were not closed."""
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import contextlib
 import functools
 import os
-import signal
-import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
-from types import FrameType
+from collections.abc import Iterable
 from typing import Any
 
 from ._calls import logger
@@ -95,6 +91,8 @@ def _on_exit() -> None:
 
 def _stop(clients: Iterable[_Leftovers], deadline: float, reason: str) -> None:
     """Stop the sessions of clients that are gone, and log one WARNING that names them."""
+    import asyncio  # imported when needed: a blocking client that is closed needs no event loop
+
     by_client = [(client, sessions) for client in clients if (sessions := client.close())]
     if not by_client:
         return
@@ -127,6 +125,8 @@ def _stop_through_caller(client: _Leftovers, sessions: Iterable[Session], deadli
 
 
 async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]], deadline: float) -> None:
+    import asyncio
+
     from ._transports._aiohttp import AiohttpTransport
     from ._transports._asyncio import AsyncIO
 
@@ -152,68 +152,3 @@ async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]],
     finally:
         for transport in transports:
             await transport.close()
-
-
-# ---- Signals -----------------------------------------------------------------------------------------------
-
-_Handler = Callable[[int, FrameType | None], Any]
-
-
-def graceful_shutdown() -> None:
-    """Let SIGTERM and SIGHUP end the program in an orderly way, so that `with` blocks stop their sessions.
-
-    Call it once, at the top of a program, in the main thread. Without it, these signals end the process at once and
-    leave its sessions running. Containers, systemd and closed terminals send them.
-
-    In blocking code the signal raises SystemExit in the main thread. Under asyncio it cancels the main task, and the
-    program exits once that task has ended. The exit status is 128 plus the number of the signal. A handler that was
-    installed before is called first. A signal that the process ignores, as under `nohup`, stays ignored.
-
-    Raises:
-        ValueError: It was called in another thread than the main one.
-
-    A framework that handles these signals itself, such as uvicorn or gunicorn, needs no call: it shuts down in order.
-    """
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is None:  # Windows has no SIGHUP
-            continue
-        previous = signal.getsignal(number)
-        if previous is signal.SIG_IGN or isinstance(previous, _ShutdownHandler):
-            continue
-        signal.signal(number, _ShutdownHandler(previous, task))
-
-
-class _ShutdownHandler:
-    """A signal handler that ends the program in an orderly way."""
-
-    def __init__(self, previous: Any, task: asyncio.Task[Any] | None) -> None:
-        self._previous = previous
-        self._task = None if task is None else weakref.ref(task)
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if callable(self._previous):
-            self._previous(number, frame)
-        loop = asyncio._get_running_loop()
-        if loop is None:
-            sys.exit(128 + number)
-        loop.call_soon_threadsafe(self._cancel_main_task, loop, number)
-
-    def _cancel_main_task(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
-        task = self._main_task()
-        tasks = [task] if task is not None else list(asyncio.all_tasks(loop))
-        for each in tasks:
-            each.cancel()
-        if task is not None:
-            task.add_done_callback(lambda _: sys.exit(128 + number))
-
-    def _main_task(self) -> asyncio.Task[Any] | None:
-        """Return the task in which graceful_shutdown was called, or the one that asyncio.run has started."""
-        task = None if self._task is None else self._task()
-        if task is None:
-            task = getattr(signal.getsignal(signal.SIGINT), "keywords", {}).get("main_task")
-        return None if task is None or task.done() else task

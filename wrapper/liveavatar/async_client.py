@@ -28,7 +28,8 @@ from ._calls import IO
 from ._config import parse_credential
 from ._constants import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
 from ._flows import Flows
-from ._keep_alive import TaskWorker, keep_alive_interval
+from ._keep_alive import keep_alive_interval
+from ._keep_alive_task import TaskWorker
 from ._pagination import MAX_PAGE_SIZE, Pages
 from ._redaction import scrub_traceback
 from ._sessions import Session
@@ -99,7 +100,8 @@ class AsyncLiveAvatarApi(BaseApi):
 
     def _new_io(self) -> tuple[IO, IO | None]:
         from ._transports._aiohttp import AiohttpTransport  # imported late, to keep our import light
-        from ._transports._asyncio import AsyncIO, HttpxTransport
+        from ._transports._async_httpx import HttpxTransport
+        from ._transports._asyncio import AsyncIO
 
         self._transport: AsyncTransport
         if self._http_client is not None:

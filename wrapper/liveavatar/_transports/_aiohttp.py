@@ -94,11 +94,13 @@ class AiohttpTransport(AsyncTransport):
         session = self._sessions[new_connection] = aiohttp.ClientSession(
             connector=connector,
             connector_owner=self._caller is None,
-            trace_configs=self._caller.trace_configs if self._caller is not None else None,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
         )
         if self._caller is not None:
+            # Instrumentation adds a trace config to every new session. Only those of the caller's session apply, or
+            # each request would be recorded twice.
+            session.trace_configs[:] = self._caller.trace_configs
             # The connector belongs to the caller, so a client that is not closed must not warn.
             weakref.finalize(self, session.detach)
         return session

@@ -144,10 +144,12 @@ def find_foreign(error: BaseException, *, through_causes: bool) -> BaseException
     Args:
         error: What a transport raised.
         through_causes: Whether to look at the causes too, because only known libraries have wrapped the exception.
+            They wrap OSError only; other causes are those that a mocking library has added.
     """
     current: BaseException | None = error
     while current is not None:
-        if type(current).__module__.partition(".")[0] not in _LIBRARIES:
+        is_known = type(current).__module__.partition(".")[0] in _LIBRARIES
+        if not is_known and (current is error or isinstance(current, OSError)):
             return current
         current = current.__cause__ if through_causes else None
     return None

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from .._constants import CLEANUP_TIMEOUT
+from .._constants import CLEANUP_TIMEOUT, INTERRUPT_INTERVAL
 from .._proxies import proxy_from_environment
 from ..errors import LiveAvatarConnectionError, LiveAvatarTimeoutError
 from ._base import Request, Response, find_foreign, with_read_error
@@ -44,7 +44,7 @@ class BlockingTransport:
             LiveAvatarConnectionError: There was no response.
         """
         if self._pool is not None:
-            return _send(request, self._send_through_pool, own=True)
+            return _send(request, functools.partial(_send_through_pool, self._pool), own=True)
         # A signal handler or finalizer may call while this thread holds a lock of the caller's pool.
         nested = getattr(self._thread, "is_sending", False)
         if not nested and not (request.new_connection and request.last_resort):
@@ -59,18 +59,7 @@ class BlockingTransport:
                 self._thread.is_sending = False
         # The caller's pool has no usable connection, and a session may be running: open one beside it.
         with contextlib.closing(self._new_pool()) as spare:
-            return _send(request, spare.handle_request, own=True)
-
-    def _send_through_pool(self, prepared: httpx.Request) -> httpx.Response:
-        assert self._pool is not None
-        if _is_observed():
-            return self._observed_client.send(prepared, stream=True)
-        return self._pool.handle_request(prepared)
-
-    @functools.cached_property
-    def _observed_client(self) -> httpx.Client:
-        assert self._pool is not None
-        return httpx.Client(transport=self._pool, trust_env=False, follow_redirects=False)
+            return _send(request, functools.partial(_send_through_pool, spare), own=True)
 
     def _send_through_caller(self, prepared: httpx.Request) -> httpx.Response:
         assert self._client is not None
@@ -89,6 +78,13 @@ class BlockingTransport:
         # Loading the CA certificates takes 46 ms; skip it for http://.
         context = httpx.create_ssl_context() if self._uses_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         return PooledTransport(context, self._proxy)
+
+
+def _send_through_pool(pool: PooledTransport, prepared: httpx.Request) -> httpx.Response:
+    """Send a request through httpx.Client if instrumentation expects it there, and else directly, which is faster."""
+    if _is_observed():
+        return pool.client.send(prepared, stream=True)
+    return pool.handle_request(prepared)
 
 
 def _send(request: Request, send: Callable[[httpx.Request], httpx.Response], *, own: bool) -> Response:
@@ -139,7 +135,9 @@ class BlockingIO:
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
-        time.sleep(seconds)  # noqa: ASYNC251  # blocking by design
+        until = time.monotonic() + seconds
+        while (remaining := until - time.monotonic()) > 0:
+            time.sleep(min(remaining, INTERRUPT_INTERVAL))  # noqa: ASYNC251  # blocking by design
 
     async def run_all(self, works: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
         """Do one piece of work after another."""

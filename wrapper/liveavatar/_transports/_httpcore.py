@@ -13,11 +13,8 @@ from typing import Any
 import httpcore
 import httpx
 
-from .._constants import KEEPALIVE_EXPIRY
+from .._constants import INTERRUPT_INTERVAL, KEEPALIVE_EXPIRY
 from ._base import Request
-
-_INTERRUPT_INTERVAL = 0.5
-"""Seconds after which a read lets Python handle a signal that arrived just before the read began."""
 
 current_request: ContextVar[Request] = ContextVar("liveavatar_request")
 """The request whose deadline the connections keep."""
@@ -34,6 +31,11 @@ class PooledTransport(httpx.HTTPTransport):
         create_connection = getattr(_new_pool(ssl_context, proxy), "create_connection", None)
         if hasattr(self, "_pool") and create_connection is not None:
             self._pool = _ConnectionStack(create_connection)  # type: ignore[assignment]
+
+    @functools.cached_property
+    def client(self) -> httpx.Client:
+        """A client over this transport, for instrumentation that expects requests at httpx.Client."""
+        return httpx.Client(transport=self, trust_env=False, follow_redirects=False)
 
 
 def _new_pool(ssl_context: ssl.SSLContext, proxy: str | None) -> httpcore.ConnectionPool:
@@ -171,9 +173,9 @@ class _DeadlineStream(httpcore.NetworkStream):
         while True:
             remaining = current_request.get().remaining(sent=True)
             try:
-                return self._inner.read(max_bytes, min(remaining, _INTERRUPT_INTERVAL))
+                return self._inner.read(max_bytes, min(remaining, INTERRUPT_INTERVAL))
             except httpcore.ReadTimeout:
-                if remaining <= _INTERRUPT_INTERVAL:
+                if remaining <= INTERRUPT_INTERVAL:
                     raise
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Unpack
@@ -16,13 +15,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from . import _contract
-from ._credentials import Credentials, RateLimit
+from ._credentials import RateLimit
 from ._endpoints import ENDPOINTS, Call, Endpoint
 from ._errors import ApiError
 from ._http import LoopbackHost, RequestLog, error_response, parse_json, read_body
 from ._page import page, sessions_json
-from ._sessions import Sessions
 from ._settings import Settings, SettingsKeywords
+from ._state import State
 
 SUCCESS = 1000
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
@@ -41,22 +40,15 @@ def create_app(**settings: Unpack[SettingsKeywords]) -> Starlette:
     return MockService(Settings(**settings)).app
 
 
-class MockService:
-    """The state behind the endpoints, and the app that serves them.
+class MockService(State):
+    """The state of one mock server, and the app that serves it.
 
     Attributes:
-        settings: its settings.
-        sessions: its sessions.
-        credentials: the credentials that it accepts.
-        requests: number of requests by the short name of the endpoint.
         app: the ASGI app.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.sessions = Sessions(settings)
-        self.credentials = Credentials(settings)
-        self.requests: Counter[str] = Counter()
+        super().__init__(settings)
         self._rate_limit = RateLimit(settings)
         self.app = Starlette(
             routes=[

@@ -17,7 +17,7 @@ from ._session import Session
 from ._transcript import transcript
 
 if TYPE_CHECKING:
-    from ._app import MockService
+    from ._state import State
 
 _ROOM_URL = "wss://room.mock.invalid"  # a name that never resolves
 _EVENTS_URL = "wss://events.mock.invalid"
@@ -57,7 +57,7 @@ class Call:
         return self.token_session_id
 
 
-Handler = Callable[["MockService", Call], Any]
+Handler = Callable[["State", Call], Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,32 +83,32 @@ def endpoint(name: str, operation_id: str) -> Callable[[Handler], Handler]:
 
 
 @endpoint("token", "create_session_token")
-def create_session_token(service: MockService, call: Call) -> Any:
+def create_session_token(service: State, call: Call) -> Any:
     """Create a session and its token."""
     session = service.sessions.create(call.body)
     return {"session_id": session.id, "session_token": service.credentials.session_token(session)}
 
 
 @endpoint("start", "start_session")
-def start_session(service: MockService, call: Call) -> Any:
+def start_session(service: State, call: Call) -> Any:
     """Start the session, and describe its room."""
     return _room(service, service.sessions.start(call.session_id))
 
 
 @endpoint("stop", "stop_session")
-def stop_session(service: MockService, call: Call) -> None:
+def stop_session(service: State, call: Call) -> None:
     """Stop the session."""
     service.sessions.stop(call.session_id, call.body.get("reason", "UNKNOWN"))
 
 
 @endpoint("keep-alive", "keep_session_alive")
-def keep_session_alive(service: MockService, call: Call) -> None:
+def keep_session_alive(service: State, call: Call) -> None:
     """Reset the idle timer of the session."""
     service.sessions.keep_alive(call.session_id)
 
 
 @endpoint("list", "list_sessions")
-def list_sessions(service: MockService, call: Call) -> Any:
+def list_sessions(service: State, call: Call) -> Any:
     """Return one page of sessions."""
     names = ("avatar_id", "context_id", "embed_id")
     filters = {name: call.parameters[name].lower() for name in names if call.parameters[name] is not None}
@@ -133,27 +133,27 @@ def list_sessions(service: MockService, call: Call) -> Any:
 
 
 @endpoint("get", "get_session")
-def get_session(service: MockService, call: Call) -> Any:
+def get_session(service: State, call: Call) -> Any:
     """Return the record of the session."""
     session, now = service.sessions.find(call.parameters["session_id"])
     return session.info(now)
 
 
 @endpoint("transcript", "get_session_transcript")
-def get_session_transcript(service: MockService, call: Call) -> Any:
+def get_session_transcript(service: State, call: Call) -> Any:
     """Return a made-up transcript of the session."""
     session, now = service.sessions.find(call.parameters["session_id"])
     return transcript(session, now, call.parameters["start_timestamp"], call.parameters["end_timestamp"])
 
 
 @endpoint("delete-events", "delete_session_events")
-def delete_session_events(service: MockService, call: Call) -> None:
+def delete_session_events(service: State, call: Call) -> None:
     """Delete what has been said in the session so far."""
     session, now = service.sessions.find(call.parameters["session_id"])
     session.events_deleted_at = now
 
 
-def _room(service: MockService, session: Session) -> dict[str, Any]:
+def _room(service: State, session: Session) -> dict[str, Any]:
     def token(identity: str) -> str:
         return service.credentials.room_token(session.id, identity, session.max_duration)
 

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from ._settings import Settings
 
 if TYPE_CHECKING:
-    from ._app import MockService
+    from ._state import State
 
 SHOWN = 100  # sessions
 _WELL_KNOWN_KEYS = frozenset(Settings().api_keys)
@@ -33,7 +33,7 @@ async def page(request: Request) -> Response:
     return HTMLResponse(text, headers={"Content-Security-Policy": policy, **_HEADERS})
 
 
-async def sessions_json(service: MockService, request: Request) -> Response:
+async def sessions_json(service: State, request: Request) -> Response:
     """Serve what the page shows: the newest sessions, newest first, and totals.
 
     The API key is included if it is the default one, which everybody knows.

@@ -1,0 +1,67 @@
+"""A client's use of its ledger: the entries of its account."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from ._calls import logger
+from ._config import Config
+from .errors import LedgerError
+from .ledger._protocol import Ledger, LedgerEntry, account_id
+
+
+class AccountLedger:
+    """The part of a ledger that belongs to one account at one service."""
+
+    def __init__(self, ledger: Ledger, config: Config) -> None:
+        if not isinstance(ledger, Ledger):
+            raise TypeError(
+                f"ledger must have the methods of liveavatar.ledger.Ledger, not be a {type(ledger).__name__}"
+            )
+        self._ledger = ledger
+        self._account = account_id(config.api_key.reveal())
+        self._base_url = config.base_url
+
+    def add(self, session_id: str) -> None:
+        """Write a session down as this process's own.
+
+        Raises:
+            LedgerError: It could not be written down.
+        """
+        try:
+            self._ledger.add(LedgerEntry(session_id, self._account, self._base_url, datetime.now(UTC)))
+            return
+        except LedgerError as error:
+            failure = error
+        except Exception as error:  # of a ledger that the user has written
+            failure = LedgerError(f"Session {session_id} could not be written down: {error}")
+            failure.__cause__ = error
+        failure.session_id = session_id
+        raise failure
+
+    def remove(self, session_id: str) -> None:
+        """Remove a session that has ended or was released. A failure is logged: the session is not concerned."""
+        try:
+            self._ledger.remove(session_id)
+        except Exception as error:
+            logger.warning("Session %s could not be removed from the ledger: %s", session_id, error)
+
+    def abandoned(self) -> list[LedgerEntry]:
+        """Return the sessions whose owners are dead.
+
+        Raises:
+            LedgerError: The ledger could not be read.
+        """
+        return [
+            entry
+            for entry in self._ledger.entries()
+            if entry.owner_alive is False and (entry.account, entry.base_url) == (self._account, self._base_url)
+        ]
+
+    def claim(self, session_id: str) -> bool:
+        """Take over a session whose owner is dead; return whether that has succeeded.
+
+        Raises:
+            LedgerError: The ledger could not be read or written.
+        """
+        return self._ledger.claim(session_id)

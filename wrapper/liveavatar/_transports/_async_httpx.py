@@ -1,0 +1,50 @@
+"""Sends requests through the caller's httpx.AsyncClient."""
+
+from __future__ import annotations
+
+import httpx
+
+from ..errors import LiveAvatarConnectionError
+from . import _httpx
+from ._aiohttp import AiohttpTransport
+from ._asyncio import AsyncTransport, Attempt
+from ._base import Request, Response
+
+
+class HttpxTransport(AsyncTransport):
+    """Sends requests through the caller's httpx.AsyncClient."""
+
+    owns_pool = False
+    errors = _httpx.ERRORS
+
+    def __init__(self, base_url: str, client: httpx.AsyncClient) -> None:
+        self._base_url = base_url
+        self._client = client
+
+    async def _exchange(self, attempt: Attempt) -> None:
+        request = attempt.request
+        _httpx.ensure_open(request, self._client)
+        # Disable the caller's auth and redirects: only our credential is sent, and only to the base URL.
+        incoming = await self._client.send(
+            _httpx.build_request(request), stream=True, auth=None, follow_redirects=False
+        )
+        try:
+            _httpx.discard_cookies(self._client, incoming)
+            response = attempt.response = Response(incoming.status_code, incoming.headers)
+            if incoming.is_stream_consumed:  # an event hook of the caller's client has read the body
+                response.feed(incoming.content)
+            elif not response.unreadable:
+                async for chunk in incoming.aiter_raw():
+                    if not response.feed(chunk):
+                        break
+        finally:
+            await incoming.aclose()
+
+    def _to_connection_error(self, request: Request, error: Exception) -> LiveAvatarConnectionError:
+        return _httpx.to_connection_error(request, error)
+
+    def spare(self) -> AsyncTransport:
+        return AiohttpTransport(self._base_url, None)
+
+    async def close(self) -> None:
+        """Do nothing: the client belongs to the caller."""

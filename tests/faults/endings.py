@@ -61,15 +61,15 @@ def client_in_a_cycle(url: str) -> None:
     holder.append(holder)
 
 
-def impatient() -> None:
-    """Shorten the time that the end of a program may take, so that it need not be waited for."""
+def cleanup_timeout(seconds: float) -> None:
+    """Set how long the end of a program may take: on a busy machine longer than usual, or not worth waiting for."""
     from liveavatar import _shutdown
 
-    _shutdown.CLEANUP_TIMEOUT = 1.0
+    _shutdown.CLEANUP_TIMEOUT = seconds
 
 
 def hanging_stop(url: str) -> None:
-    impatient()
+    cleanup_timeout(1.0)
     end_of_script(url)
     say("ending")
 
@@ -182,7 +182,7 @@ async def async_end_of_run(url: str) -> None:
 
 
 async def async_hanging_stop(url: str) -> None:
-    impatient()
+    cleanup_timeout(1.0)
     await async_end_of_run(url)
     say("ending")
 
@@ -337,6 +337,7 @@ def main(name: str, url: str) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+    cleanup_timeout(30.0)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     run = globals()[name]
     if asyncio.iscoroutinefunction(run):

@@ -888,12 +888,15 @@ def says_too_much(extra: bytes) -> Behaviour:
     return behave
 
 
-def speaks_later(stray: bytes, seconds: float = 0.01, *, then_closes: bool = False) -> Behaviour:
-    """As the service does; a little later, unasked, these bytes follow on the idle connection."""
+def speaks_later(stray: bytes, when: threading.Event | None = None, *, then_closes: bool = False) -> Behaviour:
+    """As the service does; later, unasked, these bytes follow on the idle connection: 10 ms later, or when told."""
 
     def behave(exchange: Exchange) -> None:
         exchange.answer(*exchange.do())
-        exchange.pause(seconds)
+        if when is None:
+            exchange.pause(0.01)
+        while when is not None and not when.wait(0.001):
+            exchange.pause(0)
         exchange.send(stray)
         if then_closes:
             exchange.hang_up()

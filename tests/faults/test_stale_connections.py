@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -68,18 +69,27 @@ def test_stray_bytes_are_no_response(pool: str) -> None:
     """What arrives on an idle connection is never taken for the response to the next request."""
     with driven(pool) as (server, api):
         for number, stray in enumerate(STRAYS.values()):
-            for endpoint in ("start", "stop"):
-                server.on(endpoint, fault.speaks_later(stray, then_closes=number % 2 == 1), 1)
-            first = opens(api)
-            server.settle()
-            api.call("close_session", first)
+            with speaking_after(server, "start", stray, then_closes=number % 2 == 1):
+                first = opens(api)
+            with speaking_after(server, "stop", stray, then_closes=number % 2 == 1):
+                api.call("close_session", first)
             assert server.running == set()
             second, third = opens(api), opens(api)
             api.call("close_session", second)
             assert server.running == {third}
             api.call("close_session", third)
-        assert server.counts[1:] == (3 * len(STRAYS),) * 2
+        assert server.counts == (3 * len(STRAYS),) * 3
         assert server.running == set()
+
+
+@contextlib.contextmanager
+def speaking_after(server: FaultServer, endpoint: str, stray: bytes, *, then_closes: bool = False) -> Iterator[None]:
+    """Let stray bytes follow the response to the request inside, once that has been read."""
+    read = threading.Event()
+    server.on(endpoint, fault.speaks_later(stray, read, then_closes=then_closes), 1)
+    yield
+    read.set()
+    server.settle()
 
 
 @pytest.mark.row("H6")
@@ -87,10 +97,10 @@ def test_stray_bytes_before_the_loop_has_read_them(flavour: str, server: FaultSe
     """The same where no event loop has run since the bytes arrived."""
     with opened(flavour, server) as api:
         for stray in STRAYS.values():
-            server.on("start", fault.speaks_later(stray), 1).on("stop", fault.speaks_later(stray), 1)
-            first = api.new_session(session_request()).session_id
-            server.settle()
-            api.close_session(first)
+            with speaking_after(server, "start", stray):
+                first = api.new_session(session_request()).session_id
+            with speaking_after(server, "stop", stray):
+                api.close_session(first)
             assert server.running == set()
             second = api.new_session(session_request())
             assert second.access_token == f"CANARY-client-token-{int(second.session_id[-12:])}"
@@ -140,13 +150,11 @@ def test_close_of_an_idle_connection(pool: str) -> None:
     """A service that closes idle connections, with or without a 408, costs no errors."""
     with driven(pool) as (server, api):
         for stray in (b"", IDLE_TIMEOUT):
-            for endpoint in ("start", "stop"):
-                server.on(endpoint, fault.speaks_later(stray, then_closes=True), 5)
             for _ in range(5):
-                session_id = opens(api)
-                server.settle()
-                api.call("close_session", session_id)
-                server.settle()
+                with speaking_after(server, "start", stray, then_closes=True):
+                    session_id = opens(api)
+                with speaking_after(server, "stop", stray, then_closes=True):
+                    api.call("close_session", session_id)
         assert server.counts == (10, 10, 10)
         assert server.running == set()
 
@@ -155,13 +163,16 @@ def test_close_of_an_idle_connection(pool: str) -> None:
 def test_close_of_an_idle_connection_before_the_loop_has_seen_it(flavour: str, server: FaultServer) -> None:
     """The same where no event loop has run since the connection was closed."""
     with opened(flavour, server) as api:
-        for behaviour in (fault.closes_with_response, fault.speaks_later(IDLE_TIMEOUT, then_closes=True)):
-            for _ in range(5):
-                server.on("start", behaviour, 1).on("stop", behaviour, 1)
+        for _ in range(5):
+            server.on("start", fault.closes_with_response, 1).on("stop", fault.closes_with_response, 1)
+            session_id = api.new_session(session_request()).session_id
+            server.settle()
+            api.close_session(session_id)
+            server.settle()
+            with speaking_after(server, "start", IDLE_TIMEOUT, then_closes=True):
                 session_id = api.new_session(session_request()).session_id
-                server.settle()
+            with speaking_after(server, "stop", IDLE_TIMEOUT, then_closes=True):
                 api.close_session(session_id)
-                server.settle()
         assert server.counts == (10, 10, 10)
         assert server.running == set()
 

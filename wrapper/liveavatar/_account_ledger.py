@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from ._calls import logger
 from ._config import Config
 from .errors import LedgerError
 from .ledger._protocol import Ledger, LedgerEntry, account_id
+
+T = TypeVar("T")
 
 
 class AccountLedger:
@@ -54,7 +58,7 @@ class AccountLedger:
         """
         return [
             entry
-            for entry in self._ledger.entries()
+            for entry in self._read(self._ledger.entries)
             if entry.owner_alive is False and (entry.account, entry.base_url) == (self._account, self._base_url)
         ]
 
@@ -64,4 +68,13 @@ class AccountLedger:
         Raises:
             LedgerError: The ledger could not be read or written.
         """
-        return self._ledger.claim(session_id)
+        return self._read(lambda: self._ledger.claim(session_id))
+
+    @staticmethod
+    def _read(operation: Callable[[], T]) -> T:
+        try:
+            return operation()
+        except LedgerError:
+            raise
+        except Exception as error:  # of a ledger that the user has written
+            raise LedgerError(f"The ledger could not be read: {type(error).__name__}: {error}") from error

@@ -122,6 +122,7 @@ async def call(
             content=content,
             deadline=deadline,
             is_cleanup=is_cleanup,
+            is_stop=endpoint is STOP,
             new_connection=is_cleanup or response_lost,
             last_resort=response_lost and endpoint is STOP and (is_cleanup or attempt > retries),
         )

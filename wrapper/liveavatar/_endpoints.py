@@ -37,7 +37,12 @@ _HAS_STARTED = re.compile(
 _HAS_ENDED = re.compile(
     r"\b(already|has|been|was|is) (stopped|ended|closed|expired|finished|terminated)\b", re.IGNORECASE
 )
+_CLAUSE_END = re.compile(r"[.,:;!?]|\b(?:or|but|because)\b", re.IGNORECASE)
+_PROVES_NOTHING = re.compile(
+    r"\b(no|not|never|cannot|unable|failed|yet|token|connection|start|request)\b|n't\b", re.IGNORECASE
+)
 _NOT_RUNNING = re.compile(r"\bnot (active|running)\b", re.IGNORECASE)
+_NOT_YET = re.compile(r"\byet\b", re.IGNORECASE)
 
 
 def never_started(error: LiveAvatarError) -> bool:
@@ -58,11 +63,22 @@ def has_ended(error: LiveAvatarError, *, start_known: bool = True) -> bool:
         start_known: Whether the start of the session is known to have been carried out. If not, the request may have
             reached the service before the start, and "not found" or "not running" proves nothing.
     """
-    if not isinstance(error, NotFoundError | ConflictError):
+    if not isinstance(error, LiveAvatarApiError):
         return False
-    if _HAS_ENDED.search(error.message):
+    in_envelope = error.status < 300 and re.search(r"\bsession\b", error.message, re.IGNORECASE) is not None
+    if not (error.status in (404, 409) or (in_envelope and isinstance(error, NotFoundError | ConflictError))):
+        return False
+    if _says_ended(error.message):
         return True
-    return start_known and (isinstance(error, NotFoundError) or _NOT_RUNNING.search(error.message) is not None)
+    not_running = _NOT_RUNNING.search(error.message) and not _NOT_YET.search(error.message)
+    return start_known and (isinstance(error, NotFoundError) or bool(not_running))
+
+
+def _says_ended(message: str) -> bool:
+    """Return whether a message says that the session has ended: a clause that says so without a negation."""
+    return any(
+        _HAS_ENDED.search(clause) and not _PROVES_NOTHING.search(clause) for clause in _CLAUSE_END.split(message)
+    )
 
 
 def is_unknown(error: LiveAvatarError) -> bool:

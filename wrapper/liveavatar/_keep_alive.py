@@ -19,6 +19,9 @@ from ._flows import Flows
 from ._redaction import redact
 from ._sessions import Session
 
+MAX_WAIT = 3600.0
+"""Seconds that the worker sleeps at most; longer waits overflow in some systems."""
+
 _WARN_AFTER = 3
 """Failed requests in a row after which a WARNING is logged."""
 
@@ -156,6 +159,6 @@ class ThreadWorker:
                     self._thread = None
                     return
                 if delay > 0:
-                    self._changed.wait(delay)
+                    self._changed.wait(min(delay, MAX_WAIT))
                     continue
             run(self._schedule.send_due)

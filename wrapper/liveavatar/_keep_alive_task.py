@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from ._flows import Flows
-from ._keep_alive import Schedule
+from ._keep_alive import MAX_WAIT, Schedule
 from ._sessions import Session
 
 
@@ -42,7 +42,7 @@ class TaskWorker:
             changed.clear()
             if delay > 0:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(delay):
+                    async with asyncio.timeout(min(delay, MAX_WAIT)):
                         await changed.wait()
             else:
                 await self._schedule.send_due()

@@ -107,7 +107,8 @@ class Operations:
 
     async def _note_end(self, session: Session, error: LiveAvatarError) -> bool:
         """Remove a session that has ended, as an error says; return whether it does."""
-        ended = has_ended(error) and not is_unknown_path(error)
+        known = session.opened or session not in self.sessions
+        ended = known and has_ended(error, start_known=session.start_settled) and not is_unknown_path(error)
         if ended and self.sessions.discard_ended(session):
             logger.info("Session %s has ended: %s", session.id, message(error))
             await self._remove_from_ledger(session.id)

@@ -65,7 +65,8 @@ def read(response: Response, endpoint: Endpoint[T], base_url: str, secrets: Call
     """
     body, problem = _parse(response.content)
     code = _envelope_code(body)
-    if not 200 <= response.status <= 299 or (code is not None and code not in SUCCESS_CODES):
+    failed = code not in SUCCESS_CODES if code is not None else not endpoint.body_required and _says_failed(body)
+    if not 200 <= response.status <= 299 or failed:
         raise error(response, endpoint, base_url, secrets())
     if not isinstance(body, dict) and not endpoint.body_required:
         body, problem = {}, None
@@ -166,6 +167,16 @@ def _hint(
 def _envelope_code(body: Any) -> int | None:
     code = body.get("code") if isinstance(body, dict) else None
     return code if isinstance(code, int) and not isinstance(code, bool) else None
+
+
+def _says_failed(body: Any) -> bool:
+    """Return whether a body without an integer code says that the request has failed."""
+    if not isinstance(body, dict):
+        return False
+    code = body.get("code")
+    if code is not None:
+        return str(code).removesuffix(".0") not in map(str, SUCCESS_CODES)
+    return bool(body.get("error") or body.get("detail")) or body.get("success") is False
 
 
 def _error_message(body: Any) -> str:

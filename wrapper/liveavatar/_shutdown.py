@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import functools
 import os
+import sys
 import threading
 import time
 import weakref
@@ -19,6 +20,9 @@ from ._flows import Flows
 from ._sessions import Session, Sessions
 
 _MAX_CONCURRENT_STOPS = 100
+
+_CALLER_TIMEOUT = 1.0
+"""Seconds to stop sessions one by one through a caller's httpx.Client, before all are stopped at the same time."""
 
 
 class _Leftovers:
@@ -55,12 +59,19 @@ def watch(client: object, config: Config, sessions: Sessions, io: Any = None) ->
     leftovers = _Leftovers(config, sessions, io)
     _clients.add(leftovers)
     weakref.finalize(client, _on_collected, leftovers).atexit = False
-    _register_exit()
+    _register_exit(os.getpid())
 
 
 @functools.cache
-def _register_exit() -> None:
-    atexit.register(_on_exit)
+def _register_exit(pid: int) -> None:
+    """Register the exit hook, once in each process."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        from multiprocessing import util  # a child of multiprocessing does not run atexit hooks
+
+        util.Finalize(None, _on_exit, exitpriority=100)
+    else:
+        atexit.register(_on_exit)
 
 
 def _on_collected(leftovers: _Leftovers) -> None:
@@ -102,19 +113,21 @@ def _stop(clients: Iterable[_Leftovers], deadline: float, reason: str) -> None:
     by_client = [(client, sessions) for client in clients if (sessions := client.claim())]
     if not by_client:
         return
-    for client, sessions in by_client:
-        if client.io is not None:
-            _stop_through_caller(client, sessions, deadline)
-    with contextlib.suppress(Exception), asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-        runner.run(_stop_all(by_client, deadline))
     named = [session for _, sessions in by_client for session in sessions]
-    running = [session.id for session in named if not session.ended]
-    logger.warning(
-        "Still open when %s: session %s. %s Close the client, or use it in a `with` block.",
-        reason,
-        ", ".join(session.id for session in named),
-        f"May still be running: {', '.join(running)}." if running else "Stopped now.",
-    )
+    try:
+        for client, sessions in by_client:
+            if client.io is not None:
+                _stop_through_caller(client, sessions, min(deadline, time.monotonic() + _CALLER_TIMEOUT))
+        with contextlib.suppress(Exception), asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            runner.run(_stop_all(by_client, deadline))
+    finally:  # also after Ctrl-C
+        running = [session.id for session in named if not session.ended]
+        logger.warning(
+            "Still open when %s: session %s. %s Close the client, or use it in a `with` block.",
+            reason,
+            ", ".join(session.id for session in named),
+            f"May still be running: {', '.join(running)}." if running else "Stopped now.",
+        )
 
 
 def _stop_through_caller(client: _Leftovers, sessions: Iterable[Session], deadline: float) -> None:

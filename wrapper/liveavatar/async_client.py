@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
@@ -308,16 +309,15 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         Raises:
             LiveAvatarError: The first that could not be stopped, with a note for each other one.
         """
-        from ._transports._asyncio import wait_shielded
+        from ._transports._asyncio import shield_all
 
         sessions = self._flows.sessions.all
         if not sessions:
             return
         async with self._closing_flows() as flows:
-            loop = asyncio.get_running_loop()
-            stops = [loop.create_task(_close_if_open(flows, session)) for session in sessions]
-            await wait_shielded(stops)
-            raise_first([error for stop in stops if (error := stop.exception())])
+            stops = await shield_all([functools.partial(_close_if_open, flows, session) for session in sessions])
+            failures = [asyncio.CancelledError() if stop.cancelled() else stop.exception() for stop in stops]
+            raise_first([failure for failure in failures if failure is not None])
 
     async def aclose(self) -> None:
         """Stop the sessions that this client has opened and not released, then close the connection pool.
@@ -331,11 +331,11 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         """
         self._flows.sessions.close()
         try:
-            if self._flows.recovery is not None:
-                await self._recovery.close()
             await self.close_all_sessions()
         finally:
             self._closed = True
+            if self._flows.recovery is not None:
+                await self._recovery.close()
             await self._transport.close()
 
     async def __aenter__(self) -> Self:

@@ -305,11 +305,11 @@ class LiveAvatarApi(AccountApi):
         """
         self._flows.sessions.close()
         try:
-            if self._flows.recovery is not None:
-                self._recovery.close()
             self.close_all_sessions()
         finally:
             self._closed = True
+            if self._flows.recovery is not None:
+                self._recovery.close()
             self._transport.close()
 
     def __enter__(self) -> Self:

@@ -161,6 +161,10 @@ class AiohttpTransport(AsyncTransport):
     def _to_connection_error(self, request: Request, error: Exception) -> LiveAvatarConnectionError:
         return connection_error(request, error, sent=not isinstance(error, _NOT_SENT))
 
+    def is_callers_pool_closed(self) -> bool:
+        """Return whether the caller has closed the session."""
+        return self._caller is not None and self._caller.closed
+
     def spare(self) -> AsyncTransport:
         """Return a transport with a pool of its own, to be closed after one request."""
         spare = AiohttpTransport(self._base_url, None)

@@ -43,6 +43,10 @@ class HttpxTransport(AsyncTransport):
     def _to_connection_error(self, request: Request, error: Exception) -> LiveAvatarConnectionError:
         return _httpx.to_connection_error(request, error)
 
+    def is_callers_pool_closed(self) -> bool:
+        """Return whether the caller has closed the client."""
+        return self._client.is_closed
+
     def spare(self) -> AsyncTransport:
         return AiohttpTransport(self._base_url, None)
 

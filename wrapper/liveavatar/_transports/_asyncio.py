@@ -59,7 +59,8 @@ class AsyncTransport(ABC):
             try:
                 return await self._send(request)
             except LiveAvatarConnectionError as error:
-                if error.request_sent or not request.is_cleanup or (self.owns_pool and not self.closed):
+                is_closed = request.is_stop and self.is_callers_pool_closed()
+                if error.request_sent or not (request.is_cleanup or is_closed) or (self.owns_pool and not self.closed):
                     raise
         # The pool has no usable connection, and a session may be running: open one beside it.
         spare = self.spare()
@@ -71,6 +72,7 @@ class AsyncTransport(ABC):
     async def _send(self, request: Request) -> Response:
         attempt = None
         token = None
+        active = sys.exception()
         try:
             async with asyncio.timeout(request.remaining_if_reused()) as scope:
                 attempt = Attempt(request, scope)
@@ -81,7 +83,7 @@ class AsyncTransport(ABC):
         except LiveAvatarConnectionError as error:
             failure = error
         except Exception as error:
-            if not isinstance(error, self.errors) or find_foreign(error, through_causes=False) is not None:
+            if not isinstance(error, self.errors) or find_foreign(error, active) is not None:
                 raise  # of a signal handler or a hook of the caller
             failure = self._to_connection_error(request, error)
         finally:
@@ -95,6 +97,10 @@ class AsyncTransport(ABC):
 
     @abstractmethod
     def _to_connection_error(self, request: Request, error: Exception) -> LiveAvatarConnectionError: ...
+
+    def is_callers_pool_closed(self) -> bool:
+        """Return whether the caller has closed the pool."""
+        return False
 
     @abstractmethod
     def spare(self) -> AsyncTransport:
@@ -161,9 +167,7 @@ class AsyncIO:
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work in a task of its own, so that cancelling the caller's task does not reach it."""
-        loop = asyncio.get_running_loop()  # first, so that no un-awaited coroutine remains if there is no loop
-        task = loop.create_task(work())
-        await wait_shielded([task])
+        (task,) = await shield_all([work])
         return task.result()
 
     async def shield_cleanup(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -173,6 +177,38 @@ class AsyncIO:
 
 _background_tasks: set[asyncio.Task[Any]] = set()
 """Tasks that outlive their callers. The event loop keeps only weak references to tasks."""
+
+
+async def shield_all(works: Iterable[Callable[[], Coroutine[Any, Any, T]]]) -> list[asyncio.Task[T]]:
+    """Do work in tasks that a cancellation of the caller does not reach, and return the tasks when they are done.
+
+    A task that was cancelled before its first step, as the end of asyncio.run may do, is created once more.
+
+    Raises:
+        asyncio.CancelledError: The caller was cancelled; raised at the end.
+    """
+    loop = asyncio.get_running_loop()  # first, so that no un-awaited coroutine remains if there is no loop
+    cancelled: asyncio.CancelledError | None = None
+    begun: set[int] = set()
+
+    async def begin(number: int, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        begun.add(number)
+        return await work()
+
+    works = list(works)
+    tasks = {number: loop.create_task(begin(number, work)) for number, work in enumerate(works)}
+    for _ in range(2):
+        try:
+            await wait_shielded(tasks.values())
+        except asyncio.CancelledError as error:
+            cancelled = error
+        skipped = [number for number, task in tasks.items() if number not in begun and task.cancelled()]
+        if not skipped:
+            break
+        tasks.update({number: loop.create_task(begin(number, works[number])) for number in skipped})
+    if cancelled is not None:
+        raise cancelled
+    return list(tasks.values())
 
 
 async def wait_shielded(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import ssl
+import sysconfig
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import attrs
@@ -36,6 +38,8 @@ class Request:
     """Whether it stops a session that may be running unnoticed. It does not queue for a connection."""
     new_connection: bool = False
     """Whether it must not use an idle connection, because the previous attempt got no response on one."""
+    is_stop: bool = False
+    """Whether it stops a session. It may then use a connection beside a caller's pool that is closed."""
     last_resort: bool = False
     """Whether it may use a connection beside the caller's pool if that has failed."""
 
@@ -135,24 +139,42 @@ def _connection_hint(url: str, chain: list[BaseException], *, sent: bool, timed_
     return ""
 
 
+_LIBRARY_FOLDERS = tuple(
+    {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    | {str(Path(__file__).parents[1]), str(Path(attrs.__file__).parents[1])}
+)
 _LIBRARIES = {"aiohttp", "anyio", "asyncio", "builtins", "h11", "httpcore", "httpx", "socket", "ssl", "uvloop"}
 
 
-def find_foreign(error: BaseException, *, through_causes: bool) -> BaseException | None:
+def find_foreign(error: BaseException, active: BaseException | None = None) -> BaseException | None:
     """Return the exception that no HTTP library raised, for example one raised by a signal handler.
+
+    The libraries wrap OSError only. Other causes are those that a mocking library has added.
 
     Args:
         error: What a transport raised.
-        through_causes: Whether to look at the causes too, because only known libraries have wrapped the exception.
-            They wrap OSError only; other causes are those that a mocking library has added.
+        active: The exception that the caller was handling when it called; it and its causes are left out.
     """
     current: BaseException | None = error
-    while current is not None:
+    while current is not None and current is not active:
         is_known = type(current).__module__.partition(".")[0] in _LIBRARIES
         if not is_known and (current is error or isinstance(current, OSError)):
             return current
-        current = current.__cause__ if through_causes else None
+        if isinstance(current, OSError | UnicodeError) and _is_raised_by_caller(current):
+            return current
+        current = current.__cause__ or current.__context__
     return None
+
+
+def _is_raised_by_caller(error: BaseException) -> bool:
+    """Return whether code outside of libraries has raised an exception, for example a signal handler."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return False
+    file = traceback.tb_frame.f_code.co_filename
+    return not (file.startswith("<") or file.startswith(_LIBRARY_FOLDERS))
 
 
 def with_read_error(response: Response | None, error: LiveAvatarConnectionError) -> Response:

@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import functools
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
@@ -44,22 +45,23 @@ class BlockingTransport:
             LiveAvatarConnectionError: There was no response.
         """
         if self._pool is not None:
-            return _send(request, functools.partial(_send_through_pool, self._pool), own=True)
+            return _send(request, functools.partial(_send_through_pool, self._pool))
         # A signal handler or finalizer may call while this thread holds a lock of the caller's pool.
         nested = getattr(self._thread, "is_sending", False)
         if not nested and not (request.new_connection and request.last_resort):
             self._thread.is_sending = True
             try:
                 request.limit_to_reused()
-                return _send(request, self._send_through_caller, own=False)
+                return _send(request, self._send_through_caller)
             except LiveAvatarConnectionError as error:
-                if error.request_sent or not request.is_cleanup:
+                is_closed = request.is_stop and self._client is not None and self._client.is_closed
+                if error.request_sent or not (request.is_cleanup or is_closed):
                     raise
             finally:
                 self._thread.is_sending = False
         # The caller's pool has no usable connection, and a session may be running: open one beside it.
         with contextlib.closing(self._new_pool()) as spare:
-            return _send(request, functools.partial(_send_through_pool, spare), own=True)
+            return _send(request, functools.partial(_send_through_pool, spare))
 
     def _send_through_caller(self, prepared: httpx.Request) -> httpx.Response:
         assert self._client is not None
@@ -87,8 +89,9 @@ def _send_through_pool(pool: PooledTransport, prepared: httpx.Request) -> httpx.
     return pool.handle_request(prepared)
 
 
-def _send(request: Request, send: Callable[[httpx.Request], httpx.Response], *, own: bool) -> Response:
+def _send(request: Request, send: Callable[[httpx.Request], httpx.Response]) -> Response:
     response = None
+    active = sys.exception()
     token = current_request.set(request)
     try:
         with contextlib.closing(send(build_request(request))) as incoming:
@@ -104,7 +107,7 @@ def _send(request: Request, send: Callable[[httpx.Request], httpx.Response], *, 
         failure = error
     except ERRORS as error:
         # An exception that a signal handler raised in the socket call is the caller's, not a connection error.
-        foreign = find_foreign(error, through_causes=own)
+        foreign = find_foreign(error, active)
         if foreign is not None:
             raise foreign from None
         failure = to_connection_error(request, error)

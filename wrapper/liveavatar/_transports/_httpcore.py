@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import ssl
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -170,12 +171,13 @@ class _DeadlineStream(httpcore.NetworkStream):
         return _DeadlineStream(self._inner.start_tls(ssl_context, server_hostname, limit))
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        active = sys.exception()
         while True:
             remaining = current_request.get().remaining(sent=True)
             try:
                 return self._inner.read(max_bytes, min(remaining, INTERRUPT_INTERVAL))
             except httpcore.ReadTimeout as error:
-                if find_foreign(error, through_causes=True) is not None:
+                if find_foreign(error, active) is not None:
                     raise  # a signal handler has raised a subclass of TimeoutError
                 if remaining <= INTERRUPT_INTERVAL:
                     raise

@@ -35,7 +35,9 @@ DEMO := $(patsubst %/$(STAMP),%,$(firstword $(wildcard $(VENV)/$(STAMP)) .venv-d
 demo: $(DEMO)/$(STAMP) ## run a demo that opens and closes sessions; no account needed
 	@$(DEMO)/bin/python -m liveavatar.demo
 
-PARALLEL = -n auto --dist worksteal
+# Most tests wait for a socket or a process, so there are twice as many workers as processors.
+WORKERS  = $(shell $(PYTHON) -c "import os; print(2 * (os.cpu_count() or 1))")
+PARALLEL = -n $(WORKERS) --dist worksteal
 
 test: install ## run all tests: about 3 minutes on 2 cores; no account and no network needed
 	@echo "Running all tests. On 2 free cores this takes about 3 minutes."

@@ -158,7 +158,7 @@ class AccountApi(BaseApi):
             idempotent: Whether the request may be sent again if its response is lost. Default: only GET may.
 
         Returns:
-            `data` of the response's envelope; the whole body if it is no envelope; None if there is no body.
+            `data` of the response's envelope; the whole body if it has no `data` envelope; None if there is no body.
 
         Raises:
             LiveAvatarError: The service responded with an error, or not at all.

@@ -264,7 +264,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
 
     @scrub_traceback
     async def adopt_session(self, session_id: str, token: str | None = None) -> None:
-        """Take over a running session that another client or process has opened: closing it is this client's task now.
+        """Take over a running session that another client or process has opened: this client now closes it.
 
         Args:
             session_id: Id of the session (UUID).
@@ -291,7 +291,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         it, because it may need the slot.
 
         Returns:
-            The ids of the sessions that this client has stopped so since the last call, in the background too.
+            The ids of all sessions recovered since the last call, including those recovered in the background.
 
         Raises:
             LedgerError: The ledger could not be read or written.

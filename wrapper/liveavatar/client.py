@@ -240,7 +240,7 @@ class LiveAvatarApi(AccountApi):
 
     @scrub_traceback
     def adopt_session(self, session_id: str, token: str | None = None) -> None:
-        """Take over a running session that another client or process has opened: closing it is this client's task now.
+        """Take over a running session that another client or process has opened: this client now closes it.
 
         Args:
             session_id: Id of the session (UUID).
@@ -267,7 +267,7 @@ class LiveAvatarApi(AccountApi):
         it, because it may need the slot.
 
         Returns:
-            The ids of the sessions that this client has stopped so since the last call, in the background too.
+            The ids of all sessions recovered since the last call, including those recovered in the background.
 
         Raises:
             LedgerError: The ledger could not be read or written.

@@ -74,7 +74,7 @@ class LiveAvatarApiError(LiveAvatarError):
 
 
 class BadRequestError(LiveAvatarApiError):
-    """400: the service cannot use the request."""
+    """400: the service rejected the request."""
 
 
 class SessionDurationError(BadRequestError):

@@ -68,7 +68,7 @@ _READ_TIMEOUT = 5.0  # seconds for what the service records about the session
     "--wait",
     metavar="SECONDS",
     type=click.FloatRange(min=0),
-    help="Wait so long for a free slot if the account runs too many sessions.",
+    help="At the concurrency limit, retry for this many seconds.",
 )
 @click.option("--open", "open_room", is_flag=True, help="Open the room in the browser.")
 @click.option("--show-link", is_flag=True, help="Print the link to the room. It contains a token.")

@@ -122,7 +122,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--idle-timeout",
         type=float,
         metavar="SECONDS",
-        help="end a session that gives no sign of life for so long; a start and a keep-alive are signs of life "
+        help="end a session after this time without a start or keep-alive; a start and a keep-alive are signs of life "
         f"(default: {usual.idle_timeout})",
     )
     add(

@@ -754,8 +754,9 @@ def test_close_all_asks(run: Run, server: MockServer, sessions: list[str], reply
 
 OWNER = f"""
 import sys
-from liveavatar import LiveAvatarApi, LiveAvatarNewSessionRequest
+from liveavatar import LiveAvatarApi, LiveAvatarNewSessionRequest, _recovery
 from liveavatar.ledger import SqliteLedger
+_recovery.RECOVERY_INTERVAL = 3600.0  # the living owner does not recover the session of the dead one during a test
 with LiveAvatarApi(ledger=SqliteLedger("ledger.db")) as api:
     print(api.new_session(LiveAvatarNewSessionRequest(avatar_id="{AVATAR}")).session_id, flush=True)
     sys.stdin.read()

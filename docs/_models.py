@@ -80,7 +80,8 @@ def model(name: str, schemas: dict[str, Any], *, is_request: bool) -> Iterator[s
 
 def type_hints(cls: type) -> dict[str, Any]:
     """Return the types of the fields: those that the constructor accepts, where it is written by hand."""
-    names = vars(liveavatar_client.models) | {"Unset": Unset}
+    names = {name: getattr(liveavatar_client.models, name) for name in liveavatar_client.models.__all__}
+    names["Unset"] = Unset
     hints = typing.get_type_hints(cls, localns=names)
     if "__attrs_init__" in vars(cls):
         hints |= typing.get_type_hints(cls.__init__, localns=names)
@@ -146,7 +147,7 @@ def type_name(hint: Any) -> str:
 
 def is_unexported(hint: Any) -> bool:
     """Return whether this is a generated class that `liveavatar` does not export."""
-    return inspect.isclass(hint) and hint.__name__ in vars(liveavatar_client.models) and hint.__name__ not in MODELS
+    return inspect.isclass(hint) and hint.__name__ in liveavatar_client.models.__all__ and hint.__name__ not in MODELS
 
 
 def split_docstring(cls: type) -> tuple[str, dict[str, str]]:

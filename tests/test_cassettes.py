@@ -256,8 +256,10 @@ def started_twice(api: Any) -> None:
 
 @scenario(breaks=("token", "request"))
 def full_without_persona(api: Any) -> None:
+    request = Request(avatar_id=AVATAR)
+    request["mode"] = "FULL"  # as an item, so that the client sends the request without a check of its mode
     with pytest.raises(InvalidRequestError) as caught:
-        api.new_session(Request(mode="FULL", avatar_id=AVATAR))
+        api.new_session(request)
     assert caught.value.errors
 
 

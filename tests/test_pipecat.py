@@ -160,10 +160,13 @@ def test_what_the_documentation_shows_runs(block: str, service: MockServer) -> N
     assert service.running_sessions == []
 
 
-def test_a_pydantic_habit_works_in_another_way_and_is_told_so() -> None:
+def test_pydantic_methods() -> None:
+    """The classes that Pipecat's code creates and gets name the replacement of a method of Pydantic models."""
     request = liveavatar.LiveAvatarNewSessionRequest(avatar_id=WAYNE)
     made_anew = liveavatar.LiveAvatarNewSessionRequest.from_dict({"avatar_id": WAYNE})
     assert made_anew == request
+    assert made_anew.video_settings == request.video_settings
+    assert request.video_settings != liveavatar.VideoSettings("H264")
     assert made_anew.to_dict() == request.to_dict()
     raw = {"code": 1000, "message": "Success", "data": {**(Recorder.ANSWERS["start"] or {}), "of_tomorrow": 1}}
     session = liveavatar.StandardSessionResponse(
@@ -175,11 +178,17 @@ def test_a_pydantic_habit_works_in_another_way_and_is_told_so() -> None:
     plain = json.loads(json.dumps(session.to_dict()))
     assert plain["raw_response"] == raw
     assert liveavatar.StandardSessionResponse.from_dict(plain) == session
-    for thing in (request, liveavatar.VideoSettings, session, session.raw_response):
-        for habit, instead in {"model_dump": "to_dict", "model_validate": "from_dict"}.items():
-            with pytest.raises(AttributeError, match=instead):
-                getattr(thing, habit)
-            assert not hasattr(thing, habit)
+    replacements = {
+        "model_dump": "to_dict",
+        "model_dump_json": "json.dumps",
+        "model_validate": "from_dict",
+        "model_copy": "copy.deepcopy",
+    }
+    for model in (request, liveavatar.VideoSettings, liveavatar.AvatarPersona, session):
+        for name, replacement in replacements.items():
+            with pytest.raises(AttributeError, match=replacement):
+                getattr(model, name)
+            assert not hasattr(model, name)
 
 
 def test_the_callers_aiohttp_session_is_used_and_stays_theirs(service: MockServer) -> None:

@@ -66,7 +66,7 @@ class Cleanup(Operations):
     ) -> StopSessionResponse:
         """Stop a session, and remove it from the registry once the service says that it does not run."""
         delays = iter(CLEANUP_RETRY_DELAYS)
-        unknown_until = min(deadline, time.monotonic() + CLEANUP_TIMEOUT)
+        unknown_until = time.monotonic() + CLEANUP_TIMEOUT
         while True:
             try:
                 response = await self._stop(session, deadline, body, is_cleanup)
@@ -75,9 +75,11 @@ class Cleanup(Operations):
                 if session.ended or has_ended(error, start_known=session.start_settled):
                     response = StopSessionResponse(message=error.message)
                     break
-                # The stop may have reached the service before the start: send it again.
-                delay = next(delays, CLEANUP_RETRY_DELAYS[-1])
-                if not is_unknown(error) or time.monotonic() + delay >= unknown_until:
+                # The stop may have reached the service before the start: send it again, the last time at
+                # unknown_until, when a start that a dead process has sent is settled.
+                now = time.monotonic()
+                delay = min(next(delays, CLEANUP_RETRY_DELAYS[-1]), unknown_until - now)
+                if not is_unknown(error) or delay <= 0 or now + delay >= deadline:
                     raise
             await self.io.sleep(delay)
         await self._discard(session)

@@ -43,8 +43,16 @@ class _Model:
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, from_plain_value(type(self), name, value))
 
+    def __eq__(self, other: object) -> bool:
+        """Compare by value, also with the generated base class, which `from_dict` creates for a nested model."""
+        if not attrs.has(type(other)) or not isinstance(self, type(other)):
+            return NotImplemented
+        return attrs.asdict(self, recurse=False) == attrs.asdict(other, recurse=False)
 
-@attrs.define(init=False)
+    __hash__ = None  # type: ignore[assignment]
+
+
+@attrs.define(init=False, eq=False)
 class VideoSettings(_Model, generated.VideoSettings):
     """Encoding and quality of the avatar's video.
 
@@ -58,7 +66,7 @@ class VideoSettings(_Model, generated.VideoSettings):
         self.__attrs_init__(**values)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@attrs.define(init=False)
+@attrs.define(init=False, eq=False)
 class AvatarPersona(_Model, generated.AvatarPersona):
     """Voice, knowledge and language of the avatar in a FULL session. Fields that are None are not sent.
 

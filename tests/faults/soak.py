@@ -37,8 +37,8 @@ ROOT = Path(__file__).parents[2]
 AT_ONCE = 10
 """Sessions that are open at the same time, in tasks of the async client."""
 
-MORE_FILES, MORE_OBJECTS, MORE_KILOBYTES = 4, 2000, 8192
-"""Growth that is still flat."""
+MORE_FILES, MORE_OBJECTS, MORE_KILOBYTES = AT_ONCE, 2000, 8192
+"""Growth that is still flat: as many connections lie idle as there happened to be sessions at once."""
 
 
 @dataclass(frozen=True)

@@ -174,8 +174,9 @@ class _DeadlineStream(httpcore.NetworkStream):
             remaining = current_request.get().remaining(sent=True)
             try:
                 return self._inner.read(max_bytes, min(remaining, INTERRUPT_INTERVAL))
-            except httpcore.ReadTimeout:
-                if remaining <= INTERRUPT_INTERVAL:
+            except httpcore.ReadTimeout as error:
+                # A signal handler may have raised a subclass of TimeoutError, which httpcore takes for a timeout.
+                if remaining <= INTERRUPT_INTERVAL or type(error.__cause__) is not TimeoutError:
                     raise
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:

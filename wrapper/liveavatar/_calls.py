@@ -115,6 +115,7 @@ async def call(
             credential=credential,
             content=content,
             deadline=deadline,
+            stops_session=endpoint is STOP,
             is_cleanup=is_cleanup,
             new_connection=is_cleanup or response_lost,
             last_resort=response_lost and endpoint is STOP and (is_cleanup or attempt > retries),

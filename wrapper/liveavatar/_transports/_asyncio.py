@@ -59,7 +59,7 @@ class AsyncTransport(ABC):
             try:
                 return await self._send(request)
             except LiveAvatarConnectionError as error:
-                if error.request_sent or not request.is_cleanup or (self.owns_pool and not self.closed):
+                if error.request_sent or not request.stops_session or (self.owns_pool and not self.closed):
                     raise
         # The pool has no usable connection, and a session may be running: open one beside it.
         spare = self.spare()

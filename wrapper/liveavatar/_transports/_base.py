@@ -32,6 +32,8 @@ class Request:
     """Time on `time.monotonic` at which the response must be complete."""
     reused_deadline: float = math.inf
     """The same for an attempt on a connection that may have died while it was idle."""
+    stops_session: bool = False
+    """Whether it stops a session. It is sent beside the caller's pool if that is closed or exhausted."""
     is_cleanup: bool = False
     """Whether it stops a session that may be running unnoticed. It does not queue for a connection."""
     new_connection: bool = False
@@ -151,8 +153,17 @@ def find_foreign(error: BaseException, *, through_causes: bool) -> BaseException
         is_known = type(current).__module__.partition(".")[0] in _LIBRARIES
         if not is_known and (current is error or isinstance(current, OSError)):
             return current
-        current = current.__cause__ if through_causes else None
+        cause = current.__context__ if _is_mapped(current) else current.__cause__
+        current = cause if through_causes or _is_mapped(current) or _is_mapped(cause) else None
     return None
+
+
+_MAPPED = {"ConnectError", "ConnectTimeout", "ReadError", "ReadTimeout", "WriteError", "WriteTimeout"}
+
+
+def _is_mapped(error: BaseException | None) -> bool:
+    """Return whether httpcore raised it in place of an OSError, which its pool keeps as the context only."""
+    return type(error).__module__ == "httpcore" and type(error).__name__ in _MAPPED
 
 
 def with_read_error(response: Response | None, error: LiveAvatarConnectionError) -> Response:

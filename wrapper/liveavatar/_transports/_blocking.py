@@ -19,7 +19,7 @@ from .._proxies import proxy_from_environment
 from ..errors import LiveAvatarConnectionError, LiveAvatarTimeoutError
 from ._base import Request, Response, find_foreign, with_read_error
 from ._httpcore import PooledTransport, current_request
-from ._httpx import ERRORS, build_request, discard_cookies, ensure_open, to_connection_error
+from ._httpx import ERRORS, build_request, discard_cookies, ensure_open, has_trailing_data, to_connection_error
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class BlockingTransport:
                 request.limit_to_reused()
                 return _send(request, self._send_through_caller, own=False)
             except LiveAvatarConnectionError as error:
-                if error.request_sent or not request.is_cleanup:
+                if error.request_sent or not request.stops_session:
                     raise
             finally:
                 self._thread.is_sending = False
@@ -99,6 +99,8 @@ def _send(request: Request, send: Callable[[httpx.Request], httpx.Response], *, 
                     if not response.feed(chunk):
                         break
                     request.remaining()
+            if not own and has_trailing_data(incoming):
+                incoming.extensions["network_stream"].close()
         return response
     except LiveAvatarConnectionError as error:
         failure = error

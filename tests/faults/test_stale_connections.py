@@ -114,8 +114,6 @@ def test_stray_bytes_before_the_loop_has_read_them(flavour: str, server: FaultSe
 @pytest.mark.parametrize("on", fault.ENDPOINTS)
 def test_stray_bytes_right_behind_a_response(on: str, pool: str, fast_retries: FastRetries) -> None:
     """Bytes in the same packet as a response belong to nothing: the next call gets its own response."""
-    if "http_client" in pool:
-        pytest.skip("httpx takes such bytes for the next response; docs/reliability.md says so")
     with driven(pool) as (server, api):
         for stray in STRAYS.values():
             server.on(on, fault.says_too_much(stray), 1)

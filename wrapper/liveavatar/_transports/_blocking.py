@@ -20,7 +20,7 @@ from .._proxies import proxy_from_environment
 from ..errors import LiveAvatarConnectionError, LiveAvatarTimeoutError
 from ._base import Request, Response, find_foreign, with_read_error
 from ._httpcore import PooledTransport, current_request
-from ._httpx import ERRORS, build_request, discard_cookies, ensure_open, to_connection_error
+from ._httpx import ERRORS, build_request, discard_cookies, ensure_open, has_trailing_data, to_connection_error
 
 T = TypeVar("T")
 
@@ -102,6 +102,8 @@ def _send(request: Request, send: Callable[[httpx.Request], httpx.Response]) -> 
                     if not response.feed(chunk):
                         break
                     request.remaining()
+            if has_trailing_data(incoming):
+                incoming.extensions["network_stream"].close()
         return response
     except LiveAvatarConnectionError as error:
         failure = error

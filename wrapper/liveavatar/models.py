@@ -45,9 +45,10 @@ class _Model:
 
     def __eq__(self, other: object) -> bool:
         """Compare by value, also with the generated base class, which `from_dict` creates for a nested model."""
-        if not attrs.has(type(other)) or not isinstance(self, type(other)):
+        kind = type(other)
+        if not attrs.has(kind) or not isinstance(self, kind):
             return NotImplemented
-        return attrs.asdict(self, recurse=False) == attrs.asdict(other, recurse=False)
+        return all(getattr(self, field.name) == getattr(other, field.name) for field in attrs.fields(kind))
 
     __hash__ = None  # type: ignore[assignment]
 

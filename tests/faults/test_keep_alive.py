@@ -76,7 +76,7 @@ def test_fails_once(name: str, api: Any, server: FaultServer, caplog: pytest.Log
 @pytest.mark.row("L1")
 @pytest.mark.parametrize("name", ["reset", "409", "500", "an echo"])
 def test_fails_for_ever(name: str, api: Any, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
-    """If keep-alives keep failing, one WARNING names the session, and the session stays open."""
+    """If keep-alive requests keep failing, one WARNING names the session, and the session stays open."""
     caplog.set_level(logging.INFO, "liveavatar")
     server.on("keep-alive", FAULTS[name])
     session_id = api.new_session(session_request(), keep_alive=INTERVAL).session_id
@@ -90,7 +90,7 @@ def test_fails_for_ever(name: str, api: Any, server: FaultServer, caplog: pytest
 
 @pytest.mark.row("L1")
 def test_service_is_away(api: Any, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
-    """While the service is away, keep-alives are refused; when it is back, they go on."""
+    """While the service is away, keep-alive requests are refused; when it is back, they go on."""
     server.on("keep-alive", fault.vanishes, 1)
     session_id = api.new_session(session_request(), keep_alive=INTERVAL).session_id
     wait_until(api, lambda: levels(caplog)["WARNING"] == 1)
@@ -197,7 +197,7 @@ def test_ended_by_hand(api: Any, server: FaultServer) -> None:
 @pytest.mark.row("L4")
 @pytest.mark.parametrize("first", [True, False])
 def test_hangs_for_one_session(first: bool, api: Any, server: FaultServer) -> None:
-    """A session whose keep-alives hang does not keep the others from being kept alive."""
+    """A session whose keep-alive requests hang does not keep the others from being kept alive."""
     hanging: list[str] = []
 
     def hang_for_one(exchange: Exchange) -> None:
@@ -218,7 +218,7 @@ def test_hangs_for_one_session(first: bool, api: Any, server: FaultServer) -> No
 def test_client_is_closed(
     behaviour: Behaviour, flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Closing the client ends its keep-alives, whatever they are doing, without a word."""
+    """Closing the client ends its keep-alive requests, whatever they are doing, without a word."""
     server.on("keep-alive", behaviour)
     with opened(flavour, server) as api:
         for _ in range(3):

@@ -46,8 +46,8 @@ class Between(httpx.HTTPTransport):
 
 @pytest.fixture
 def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[MockServer]:
-    """Run a mock server with a rate limit, as the service has one, for clients made without arguments."""
-    with mock_server(**getattr(request, "param", {"rate_limit": 20})) as service:
+    """Run a mock server for clients made without arguments."""
+    with mock_server(**getattr(request, "param", {})) as service:
         monkeypatch.setenv("LIVEAVATAR_BASE_URL", service.base_url)
         monkeypatch.setenv("LIVEAVATAR_API_KEY", service.api_key)
         yield service

@@ -91,6 +91,10 @@ class Credentials:
         return jwt.encode({**claims, "iss": "liveavatar-mock", "exp": expiry}, self._secret, _ALGORITHM)
 
 
+_REPORTED_LIMIT = 1000
+"""The limit that the headers report when none is enforced: the service reports one on every response."""
+
+
 class RateLimit:
     """Counts requests per credential and endpoint in fixed windows of one second."""
 
@@ -101,9 +105,8 @@ class RateLimit:
 
     def count(self, headers: Headers, endpoint: str) -> tuple[bool, dict[str, str]]:
         """Count a request. Return whether it may pass, and the response headers that report the limit."""
-        limit = self._settings.rate_limit
-        if limit is None:
-            return True, {}
+        enforced = self._settings.rate_limit
+        limit = _REPORTED_LIMIT if enforced is None else enforced
         now = self._settings.clock()
         if math.floor(now) != self._window:
             self._window = math.floor(now)
@@ -117,4 +120,5 @@ class RateLimit:
             "X-RateLimit-Remaining": str(max(0, limit - count)),
             "X-RateLimit-Reset": reset,
         }
-        return count <= limit, report if count <= limit else {**report, "Retry-After": reset}
+        allowed = enforced is None or count <= limit
+        return allowed, report if allowed else {**report, "Retry-After": reset}

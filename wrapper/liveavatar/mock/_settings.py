@@ -24,7 +24,7 @@ class Settings:
         token_lifetime: seconds for which a session token is valid.
         max_concurrent: number of sessions that may run at once; None for any number.
         credits: credits that the account may spend; None for any number. A session that needs more ends.
-        rate_limit: requests per second for each credential and endpoint; None for any number.
+        rate_limit: requests per second for each credential and endpoint; None for any number. It is always reported.
         allow_origins: origins whose web pages may call the API (CORS), for example ``http://localhost:3000``.
         clock: function that returns the time in seconds since the epoch. A test can pass its own.
     """

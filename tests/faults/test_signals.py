@@ -43,7 +43,16 @@ class Aborted(BaseException):
     """Like gevent's and greenlet's exits."""
 
 
-KINDS = (SoftTimeLimitExceeded, JobTimeout, Preempted, Aborted, KeyboardInterrupt, SystemExit)
+KINDS = (
+    SoftTimeLimitExceeded,
+    JobTimeout,
+    Preempted,
+    Aborted,
+    TimeoutError,
+    ConnectionResetError,
+    KeyboardInterrupt,
+    SystemExit,
+)
 
 
 @pytest.fixture

@@ -188,3 +188,19 @@ def test_blocking_child_of_multiprocessing(server: FaultServer) -> None:
     assert "Still open when the interpreter exits" in done.stderr
     assert server.counts == (1, 1, 1)
     assert server.running == set()
+
+
+@pytest.mark.row("H1")
+def test_async_close_twice_at_once(server: FaultServer) -> None:
+    """Two tasks that close the client at the same time do not take the connections from each other's stops."""
+
+    async def main() -> None:
+        api = AsyncLiveAvatarApi(KEY, base_url=server.url)
+        for _ in range(3):
+            await api.new_session(session_request())
+        server.on("stop", fault.delays(0.2))
+        await asyncio.gather(api.aclose(), api.aclose())
+        assert api.open_sessions == ()
+
+    asyncio.run(main())
+    assert server.running == set()

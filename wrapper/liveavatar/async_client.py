@@ -106,6 +106,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         else:
             self._transport = AiohttpTransport(self._config.base_url, self._session)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing = 0
         self._worker: TaskWorker | None = None
         return AsyncIO(self._transport), None
 
@@ -330,13 +331,16 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
                 closed all the same.
         """
         self._flows.sessions.close()
+        self._closing += 1
         try:
             await self.close_all_sessions()
         finally:
+            self._closing -= 1
             self._closed = True
             if self._flows.recovery is not None:
                 await self._recovery.close()
-            await self._transport.close()
+            if self._closing == 0:  # another task that closes the client needs the connections
+                await self._transport.close()
 
     async def __aenter__(self) -> Self:
         self._flows.sessions.ensure_open()

@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 RUN     = $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test generate check lint prose types contract drift audit coverage mutants floors newest pythons constraints soak record bench-environment bench bench-plot pictures docs build release-check clean
+.PHONY: help install demo test retest generate check lint prose types contract drift audit coverage mutants floors newest pythons constraints soak record bench-environment bench bench-plot pictures docs build release-check clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' "$(firstword $(MAKEFILE_LIST))"
@@ -42,6 +42,9 @@ PARALLEL = -n $(WORKERS) --dist worksteal
 test: install ## run all tests: about 3 minutes on 2 cores; no account and no network needed
 	@echo "Running all tests. On 2 free cores this takes about 3 minutes."
 	$(RUN) pytest $(PARALLEL)
+
+retest: install ## run the tests that failed in the last run again, one at a time
+	$(RUN) pytest --last-failed --last-failed-no-failures none
 
 generate: install ## generate liveavatar_client/ from openapi/liveavatar.yaml
 	$(BIN)/python scripts/generate.py

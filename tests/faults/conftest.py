@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from liveavatar import LiveAvatarError, SessionTokenNotFoundError
+from liveavatar import LiveAvatarError, SessionTokenNotFoundError, _shutdown
 
 from tests.clients import FLAVOURS, client
 from tests.faults.rows import ASYNC_ONLY, ROWS
@@ -44,6 +44,14 @@ def opened(flavour: str, server: FaultServer | str, **settings: Any) -> Iterator
             api.close()
         if hasattr(api, "runner"):
             api.runner.close()
+
+
+@pytest.fixture(autouse=True)
+def no_leftovers() -> Iterator[None]:
+    """Keep clients that a test leaves open from stopping sessions, and logging that, during a later test."""
+    yield
+    for leftovers in list(_shutdown._clients):
+        leftovers.claimed = True
 
 
 @pytest.fixture

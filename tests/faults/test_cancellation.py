@@ -491,9 +491,14 @@ def test_async_abandoned_start(closed: bool, server: FaultServer, caplog: pytest
     assert api.open_sessions == (session_id,)
     assert server.ledger.counts == (1, 1, 0)
     assert server.ledger.running == {session_id}
-    for own in api._transport._sessions.values():  # type: ignore[attr-defined]  # nothing can close it any more
-        own.detach()
     api._flows.sessions.discard(api._flows.sessions.get(session_id))
+    with warnings.catch_warnings():  # nothing can close its connections any more
+        warnings.simplefilter("ignore", ResourceWarning)
+        for own in list(api._transport._sessions.values()):  # type: ignore[attr-defined]
+            own.detach()
+            del own
+        del api
+        gc.collect()
 
 
 @pytest.mark.parametrize("leave", ["aclose", "async with"])

@@ -174,7 +174,8 @@ def _is_raised_by_caller(error: BaseException) -> bool:
     if traceback is None:
         return False
     file = traceback.tb_frame.f_code.co_filename
-    return not (file.startswith("<") or file.startswith(_LIBRARY_FOLDERS))
+    is_compiled = file.startswith("<") or file.endswith((".pyx", ".pxd", ".pxi"))  # uvloop and aiohttp are, in part
+    return not (is_compiled or file.startswith(_LIBRARY_FOLDERS))
 
 
 def with_read_error(response: Response | None, error: LiveAvatarConnectionError) -> Response:

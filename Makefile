@@ -39,8 +39,8 @@ demo: $(DEMO)/$(STAMP) ## run a demo that opens and closes sessions; no account 
 WORKERS  = $(shell $(PYTHON) -c "import os; print(2 * (os.cpu_count() or 1))")
 PARALLEL = -n $(WORKERS) --dist worksteal
 
-test: install ## run all tests: about 3 minutes on 2 cores; no account and no network needed
-	@echo "Running all tests. On 2 free cores this takes about 3 minutes."
+test: install ## run all tests: 5 to 10 minutes on 2 cores; no account and no network needed
+	@echo "Running all tests. On 2 free cores this takes 5 to 10 minutes."
 	$(RUN) pytest $(PARALLEL)
 
 retest: install ## run the tests that failed in the last run again, one at a time

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, LiveAvatarApiError, LiveAvatarError
+from liveavatar import AsyncLiveAvatarApi, LedgerError, LiveAvatarApi, LiveAvatarApiError, LiveAvatarError
 
 from tests.faults import server as fault
 from tests.faults.cases import session_request
@@ -203,4 +203,26 @@ def test_async_close_twice_at_once(server: FaultServer) -> None:
         assert api.open_sessions == ()
 
     asyncio.run(main())
+    assert server.running == set()
+
+
+class BrokenLedger:
+    """A user's ledger whose errors contain a password."""
+
+    def fail(self, *args: Any) -> Any:
+        raise ConnectionRefusedError("redis://:the-password@cache:6379 refused")
+
+    add = remove = entries = claim = fail
+
+
+def test_errors_of_a_ledger_show_no_password(
+    flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The errors and log lines about a user's ledger leave out the password in its URL."""
+    with opened(flavour, server, ledger=BrokenLedger()) as api:
+        for attempt in (lambda: api.new_session(session_request()), api.recover_sessions):
+            with pytest.raises(LedgerError) as caught:
+                attempt()
+            assert "the-password" not in str(caught.value)
+    assert "the-password" not in caplog.text
     assert server.running == set()

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from ._calls import logger
 from ._config import Config
+from ._redaction import redact
 from .errors import LedgerError
 from .ledger._protocol import Ledger, LedgerEntry, account_id
 
@@ -38,7 +39,7 @@ class AccountLedger:
         except LedgerError as error:
             failure = error
         except Exception as error:  # of a ledger that the user has written
-            failure = LedgerError(f"Session {session_id} could not be written down: {error}")
+            failure = LedgerError(f"Session {session_id} could not be written down: {redact(str(error))}")
             failure.__cause__ = error
         failure.session_id = session_id
         raise failure
@@ -48,7 +49,7 @@ class AccountLedger:
         try:
             self._ledger.remove(session_id)
         except Exception as error:
-            logger.warning("Session %s could not be removed from the ledger: %s", session_id, error)
+            logger.warning("Session %s could not be removed from the ledger: %s", session_id, redact(str(error)))
 
     def abandoned(self) -> list[LedgerEntry]:
         """Return the sessions whose owners are dead.
@@ -77,4 +78,4 @@ class AccountLedger:
         except LedgerError:
             raise
         except Exception as error:  # of a ledger that the user has written
-            raise LedgerError(f"The ledger could not be read: {type(error).__name__}: {error}") from error
+            raise LedgerError(f"The ledger could not be read: {type(error).__name__}: {redact(str(error))}") from error

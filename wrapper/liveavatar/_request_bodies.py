@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -37,12 +38,19 @@ def _check_mode(request: generated.LiveAvatarNewSessionRequest, mode: str) -> No
     if "mode" in request.additional_properties:
         return  # a mode that this version may not know
     other = "FULL" if mode in ("LITE", "CUSTOM") else "LITE"
-    for field in fields(type(request)):
-        if field.rules.get("mode") == other and getattr(request, field.name) not in (None, UNSET):
-            raise ValueError(f"{field.name} is for mode={other!r}, and the mode is {mode!r}")
+    for name in _fields_of_mode(other):
+        if getattr(request, name) not in (None, UNSET):
+            raise ValueError(f"{name} is for mode={other!r}, and the mode is {mode!r}")
     personas = [name for name in ("avatar_persona", "voice_agent") if _is_given(request, name)]
     if mode == "FULL" and len(personas) != 1:
         raise ValueError("mode='FULL' needs exactly one of avatar_persona and voice_agent")
+
+
+@functools.cache
+def _fields_of_mode(mode: str) -> tuple[str, ...]:
+    """Return the names of the fields that only sessions of a mode have."""
+    every = fields(generated.LiveAvatarNewSessionRequest)
+    return tuple(field.name for field in every if field.rules.get("mode") == mode)
 
 
 def _is_given(request: generated.LiveAvatarNewSessionRequest, name: str) -> bool:
@@ -98,7 +106,9 @@ def _value_to_json(field: Field, value: Any, location: str) -> Any:
 
 def _check_value(field: Field, value: Any, location: str) -> None:
     """Check a plain value by its type and by the rules of the contract."""
-    if not any(is_instance(value, kind) or kind is dict for kind in field.types):
+    if type(value) not in field.plain_types and not any(
+        is_instance(value, kind) or kind is dict for kind in field.types
+    ):
         names = " or ".join(_PYTHON_NAMES.get(kind, str(kind)) for kind in field.types)
         raise TypeError(f"{location} must be {names}, not {type(value).__name__}")
     rules = field.rules

@@ -54,6 +54,8 @@ def _valid_object(model: type[Any], value: Any) -> dict[str, Any]:
     for field in fields(model):
         name = field.json_name
         inner = value.get(name)
+        if type(inner) in field.plain_types and (not field.is_identifier or VCHAR.fullmatch(str(inner))):
+            continue
         if inner is None:
             if field.nullable:
                 valid[name] = None

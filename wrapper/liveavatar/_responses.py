@@ -95,7 +95,7 @@ def read(response: Response, endpoint: Endpoint[T], base_url: str, secrets: Call
 def _parse(content: bytes | bytearray) -> tuple[Any, str | None]:
     """Return a JSON body, and what is wrong with it."""
     try:
-        return json.loads(content.decode("utf-8-sig")), None
+        return json.loads(content.decode().removeprefix("\ufeff")), None
     except (ValueError, RecursionError):
         return None, "the body is not JSON" if content else "the body is empty"
 

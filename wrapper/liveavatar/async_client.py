@@ -227,8 +227,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
             SessionTokenNotFoundError: This client did not open the session, or has closed it. Also a ValueError.
             LiveAvatarError: The stop failed. The session stays remembered, so this may be called again.
         """
-        async with self._closing_flows() as flows:
-            return await flows.close_session(session_id, reason)
+        return await self._run_closing(lambda flows: flows.close_session(session_id, reason))
 
     @contextlib.asynccontextmanager
     async def session(
@@ -315,10 +314,11 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         sessions = self._flows.sessions.all
         if not sessions:
             return
-        async with self._closing_flows() as flows:
-            stops = await shield_all([functools.partial(_close_if_open, flows, session) for session in sessions])
-            failures = [asyncio.CancelledError() if stop.cancelled() else stop.exception() for stop in stops]
-            raise_first([failure for failure in failures if failure is not None])
+        stops = await self._run_closing(
+            lambda flows: shield_all([functools.partial(_close_if_open, flows, session) for session in sessions])
+        )
+        failures = [asyncio.CancelledError() if stop.cancelled() else stop.exception() for stop in stops]
+        raise_first([failure for failure in failures if failure is not None])
 
     async def aclose(self) -> None:
         """Stop the sessions that this client has opened and not released, then close the connection pool.
@@ -379,17 +379,15 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
             raise LiveAvatarError("This client belongs to another event loop: create one client per loop.")
         return await work()
 
-    @contextlib.asynccontextmanager
-    async def _closing_flows(self) -> AsyncIterator[Flows]:
-        """Yield flows that can stop sessions here, even if the client is closed or belongs to another event loop."""
+    async def _run_closing(self, work: Callable[[Flows], Coroutine[Any, Any, T]]) -> T:
+        """Do work that stops sessions, even if the client is closed or belongs to another event loop."""
         if not self._closed and self._loop in (None, asyncio.get_running_loop()):
-            yield self._flows
-            return
+            return await work(self._flows)
         from ._transports._asyncio import AsyncIO
 
         transport = self._transport.spare()
         try:
-            yield Flows(self._config, AsyncIO(transport), self._flows.sessions)
+            return await work(Flows(self._config, AsyncIO(transport), self._flows.sessions))
         finally:
             await transport.close()
 

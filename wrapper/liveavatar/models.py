@@ -31,7 +31,7 @@ class _RemovedMethod:
 
 
 class _Model:
-    """Accepts plain values: a dict for a model, and text for an enum member."""
+    """An attrs class that says so to those who expect a Pydantic model."""
 
     __slots__ = ()
 
@@ -39,6 +39,12 @@ class _Model:
     model_dump_json = _RemovedMethod("model_dump_json", "use json.dumps() on its to_dict()")
     model_validate = _RemovedMethod("model_validate", "use from_dict()")
     model_copy = _RemovedMethod("model_copy", "use copy.deepcopy(), and set the fields that differ")
+
+
+class _RequestModel(_Model):
+    """Accepts plain values: a dict for a model, and text for an enum member."""
+
+    __slots__ = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, from_plain_value(type(self), name, value))
@@ -54,7 +60,7 @@ class _Model:
 
 
 @attrs.define(init=False, eq=False)
-class VideoSettings(_Model, generated.VideoSettings):
+class VideoSettings(_RequestModel, generated.VideoSettings):
     """Encoding and quality of the avatar's video.
 
     Attributes:
@@ -68,7 +74,7 @@ class VideoSettings(_Model, generated.VideoSettings):
 
 
 @attrs.define(init=False, eq=False)
-class AvatarPersona(_Model, generated.AvatarPersona):
+class AvatarPersona(_RequestModel, generated.AvatarPersona):
     """Voice, knowledge and language of the avatar in a FULL session. Fields that are None are not sent.
 
     Attributes:
@@ -115,7 +121,7 @@ DEFAULT_VIDEO_SETTINGS: Any = UNSET
 
 
 @attrs.define(init=False, repr=False)
-class LiveAvatarNewSessionRequest(_Model, generated.LiveAvatarNewSessionRequest):
+class LiveAvatarNewSessionRequest(_RequestModel, generated.LiveAvatarNewSessionRequest):
     """Configuration of a new session. Only `avatar_id` is required. Fields that are None are not sent.
 
     Enum fields accept their value as text ("H264"), and model fields accept a dict. A field or a value that this

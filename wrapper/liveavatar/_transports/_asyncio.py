@@ -219,7 +219,8 @@ async def wait_shielded(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """
     tasks = list(tasks)
     pending = len(tasks)
-    all_done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    all_done: asyncio.Future[None] = loop.create_future()
 
     def on_done(task: asyncio.Task[Any]) -> None:
         nonlocal pending
@@ -229,21 +230,23 @@ async def wait_shielded(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
     for task in tasks:
         task.add_done_callback(on_done)
-    cancelled: asyncio.CancelledError | None = None
-    until: float | None = None
-    with contextlib.ExitStack() as stack:
-        while pending and (until is None or until > time.monotonic()):
+    try:
+        if tasks:
+            await all_done
+        return
+    except asyncio.CancelledError as error:
+        cancelled = error
+    until = time.monotonic() + CLEANUP_TIMEOUT
+    all_done = loop.create_future()  # the first was cancelled with the task
+    with _stop_anyio_cancellation():
+        while pending and (remaining := until - time.monotonic()) > 0:
             try:
-                await asyncio.wait([all_done], timeout=None if until is None else until - time.monotonic())
+                await asyncio.wait([all_done], timeout=remaining)
             except asyncio.CancelledError as error:
-                if cancelled is None:
-                    until = time.monotonic() + CLEANUP_TIMEOUT
-                    stack.enter_context(_stop_anyio_cancellation())
                 cancelled = error
-    if cancelled is not None:
-        for task in tasks:
-            keep_task(task)
-        raise cancelled
+    for task in tasks:
+        keep_task(task)
+    raise cancelled
 
 
 def _stop_anyio_cancellation() -> contextlib.AbstractContextManager[Any]:

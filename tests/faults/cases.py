@@ -173,12 +173,12 @@ WIRE = (
         )
     ),
     Case("B6", "no headers on token", "token", fault.holds(), T3, Late, timeout=0.3, at_most=True),
-    Case("B6", "no headers on start", "start", fault.holds(), COMP, Late, timeout=0.3),
-    Case("B6", "no headers on start that happened", "start", fault.holds(acts=True), COMP, Late, timeout=0.3),
-    Case("B6", "half a body on start", "start", fault.holds_body, COMP, Late, timeout=0.3),
-    Case("B6", "no headers on stop", "stop", fault.holds(), STOP3, Late, timeout=0.3, may_run=True, at_most=True),
+    Case("B6", "no headers on start", "start", fault.holds(), COMP, Late, timeout=1.0),
+    Case("B6", "no headers on start that happened", "start", fault.holds(acts=True), COMP, Late, timeout=1.0),
+    Case("B6", "half a body on start", "start", fault.holds_body, COMP, Late, timeout=1.0),
+    Case("B6", "no headers on stop", "stop", fault.holds(), STOP3, Late, timeout=1.0, may_run=True, at_most=True),
     *(
-        Case("B7", f"drips its {where} on start", "start", fault.drips(where), COMP, Late, timeout=0.35)
+        Case("B7", f"drips its {where} on start", "start", fault.drips(where), COMP, Late, timeout=1.0)
         for where in ("status", "headers", "body", "chunked")
     ),
     Case("B7", "drips its body on token", "token", fault.drips("body"), T3, Late, timeout=0.35, at_most=True),
@@ -663,7 +663,7 @@ LIMITS = (
 
 # Of the same kinds as the rows, but in none of them.
 EXTRA_CASES = (
-    Case("B9", "103 for ever on start", "start", fault.drips("interim"), COMP, Late, timeout=0.35),
+    Case("B9", "103 for ever on start", "start", fault.drips("interim"), COMP, Late, timeout=1.0),
     Case(
         "B8",
         "101 on start",

@@ -98,7 +98,7 @@ soak: install ## open and close 20,000 sessions with each client while the servi
 	$(RUN) tests.faults.soak
 
 .venv-mutants/$(STAMP): pyproject.toml constraints.txt
-	$(call environment,--editable '.[mock]' mutmut==3.8.1 pytest)
+	$(call environment,--editable '.[mock]' mutmut==3.8.1 pytest pytest-timeout)
 
 mutants: .venv-mutants/$(STAMP) ## change the code in small ways and list the changes that no test notices
 	@.venv-mutants/bin/python scripts/mutants.py

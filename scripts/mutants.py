@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WORKSHOP = ROOT / "build" / "mutants"
 REPORT = ROOT / "build" / "mutants.txt"
-CODE = ("_calls", "_endpoints", "_flows", "_responses", "_sessions", "errors")
+CODE = ("_calls", "_cleanup", "_endpoints", "_flows", "_response_models", "_responses", "_sessions", "errors")
 TESTS = ("test_flows", "test_responses", "test_sessions")
 HELPERS = ("__init__", "clients", "conftest")
 # mutmut names a module after its path below src/, which must be the name under which it is imported.

@@ -27,7 +27,7 @@ from liveavatar import (
     SessionDurationError,
 )
 from liveavatar._constants import MAX_ERROR_TEXT, MAX_RESPONSE_BYTES
-from liveavatar._endpoints import CREATE_TOKEN, START, STOP, Endpoint
+from liveavatar._endpoints import CREATE_TOKEN, DELETE_EVENTS, GET, KEEP_ALIVE, LIST, START, STOP, Endpoint, custom
 from liveavatar._redaction import Secret
 from liveavatar._responses import read, retry_after
 from liveavatar._transports._base import Request, Response, with_read_error
@@ -419,6 +419,104 @@ def test_generated_parser_fails(fault: Exception, monkeypatch: pytest.MonkeyPatc
 def test_stop_needs_no_body(body: str) -> None:
     """A stop is a success whatever its body."""
     assert type(success(response(200, body), STOP)) is STOP.model
+
+
+@pytest.mark.parametrize("endpoint", [STOP, KEEP_ALIVE, DELETE_EVENTS])
+@pytest.mark.parametrize(
+    ("body", "failed"),
+    [
+        ({"code": "4000"}, True),
+        ({"code": "1000"}, False),
+        ({"code": 1000.0}, False),
+        ({"code": 100.0}, False),
+        ({"code": 4000.0}, True),
+        ({"code": "error"}, True),
+        ({"code": True}, True),
+        ({"code": None, "error": ""}, False),
+        ({"code": None, "error": "no"}, True),
+        ({"error": "no"}, True),
+        ({"detail": "no"}, True),
+        ({"detail": [{"msg": "no"}]}, True),
+        ({"detail": [], "error": None}, False),
+        ({"success": False}, True),
+        ({"success": True}, False),
+        ({"success": None}, False),
+        ({"success": 0}, False),
+        (["error"], False),
+        ('"error"', False),
+    ],
+)
+def test_failure_without_code(endpoint: Endpoint[Any], body: Any, failed: bool) -> None:
+    """A 2xx that needs no body is an error if its body says so without an integer code."""
+    given = response(200, body)
+    if failed:
+        assert error_of(given, endpoint).status == 200
+    else:
+        assert type(success(given, endpoint)) is endpoint.model
+
+
+RECORD = {
+    "id": SESSION,
+    "created_at": "2026-01-02T03:04:05Z",
+    "updated_at": "2026-01-02T03:04:05Z",
+    "duration": 61,
+    "source": "API",
+    "mode": "LITE",
+    "is_sandbox": False,
+    "credits_consumed": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "invalid", "violation"),
+    [
+        ("id", None, "is not a string but null"),
+        ("created_at", 7, "is not a date and time but a number"),
+        ("updated_at", "yesterday", "is not a date and time but a string"),
+        ("duration", "61", "is not an integer but a string"),
+        ("duration", True, "is not an integer but a boolean"),
+        ("credits_consumed", "2", "is not a number but a string"),
+        ("is_sandbox", 0, "is not a boolean but a number"),
+        ("mode", {}, "is not a string but an object"),
+        ("source", [], "is not a string but a list"),
+    ],
+)
+def test_violation_of_record(name: str, invalid: Any, violation: str) -> None:
+    """The error of an invalid record names the field, the type that it must have, and the type that it has."""
+    record = RECORD | {name: invalid}
+    assert f"data.{name} {violation}" in str(error_of(response(200, envelope("", 1000, record)), GET))
+    page = {"count": 2, "next": None, "previous": None, "results": [RECORD, record]}
+    assert f"data.results[1].{name} {violation}" in str(error_of(response(200, envelope("", 1000, page)), LIST))
+
+
+def test_violation_of_list() -> None:
+    """The error of an invalid list says so."""
+    for results, violation in (("x", "a string"), ({}, "an object"), (None, "null")):
+        page = {"count": 1, "next": None, "previous": None, "results": results}
+        error = error_of(response(200, envelope("", 1000, page)), LIST)
+        assert f"data.results is not a list but {violation}" in str(error)
+    page = {"count": 1, "next": None, "previous": None, "results": ["x"]}
+    error = error_of(response(200, envelope("", 1000, page)), LIST)
+    assert "data.results[0] is not an object but a string" in str(error)
+
+
+def test_record() -> None:
+    """A record has dates, and numbers as they were sent."""
+    found = success(response(200, envelope("", 1000, RECORD | {"end_at": "soon", "end_reason": 7})), GET).data
+    assert found.created_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert (found.duration, found.credits_consumed, found.is_sandbox) == (61, 2, False)
+    assert not found.end_at
+    assert not found.end_reason
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_custom_endpoint(idempotent: bool) -> None:
+    """An endpoint that has no method is retried only if that is safe."""
+    row = custom("PUT", "/avatars", idempotent=idempotent)
+    assert (row.method, row.path, row.full_path, row.model) == ("PUT", "/avatars", "/v1/avatars", None)
+    assert row.retry_if_lost is idempotent
+    assert [row.retry_statuses(status) for status in (429, 408, 500, 400)] == [True, idempotent, idempotent, False]
+    assert not row.may_be_running(LiveAvatarConnectionError("broken"))
 
 
 # ---- Incomplete and unreadable bodies ----------------------------------------------------------------------

@@ -104,10 +104,11 @@ class BaseApi:
             SessionTokenNotFoundError: This client did not open the session, is still opening it, or has closed it.
         """
         sessions = self._flows.sessions
-        token = sessions.release(session_id)
+        session = sessions.release(session_id)
         if sessions.ledger is not None:
-            self._call_ledger(functools.partial(sessions.ledger.remove, session_id))
-        return "" if token is None else token.reveal()
+            for each in session.ids:
+                self._call_ledger(functools.partial(sessions.ledger.remove, each))
+        return "" if session.token is None else session.token.reveal()
 
     def _call_ledger(self, operation: Callable[[], object]) -> None:
         """Perform an operation on the ledger that may block for a while."""

@@ -121,11 +121,11 @@ def _stop(clients: Iterable[_Leftovers], deadline: float, reason: str) -> None:
         with contextlib.suppress(Exception), asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
             runner.run(_stop_all(by_client, deadline))
     finally:  # also after Ctrl-C
-        running = [session.id for session in named if not session.ended]
+        running = [each for session in named if not session.ended for each in session.ids]
         logger.warning(
             "Still open when %s: session %s. %s Close the client, or use it in a `with` block.",
             reason,
-            ", ".join(session.id for session in named),
+            ", ".join(each for session in named for each in session.ids),
             f"May still be running: {', '.join(running)}." if running else "Stopped now.",
         )
 

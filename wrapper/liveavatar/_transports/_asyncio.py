@@ -59,8 +59,8 @@ class AsyncTransport(ABC):
             try:
                 return await self._send(request)
             except LiveAvatarConnectionError as error:
-                is_closed = request.is_stop and self.is_callers_pool_closed()
-                if error.request_sent or not (request.is_cleanup or is_closed) or (self.owns_pool and not self.closed):
+                is_closed = request.is_stop and (self.closed or self.is_callers_pool_closed())
+                if error.request_sent or not (is_closed or (request.is_cleanup and not self.owns_pool)):
                     raise
         # The pool has no usable connection, and a session may be running: open one beside it.
         spare = self.spare()

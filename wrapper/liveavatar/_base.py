@@ -106,11 +106,15 @@ class BaseApi:
         sessions = self._flows.sessions
         session = sessions.release(session_id)
         if sessions.ledger is not None:
-            for each in session.ids:
-                self._call_ledger(functools.partial(sessions.ledger.remove, each))
+            try:
+                for each in session.ids:
+                    self._call_ledger(functools.partial(sessions.ledger.remove, each))
+            except BaseException:  # Ctrl-C: the caller does not get the token, so the client keeps the session
+                sessions.restore(session)
+                raise
         return "" if session.token is None else session.token.reveal()
 
-    def _call_ledger(self, operation: Callable[[], object]) -> None:
+    def _call_ledger(self, operation: Callable[[], None]) -> None:
         """Perform an operation on the ledger that may block for a while."""
         operation()
 

@@ -98,12 +98,20 @@ class Flows(Cleanup):
             raise
 
     async def adopt_session(self, session_id: str, token: Secret[str] | None) -> None:
-        """Make a running session of another client or process this client's own."""
+        """Make a running session of another client or process this client's own. An interrupt does not prevent it."""
         check_session_id(session_id)
-        self.sessions.ensure_open()
-        if self.sessions.ledger is not None:
-            await self.in_ledger(lambda ledger: ledger.add(session_id))
-        self.sessions.adopt(session_id, token)
+
+        async def adopt() -> None:
+            was_open = self.sessions.find(session_id) is not None
+            session = self.sessions.adopt(session_id, token)
+            try:
+                await self._write_down(session)
+            except LedgerError:
+                if session in self.sessions and not was_open:
+                    self.sessions.release(session_id)
+                raise
+
+        await self.io.shield_cleanup(adopt)
 
     async def _compensate(self, session: Session, error: BaseException) -> None:
         """Stop a session that new_session does not return, unless it certainly never started."""

@@ -201,6 +201,11 @@ class Sessions:
         self._removed()
         return session
 
+    def restore(self, session: Session) -> None:
+        """Add a session again whose release was interrupted."""
+        with self._lock:
+            self._open.setdefault(session.id, session)
+
     def adopt(self, session_id: str, token: Secret[str] | None) -> Session:
         """Add a running session that another client has opened.
 
@@ -211,7 +216,6 @@ class Sessions:
             self.ensure_open()
             session = self._open.setdefault(session_id, Session(session_id, token, start_sent=True, opened=True))
             session.start_known = True
-            session.in_ledger = self.ledger is not None
             session.token = token or session.token
         return session
 

@@ -242,6 +242,9 @@ class LiveAvatarApi(AccountApi):
     def adopt_session(self, session_id: str, token: str | None = None) -> None:
         """Take over a running session that another client or process has opened: this client now closes it.
 
+        Ctrl-C does not leave it half done: it is raised after the session was written down in the ledger and
+        taken over.
+
         Args:
             session_id: Id of the session (UUID).
             token: Its session token, as `release_session` has returned it. Default: the API key is the credential.

@@ -173,7 +173,7 @@ async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]],
 
     stops = []
     for client, sessions in by_client:
-        transport = AiohttpTransport(client.config.base_url, None, resolves_in_thread=False)
+        transport = AiohttpTransport(client.config.base_url, None)
         transports.append(transport)
         flows = Flows(client.config, AsyncIO(transport), client.sessions)
         stops += [stop(flows, session) for session in sessions]

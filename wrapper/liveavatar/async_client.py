@@ -66,6 +66,9 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         ValueError, TypeError: An argument is not valid.
     """
 
+    _ledger_calls: list[threading.Event]
+    """Each is set when the removal of a released session from the ledger has ended."""
+
     @scrub_traceback
     def __init__(
         self,
@@ -110,8 +113,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
             self._transport = AiohttpTransport(self._config.base_url, self._session)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = 0
-        self._ledger_calls: list[threading.Event] = []
-        """Set when the removals of released sessions from the ledger have ended."""
+        self._ledger_calls = []
         self._worker: TaskWorker | None = None
         return AsyncIO(self._transport), None
 

@@ -65,6 +65,18 @@ def test_one_stop_fails(
 
 
 @pytest.mark.row("H4")
+def test_first_stop_fails(api: Any, server: FaultServer, fast_retries: FastRetries) -> None:
+    """A stop that fails under one id does not keep the client from stopping the session under the other."""
+    api.new_session(session_request())
+    server.on("stop", fault.refuses(403, "The token belongs to another session"), 1)
+    with pytest.raises(LiveAvatarError) as caught:
+        api.close_session(OTHER)
+    assert (caught.value.session_id, caught.value.session_may_be_running) == (OTHER, True)
+    assert server.running == set()
+    assert api.open_sessions == (OTHER,)
+
+
+@pytest.mark.row("H4")
 def test_unusable_response(
     api: Any, server: FaultServer, fast_retries: FastRetries, monkeypatch: pytest.MonkeyPatch
 ) -> None:

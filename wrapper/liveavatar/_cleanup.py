@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from liveavatar_client.models import StopReason, StopSessionResponse
 
@@ -17,6 +17,8 @@ from ._redaction import Secret
 from ._request_bodies import stop_request
 from ._sessions import Session
 from .errors import AuthenticationError, LiveAvatarError
+
+T = TypeVar("T")
 
 
 class Cleanup(Operations):
@@ -43,14 +45,25 @@ class Cleanup(Operations):
         is_cleanup: bool = False,
     ) -> StopSessionResponse:
         """Stop a session. If interrupted, go on for CLEANUP_TIMEOUT at most, then re-raise the interruption."""
+        return await self.despite_interrupts(
+            lambda until: self._stop_and_discard(session, until, reason, is_cleanup=is_cleanup), deadline
+        )
+
+    async def despite_interrupts(self, work: Callable[[float], Coroutine[Any, Any, T]], deadline: float) -> T:
+        """Do work until a deadline. If interrupted, go on for CLEANUP_TIMEOUT at most, then re-raise the interruption.
+
+        Args:
+            work: The work; its argument is the deadline, which an interruption brings forward.
+            deadline: Time on `time.monotonic`.
+        """
         try:
-            return await self._stop_and_discard(session, deadline, reason, is_cleanup=is_cleanup)
+            return await work(deadline)
         except (LiveAvatarError, GeneratorExit):
             raise
         except BaseException:
             until = min(deadline, time.monotonic() + CLEANUP_TIMEOUT)
             with contextlib.suppress(LiveAvatarError):
-                await self.finish(lambda: self._stop_and_discard(session, until, reason, is_cleanup=is_cleanup), until)
+                await self.finish(lambda: work(until), until)
             raise
 
     async def finish(self, work: Callable[[], Coroutine[Any, Any, object]], until: float) -> None:
@@ -101,10 +114,16 @@ class Cleanup(Operations):
     ) -> StopSessionResponse:
         """Stop a session under each of its ids, and remove it from the registry once none of them runs."""
         response = StopSessionResponse(message="The session has already ended.")
-        stopped: set[str] = set()
-        while pending := [each for each in session.ids if each not in stopped]:  # a start may add one meanwhile
-            response = await self._stop_id(session, pending[0], deadline, reason, is_cleanup)
-            stopped.add(pending[0])
+        failures: list[LiveAvatarError] = []
+        tried: set[str] = set()
+        while pending := [each for each in session.ids if each not in tried]:  # a start may add one meanwhile
+            tried.add(pending[0])
+            try:
+                response = await self._stop_id(session, pending[0], deadline, reason, is_cleanup)
+            except LiveAvatarError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
         await self._discard(session)
         return response
 

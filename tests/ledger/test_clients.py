@@ -420,6 +420,24 @@ def test_async_adopt_is_cancelled(server: FaultServer) -> None:
     assert server.running == set()
 
 
+def test_adopt_while_recovering(flavour: str, server: FaultServer) -> None:
+    """A session that a client adopts is not recovered by it, neither before nor after it is written down."""
+    ledger = MemoryLedger()
+    adopting, failed = leave(server, ledger, 2)
+    with using(flavour, server, ledger=ledger) as api:
+        server.on("stop", lambda exchange: exchange.answer(*envelope(400, 1, "no")), 1)
+        ledger.abandoned, others = {failed: ledger.abandoned.pop(failed)}, ledger.abandoned
+        with pytest.raises(LiveAvatarError):
+            api.recover_sessions()
+        api.adopt_session(failed)
+        ledger.abandoned = others
+        # As if it were being written down: the registry knows it already, and the ledger not yet.
+        api._flows.sessions.adopt(adopting, None)
+        assert api.recover_sessions() == []
+        assert server.running == {adopting, failed}
+    assert server.running == set()
+
+
 def test_adopt_is_not_written_down(flavour: str, server: FaultServer) -> None:
     """A session that cannot be written down is not adopted; one that this client has adopted before, it keeps."""
     ledger = MemoryLedger()

@@ -99,10 +99,9 @@ class Flows(Cleanup):
 
     async def adopt_session(self, session_id: str, token: Secret[str] | None) -> None:
         """Make a running session of another client or process this client's own. An interrupt does not prevent it."""
-        check_session_id(session_id)
+        was_open = self.sessions.find(check_session_id(session_id)) is not None
 
-        async def adopt() -> None:
-            was_open = self.sessions.find(session_id) is not None
+        async def adopt(until: float) -> None:
             session = self.sessions.adopt(session_id, token)
             try:
                 await self._write_down(session)
@@ -111,7 +110,7 @@ class Flows(Cleanup):
                     self.sessions.release(session_id)
                 raise
 
-        await self.io.shield_cleanup(adopt)
+        await self.io.shield(lambda: self.despite_interrupts(adopt, self.deadline()))
 
     async def _compensate(self, session: Session, error: BaseException) -> None:
         """Stop a session that new_session does not return, unless it certainly never started."""

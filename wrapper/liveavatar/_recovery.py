@@ -59,6 +59,8 @@ class _Recovery:
         return await self._flows.io.shield(lambda: self._claim(entry))
 
     async def _claim(self, entry: LedgerEntry) -> Session | None:
+        if self._flows.sessions.find(entry.session_id) is not None:  # it is being adopted
+            return None
         if not await self._flows.in_ledger(lambda ledger: ledger.claim(entry.session_id)):
             return None
         age = (datetime.now(UTC) - entry.started_at).total_seconds()

@@ -215,7 +215,7 @@ class Sessions:
         with self._lock:
             self.ensure_open()
             session = self._open.setdefault(session_id, Session(session_id, token, start_sent=True, opened=True))
-            session.start_known = True
+            session.start_known, session.to_recover = True, False
             session.token = token or session.token
         return session
 

@@ -311,9 +311,11 @@ class LiveAvatarApi(AccountApi):
             self.close_all_sessions()
         finally:
             self._closed = True
-            if self._flows.recovery is not None:
-                self._recovery.close()
-            self._transport.close()
+            try:
+                if self._flows.recovery is not None:
+                    self._recovery.close()
+            finally:
+                self._transport.close()
 
     def __enter__(self) -> Self:
         self._flows.sessions.ensure_open()

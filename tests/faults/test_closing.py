@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import threading
+import time
 import warnings
 from typing import Any
 
@@ -231,6 +232,21 @@ def test_async_aclose_that_is_cancelled_has_stopped_the_sessions(server: FaultSe
 
     asyncio.run(main())
     assert server.counts == (3, 3, 3)
+
+
+@pytest.mark.row("H2")
+def test_close_of_many_whose_stops_hang(flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many stops hang, a close takes little longer than one timeout, and names each session."""
+    monkeypatch.setattr("liveavatar._flows.CLEANUP_TIMEOUT", 0.1)
+    with driven(f"{flavour} own", timeout=1.0) as (server, api):
+        ids = {api.call("new_session", session_request()).session_id for _ in range(8)}
+        server.on("stop", fault.holds())
+        began = time.monotonic()
+        _, error = outcome(api.begin("close"))
+        assert time.monotonic() - began < 7
+        assert isinstance(error, LiveAvatarError)
+        assert {error.session_id} | {note.split()[1] for note in error.__notes__} == ids
+        assert {*api.open_sessions} == ids
 
 
 @pytest.mark.row("H1", "H2")

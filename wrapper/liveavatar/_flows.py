@@ -82,15 +82,23 @@ class Flows(Cleanup):
             await self._compensate(session, error)
             raise
 
-    async def close_session(self, session_id: str, reason: StopReason | str | None = None) -> StopSessionResponse:
-        """Stop a session that new_session has opened. A cancellation does not interrupt the stop."""
+    async def close_session(
+        self, session_id: str, reason: StopReason | str | None = None, deadline: float | None = None
+    ) -> StopSessionResponse:
+        """Stop a session that new_session has opened. A cancellation does not interrupt the stop.
+
+        Args:
+            session_id: The id that new_session has returned.
+            reason: The reason for the account's statistics.
+            deadline: Time on `time.monotonic` that several stops share. Each has at least CLEANUP_TIMEOUT.
+        """
         if self.sessions.find(check_session_id(session_id)) is None and self.sessions.take_ended(session_id):
             return StopSessionResponse(message="The session has already ended.")
         session = self.sessions.get(session_id)
         stop_request(session.id, reason)  # a reason that is not valid is an error before anything is sent
-        deadline = self.deadline()
+        until = self.deadline() if deadline is None else max(deadline, time.monotonic() + CLEANUP_TIMEOUT)
         try:
-            return await self.io.shield(lambda: self.stop_despite_interrupts(session, deadline, reason))
+            return await self.io.shield(lambda: self.stop_despite_interrupts(session, until, reason))
         except BaseException as error:
             if session in self.sessions:
                 error.session_id, error.session_may_be_running = session.id, True  # type: ignore[attr-defined]

@@ -283,17 +283,23 @@ class LiveAvatarApi(AccountApi):
         return stopped
 
     def close_all_sessions(self) -> None:
-        """Stop every session that this client has opened and that is still open; try all of them.
+        """Stop every session that this client has opened and that is still open, one by one; try all of them.
+
+        The stops share one `timeout`. When it is over, or after Ctrl-C, each of the others still has up to 5 seconds.
 
         Raises:
             LiveAvatarError: The first that could not be stopped, with a note for each other one.
         """
         failures: list[BaseException] = []
+        deadline = self._flows.deadline()
         for session in self._flows.sessions.all:
             try:
-                self._close_tracked(session)
-            except BaseException as error:  # Ctrl-C too: the other sessions are stopped all the same
+                self._close_tracked(session, deadline)
+            except Exception as error:
                 failures.append(error)
+            except BaseException as error:  # Ctrl-C: the other sessions are stopped all the same
+                failures.append(error)
+                deadline = 0.0
         raise_first(failures)
 
     def close(self) -> None:
@@ -332,11 +338,13 @@ class LiveAvatarApi(AccountApi):
                 raise
             add_failure_note(error, failure)
 
-    def _close_tracked(self, session: Session) -> None:
-        if session.opened:
-            self._close_if_open(session.id)
-        else:
+    @scrub_traceback
+    def _close_tracked(self, session: Session, deadline: float) -> None:
+        if not session.opened:
             self._run(lambda: self._flows.close_opening_session(session))
+            return
+        with contextlib.suppress(SessionTokenNotFoundError):  # closed meanwhile, by another thread
+            self._run(lambda: self._flows.close_session(session.id, None, deadline))
 
     def _close_if_open(self, session_id: str) -> None:
         with contextlib.suppress(SessionTokenNotFoundError):  # closed meanwhile, by the block or another thread

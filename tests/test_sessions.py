@@ -21,6 +21,11 @@ def opened(sessions: Sessions, session_id: str, token: str = "t") -> Session:
     return session
 
 
+def token_of(session: Session) -> str:
+    assert session.token is not None
+    return session.token.reveal()
+
+
 def test_lifetime() -> None:
     """A session is tracked from before its start until it is known not to run."""
     sessions = Sessions()
@@ -40,12 +45,14 @@ def test_lifetime() -> None:
 
 
 def test_id_of_start() -> None:
-    """A session has the id that the response to its start gives it."""
+    """A session has the id that the response to its start gives it, and keeps that of its token beside it."""
     sessions = Sessions()
     session = sessions.add("created", Secret("t"))
+    assert session.ids == ("created",)
     sessions.mark_started(session, "started")
     assert sessions.ids == ("started",)
     assert sessions.get("started") is session
+    assert session.ids == ("started", "created")
 
 
 def test_id_of_other_session() -> None:
@@ -110,7 +117,7 @@ def test_release() -> None:
     """A token is handed over once, and is then no longer the client's."""
     sessions = Sessions()
     opened(sessions, "1", "its-token")
-    assert sessions.release("1").reveal() == "its-token"
+    assert token_of(sessions.release("1")) == "its-token"
     assert sessions.ids == ()
     with pytest.raises(SessionTokenNotFoundError, match="did not open it"):
         sessions.release("1")
@@ -127,7 +134,7 @@ def test_release_while_opening() -> None:
         assert caught.value.session_id == "1"
         assert sessions.get("1") is session
     sessions.mark_started(session, "1")
-    assert sessions.release("1").reveal() == "its-token"
+    assert token_of(sessions.release("1")) == "its-token"
 
 
 def test_closed() -> None:
@@ -150,14 +157,20 @@ def test_closed() -> None:
 
 
 def test_ended_while_opening() -> None:
-    """A session that was stopped while it was being opened is neither started nor returned to the caller."""
+    """A session that was stopped while it was being opened is neither started nor returned to the caller.
+
+    If its start is carried out all the same, it is tracked again until it is stopped once more.
+    """
     sessions = Sessions()
     session = sessions.add("1", Secret("t"))
     sessions.discard(session)
-    for mark in (sessions.mark_starting, lambda session: sessions.mark_started(session, "1")):
-        with pytest.raises(LiveAvatarError, match="Session 1 was closed while"):
-            mark(session)
+    with pytest.raises(LiveAvatarError, match="Session 1 was closed while"):
+        sessions.mark_starting(session)
     assert sessions.ids == ()
+    with pytest.raises(LiveAvatarError, match="Session 1 was closed while"):
+        sessions.mark_started(session, "1")
+    assert sessions.ids == ("1",)
+    assert (session.ended, session.opened) == (False, False)
 
 
 def test_reentrant_lock() -> None:
@@ -167,7 +180,7 @@ def test_reentrant_lock() -> None:
     released: list[str] = []
 
     def release(number: int, frame: FrameType | None) -> None:
-        released.append(sessions.release("1").reveal())
+        released.append(token_of(sessions.release("1")))
 
     previous = signal.signal(signal.SIGUSR1, release)
     try:
@@ -187,7 +200,7 @@ def test_threads() -> None:
         for number in range(100):
             opened(sessions, f"{name}-{number}", f"token-{name}-{number}")
         for number in range(100):
-            tokens.append(sessions.release(f"{name}-{number}").reveal())
+            tokens.append(token_of(sessions.release(f"{name}-{number}")))
 
     threads = [threading.Thread(target=work, args=(str(name),)) for name in range(8)]
     for thread in threads:

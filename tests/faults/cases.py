@@ -280,7 +280,13 @@ STATUSES = (
         for words in ("Concurrency limit reached", "Too many concurrent sessions")
     ),
     Case("C6", "404 on close_session", "stop", fault.refuses(404, "Session not found"), STOP),
-    Case("C6", "404 with HTML on close_session", "stop", fault.answers(404, HTML), STOP),
+    Case(
+        "C6",
+        "404 without an envelope on close_session",
+        "stop",
+        fault.answers(404, {"detail": "Session not found"}),
+        STOP,
+    ),
     Case(
         "C6",
         "409 that says already stopped on close_session",

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import threading
+import time
 import warnings
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.faults.cases import session_request
 from tests.faults.conftest import KEY, FastRetries
 from tests.faults.pools import DIRECT_POOLS, POOLS, LoopThread, driven, in_thread, outcome
 from tests.faults.server import FaultServer
+from tests.ledger.support import wait_until
 
 over_every_pool = pytest.mark.parametrize("pool", POOLS)
 WAYS = ("close", "leave")
@@ -230,6 +232,101 @@ def test_async_aclose_that_is_cancelled_has_stopped_the_sessions(server: FaultSe
 
     asyncio.run(main())
     assert server.counts == (3, 3, 3)
+
+
+@pytest.mark.row("H2")
+def test_close_of_many_whose_stops_hang(flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many stops hang, a close takes little longer than one timeout, and names each session."""
+    monkeypatch.setattr("liveavatar._flows.CLEANUP_TIMEOUT", 0.1)
+    with driven(f"{flavour} own", timeout=1.0) as (server, api):
+        ids = {api.call("new_session", session_request()).session_id for _ in range(8)}
+        server.on("stop", fault.holds())
+        began = time.monotonic()
+        _, error = outcome(api.begin("close"))
+        assert time.monotonic() - began < 7
+        assert isinstance(error, LiveAvatarError)
+        assert {error.session_id} | {note.split()[1] for note in error.__notes__} == ids
+        assert {*api.open_sessions} == ids
+
+
+@pytest.mark.row("H1", "H2")
+@pytest.mark.parametrize("how", WAYS)
+def test_close_twice_at_once(how: str, flavour: str) -> None:
+    """Of two closes at the same time neither takes the connections from the other, and both succeed."""
+    with driven(f"{flavour} own") as (server, api):
+        for _ in range(3):
+            api.call("new_session", session_request())
+        gate = threading.Event()
+        server.on("stop", fault.waits_for(gate))
+        closings = [api.begin(way) for way in ("close", how)]
+        server.arrived("stop")
+        gate.set()
+        assert [outcome(closing, 20)[1] for closing in closings] == [None, None]
+        assert api.open_sessions == ()
+        assert server.running == set()
+
+
+@pytest.mark.row("H1", "H2")
+@pytest.mark.parametrize("way", ["close", "close_session"])
+def test_stop_that_another_has_confirmed(
+    way: str, flavour: str, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stop whose response is lost succeeds all the same if another has stopped the session meanwhile."""
+    with driven(f"{flavour} own", max_retries=0) as (server, api):
+        session_id = api.call("new_session", session_request()).session_id
+        gate = threading.Event()
+        server.on("stop", fault.waits_for(gate, fault.resets()), 1)
+        first = api.begin(way, *([session_id] if way == "close_session" else []))
+        server.arrived("stop")
+        api.call("close_session", session_id)
+        gate.set()
+        assert outcome(first, 20)[1] is None
+        assert api.open_sessions == ()
+        assert server.running == set()
+        assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+@pytest.mark.row("H1", "H2")
+@pytest.mark.parametrize("cancelled", ["first", "second", "both"])
+def test_async_close_twice_and_cancel(cancelled: str) -> None:
+    """If one of two tasks that close the client is cancelled, the other finishes undisturbed."""
+    with driven("async own") as (server, api):
+        ids = {api.call("new_session", session_request()).session_id for _ in range(3)}
+        gate = threading.Event()
+        server.on("stop", fault.waits_for(gate))
+        closings = {name: api.begin("close") for name in ("first", "second")}
+        for _ in range(2 * len(ids)):
+            server.arrived("stop")
+        for name, closing in closings.items():
+            if cancelled in (name, "both"):
+                closing.cancel()
+        gate.set()
+        for name, closing in closings.items():
+            if cancelled not in (name, "both"):
+                assert outcome(closing, 20)[1] is None
+        wait_until(lambda: api.open_sessions == ())
+        assert server.running == set()
+        assert {*server.ledger.stops} == ids
+
+
+@pytest.mark.row("H1", "H2")
+def test_async_cancelled_close_whose_stops_go_on(server: FaultServer, short_cleanup: float) -> None:
+    """Stops that take longer than a cancelled aclose() waits are not lost when its connections are closed."""
+
+    async def main() -> None:
+        api = AsyncLiveAvatarApi(KEY, base_url=server.url, timeout=10)
+        await api.new_session(session_request())
+        server.on("stop", fault.holds(), 1)
+        closing = asyncio.create_task(api.aclose())
+        await asyncio.to_thread(server.arrived, "stop")
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await asyncio.to_thread(server.arrived, "stop")
+        await asyncio.to_thread(wait_until, lambda: api.open_sessions == ())
+
+    asyncio.run(main())
+    assert server.running == set()
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import time
@@ -510,6 +511,16 @@ def test_endless_next(count: int, found: int, api: Any, server: FaultServer) -> 
     server.on("list", fault.answers(200, page_of(ids, count, f"{server.url}/sessions?page=2")))
     assert [record.id for record in api.list_sessions(page_size=2)] == ids[:found]
     assert len(server.ledger.of("list")) < 10
+
+
+@pytest.mark.row("L8")
+def test_unsteady_count(api: Any, server: FaultServer) -> None:
+    """A count that is lower on every other page loses no session and lists none twice."""
+    ids = [api.new_session(session_request()).session_id for _ in range(9)]
+    counts = itertools.cycle([9, 4])
+    server.on("list", fault.edits(lambda envelope: envelope["data"].update(count=next(counts))))
+    assert [record.id for record in api.list_sessions(page_size=2)] == ids
+    assert len(server.ledger.of("list")) < 20
 
 
 @pytest.mark.row("L8")

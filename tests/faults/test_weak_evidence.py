@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from liveavatar import AsyncLiveAvatarApi, LedgerError, LiveAvatarApi, LiveAvatarApiError, LiveAvatarError
+from liveavatar import (
+    AsyncLiveAvatarApi,
+    LedgerError,
+    LiveAvatarApi,
+    LiveAvatarApiError,
+    LiveAvatarError,
+    NotFoundError,
+)
 
 from tests.faults import server as fault
 from tests.faults.cases import session_request
 from tests.faults.conftest import KEY, UNMEASURED, FastRetries, opened
+from tests.faults.pools import driven, outcome
 from tests.faults.server import Exchange, FaultServer
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +83,7 @@ def test_ended_session(message: str, flavour: str, server: FaultServer) -> None:
 @pytest.mark.row("H4")
 @pytest.mark.parametrize("body", FAILED_BODIES, ids=str)
 def test_failure_under_success(
-    body: dict[str, Any], flavour: str, server: FaultServer, fast_retries: FastRetries
+    body: dict[str, Any], flavour: str, server: FaultServer, fast_retries: FastRetries, short_cleanup: float
 ) -> None:
     """A 2xx response to a stop whose body says that it has failed is an error."""
     with opened(flavour, server, max_retries=0) as api:
@@ -97,8 +105,32 @@ def test_success_codes(body: Any, flavour: str, server: FaultServer) -> None:
         assert api.open_sessions == ()
 
 
+HTML = "<html><body><h1>404 Not Found</h1></body></html>"
+OF_A_PROXY = {"HTML": HTML, "text": "404 page not found", "nothing": b"", "JSON": {"detail": "Not Found"}}
+
+
+@pytest.mark.row("C6", "H4")
+@pytest.mark.parametrize("body", OF_A_PROXY.values(), ids=OF_A_PROXY)
+def test_404_of_a_proxy(body: Any, flavour: str, server: FaultServer, short_cleanup: float) -> None:
+    """A 404 that does not come from the service proves nothing: the stop is sent again, and the session is kept."""
+    with opened(flavour, server) as api:
+        session_id = api.new_session(session_request()).session_id
+        server.on("stop", fault.answers(404, body), 1)
+        api.close_session(session_id)
+        assert server.running == set()
+        session_id = api.new_session(session_request()).session_id
+        server.on("stop", fault.answers(404, body))
+        with pytest.raises(NotFoundError) as caught:
+            api.close_session(session_id)
+        assert (caught.value.session_id, caught.value.session_may_be_running) == (session_id, True)
+        assert api.open_sessions == (session_id,)
+        server.heal()
+        api.close_session(session_id)
+        assert server.running == set()
+
+
 @pytest.mark.row("H4")
-def test_keep_alive_of_an_opening_session(server: FaultServer) -> None:
+def test_keep_alive_of_an_opening_session(flavour: str) -> None:
     """A keep-alive that overtakes the start does not make the client forget the session."""
     go_on = threading.Event()
 
@@ -108,22 +140,16 @@ def test_keep_alive_of_an_opening_session(server: FaultServer) -> None:
         exchange.do()
         exchange.reset()
 
-    server.on("start", held_start)
-    with opened("blocking", server) as api:
-
-        def keep_alive_at_once() -> None:
-            server.arrived("start")
-            for session_id in api.open_sessions:
-                with pytest.raises(LiveAvatarError):
-                    api.keep_session_alive(session_id)
-            go_on.set()
-
-        thread = threading.Thread(target=keep_alive_at_once)
-        thread.start()
-        with pytest.raises(LiveAvatarError) as caught:
-            api.new_session(session_request())
-        thread.join()
-        assert caught.value.session_may_be_running is False
+    with driven(f"{flavour} own") as (server, api):
+        server.on("start", held_start)
+        opening = api.begin("new_session", session_request())
+        server.arrived("start")
+        for session_id in api.open_sessions:
+            assert isinstance(outcome(api.begin("keep_session_alive", session_id))[1], LiveAvatarError)
+        go_on.set()
+        _, error = outcome(opening)
+        assert isinstance(error, LiveAvatarError)
+        assert error.session_may_be_running is False
         assert server.running == set()
         assert server.counts[2] >= 1
 
@@ -187,22 +213,6 @@ def test_blocking_child_of_multiprocessing(server: FaultServer) -> None:
     )
     assert "Still open when the interpreter exits" in done.stderr
     assert server.counts == (1, 1, 1)
-    assert server.running == set()
-
-
-@pytest.mark.row("H1")
-def test_async_close_twice_at_once(server: FaultServer) -> None:
-    """Two tasks that close the client at the same time do not take the connections from each other's stops."""
-
-    async def main() -> None:
-        api = AsyncLiveAvatarApi(KEY, base_url=server.url)
-        for _ in range(3):
-            await api.new_session(session_request())
-        server.on("stop", fault.delays(0.2))
-        await asyncio.gather(api.aclose(), api.aclose())
-        assert api.open_sessions == ()
-
-    asyncio.run(main())
     assert server.running == set()
 
 

@@ -27,6 +27,7 @@ from liveavatar import (
     ServerError,
     SessionTokenNotFoundError,
     _recovery,
+    _shutdown,
 )
 from liveavatar.ledger import Ledger, LedgerEntry, SqliteLedger
 
@@ -285,7 +286,7 @@ def test_not_removed(flavour: str, server: FaultServer, caplog: pytest.LogCaptur
 
 
 def test_session_under_another_id(flavour: str, server: FaultServer) -> None:
-    """If the service starts a session under another id, that one is in the ledger."""
+    """If the service starts a session under another id, both ids are in the ledger until it is closed or released."""
     other = "11111111-0000-4000-8000-000000000000"
 
     def rename(exchange: Exchange) -> None:
@@ -295,9 +296,11 @@ def test_session_under_another_id(flavour: str, server: FaultServer) -> None:
     server.on("start", rename)
     ledger = MemoryLedger()
     with using(flavour, server, ledger=ledger) as api:
-        assert api.new_session(request()).session_id == other
-        assert {*ledger.added} == {other}
-        api.release_session(other)
+        for end in (api.close_session, api.release_session):
+            assert api.new_session(request()).session_id == other
+            assert {*ledger.added} == {other, server.ledger.minted[-1]}
+            end(other)
+            wait_until(lambda: ledger.added == {})
 
 
 def test_hand_over(flavour: str, location: str, server: FaultServer) -> None:
@@ -324,6 +327,139 @@ def test_hand_over(flavour: str, location: str, server: FaultServer) -> None:
             assert (stop.bearer == token) is with_token
             assert (stop.api_key == KEY) is not with_token
             server.ledger.forget_requests()
+
+
+def test_async_release_while_the_ledger_is_busy(server: FaultServer) -> None:
+    """Closing the client waits until a released session is removed from the ledger."""
+    ledger = MemoryLedger()
+    gate = threading.Event()
+    ledger.on_remove = lambda: gate.wait(20)
+
+    async def run() -> None:
+        async with AsyncLiveAvatarApi(KEY, base_url=server.url, ledger=ledger) as api:
+            session_id = (await api.new_session(request())).session_id
+            api.release_session(session_id)
+            asyncio.get_running_loop().call_later(0.05, gate.set)
+        assert ledger.added == {}
+        assert server.running == {session_id}
+
+    asyncio.run(run())
+
+
+def test_async_release_at_the_end_of_the_program(server: FaultServer) -> None:
+    """The end of the program waits until a released session is removed from the ledger."""
+    ledger = MemoryLedger()
+    gate = threading.Event()
+    ledger.on_remove = lambda: gate.wait(20)
+
+    async def run() -> None:
+        api = AsyncLiveAvatarApi(KEY, base_url=server.url, ledger=ledger)
+        api.release_session((await api.new_session(request())).session_id)
+        await api._transport.close()
+
+    asyncio.run(run())
+    assert len(ledger.added) == 1
+    threading.Timer(0.05, gate.set).start()
+    _shutdown._on_exit()
+    assert ledger.added == {}
+    assert len(server.running) == 1
+
+
+def test_blocking_release_is_interrupted(server: FaultServer) -> None:
+    """If Ctrl-C interrupts the release of a session, the client keeps the session and closes it."""
+    ledger = MemoryLedger()
+    with using("blocking", server, ledger=ledger) as api:
+        session_id = api.new_session(request()).session_id
+        ledger.on_remove = lambda: signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            api.release_session(session_id)
+        ledger.on_remove = lambda: None
+        assert api.open_sessions == (session_id,)
+    assert server.running == set()
+    assert ledger.added == {}
+
+
+def test_blocking_adopt_is_interrupted(server: FaultServer) -> None:
+    """If Ctrl-C comes while a session is adopted, it is adopted and written down before Ctrl-C is raised."""
+    ledger = MemoryLedger()
+    with using("blocking", server) as first, using("blocking", server, ledger=ledger) as second:
+        session_id = first.new_session(request()).session_id
+        token = first.release_session(session_id)
+        ledger.on_add = lambda: signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            second.adopt_session(session_id, token)
+        assert second.open_sessions == (session_id,)
+        assert {*ledger.added} == {session_id}
+    assert server.running == set()
+    assert ledger.added == {}
+
+
+def test_async_adopt_is_cancelled(server: FaultServer) -> None:
+    """If a task is cancelled while it adopts a session, the session is adopted and written down before it ends."""
+    ledger = MemoryLedger()
+
+    async def run() -> None:
+        entered, gate = threading.Event(), threading.Event()
+        ledger.on_add = lambda: (entered.set(), gate.wait(20))
+        async with (
+            AsyncLiveAvatarApi(KEY, base_url=server.url) as first,
+            AsyncLiveAvatarApi(KEY, base_url=server.url, ledger=ledger) as second,
+        ):
+            session_id = (await first.new_session(request())).session_id
+            adopting = asyncio.create_task(second.adopt_session(session_id, first.release_session(session_id)))
+            await asyncio.to_thread(entered.wait, 20)
+            adopting.cancel()
+            asyncio.get_running_loop().call_later(0.05, gate.set)
+            with pytest.raises(asyncio.CancelledError):
+                await adopting
+            assert second.open_sessions == (session_id,)
+            assert {*ledger.added} == {session_id}
+        assert ledger.added == {}
+
+    asyncio.run(run())
+    assert server.running == set()
+
+
+def test_adopt_while_recovering(flavour: str, server: FaultServer) -> None:
+    """A session that a client adopts is not recovered by it, neither before nor after it is written down."""
+    ledger = MemoryLedger()
+    adopting, failed = leave(server, ledger, 2)
+    with using(flavour, server, ledger=ledger) as api:
+        server.on("stop", lambda exchange: exchange.answer(*envelope(400, 1, "no")), 1)
+        ledger.abandoned, others = {failed: ledger.abandoned.pop(failed)}, ledger.abandoned
+        with pytest.raises(LiveAvatarError):
+            api.recover_sessions()
+        api.adopt_session(failed)
+        ledger.abandoned = others
+        # As if it were being written down: the registry knows it already, and the ledger not yet.
+        api._flows.sessions.adopt(adopting, None)
+        assert api.recover_sessions() == []
+        assert server.running == {adopting, failed}
+    assert server.running == set()
+
+
+def test_adopt_is_not_written_down(flavour: str, server: FaultServer) -> None:
+    """A session that cannot be written down is not adopted; one that this client has adopted before, it keeps."""
+    ledger = MemoryLedger()
+
+    def fail() -> None:
+        raise OSError("disk")
+
+    with using(flavour, server) as first, using(flavour, server, ledger=ledger) as second:
+        session_id = first.new_session(request()).session_id
+        ledger.on_add = fail
+        with pytest.raises(LedgerError):
+            second.adopt_session(session_id)
+        assert second.open_sessions == ()
+        ledger.on_add = lambda: None
+        second.adopt_session(session_id)
+        ledger.on_add = fail
+        with pytest.raises(LedgerError):
+            second.adopt_session(session_id)
+        assert second.open_sessions == (session_id,)
+        first.release_session(session_id)
+    assert server.running == set()
+    assert ledger.added == {}
 
 
 def test_adopt_without_ledger(flavour: str, server: FaultServer) -> None:

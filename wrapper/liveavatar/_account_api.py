@@ -50,7 +50,9 @@ class AccountApi(BaseApi):
     ) -> Iterator[SessionInfo]:
         """List the sessions of the account, those that other programs have opened included.
 
-        The pages are fetched as they are needed.
+        The pages are fetched as they are needed. A session that runs all the time is listed once, although others
+        start and end meanwhile. Those may be missing from the list, or have ended. The list ends even if the service
+        repeats its pages or its count is wrong.
 
         Args:
             type: "active" for the sessions that run, "historic" for those that have ended.

@@ -104,12 +104,17 @@ class BaseApi:
             SessionTokenNotFoundError: This client did not open the session, is still opening it, or has closed it.
         """
         sessions = self._flows.sessions
-        token = sessions.release(session_id)
+        session = sessions.release(session_id)
         if sessions.ledger is not None:
-            self._call_ledger(functools.partial(sessions.ledger.remove, session_id))
-        return "" if token is None else token.reveal()
+            try:
+                for each in session.ids:
+                    self._call_ledger(functools.partial(sessions.ledger.remove, each))
+            except BaseException:  # Ctrl-C: the caller does not get the token, so the client keeps the session
+                sessions.restore(session)
+                raise
+        return "" if session.token is None else session.token.reveal()
 
-    def _call_ledger(self, operation: Callable[[], object]) -> None:
+    def _call_ledger(self, operation: Callable[[], None]) -> None:
         """Perform an operation on the ledger that may block for a while."""
         operation()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
-from liveavatar_client.models import StopSessionResponse
+from liveavatar_client.models import StopReason, StopSessionResponse
 
 from ._calls import Body, call
 from ._constants import CLEANUP_RETRY_DELAYS, CLEANUP_TIMEOUT
@@ -13,10 +16,9 @@ from ._operations import Operations, credentials
 from ._redaction import Secret
 from ._request_bodies import stop_request
 from ._sessions import Session
-from .errors import AuthenticationError, LiveAvatarApiError, LiveAvatarError
+from .errors import AuthenticationError, LiveAvatarError
 
-MAX_INTERRUPTS = 10
-"""How many exceptions may interrupt the stop of a session before it is given up."""
+T = TypeVar("T")
 
 
 class Cleanup(Operations):
@@ -27,8 +29,7 @@ class Cleanup(Operations):
         if not session.start_sent:
             await self._discard(session)
             return
-        body = Secret(stop_request(session.id))
-        await self.stop_despite_interrupts(session, deadline, body, is_cleanup=True)
+        await self.stop_despite_interrupts(session, deadline, is_cleanup=True)
 
     async def close_opening_session(self, session: Session) -> None:
         """Stop a session whose start has no response yet, because the client is closed."""
@@ -36,16 +37,60 @@ class Cleanup(Operations):
         await self.io.shield(lambda: self.stop_leftover(session, deadline))
 
     async def stop_despite_interrupts(
-        self, session: Session, deadline: float, body: Body, *, is_cleanup: bool = False
+        self,
+        session: Session,
+        deadline: float,
+        reason: StopReason | str | None = None,
+        *,
+        is_cleanup: bool = False,
     ) -> StopSessionResponse:
-        """Stop a session. If interrupted, keep trying for CLEANUP_TIMEOUT, then re-raise the interruption."""
+        """Stop a session. If interrupted, go on for CLEANUP_TIMEOUT at most, then re-raise the interruption."""
+        return await self.despite_interrupts(
+            lambda until: self._stop_and_discard(session, until, reason, is_cleanup=is_cleanup), deadline
+        )
+
+    async def despite_interrupts(self, work: Callable[[float], Coroutine[Any, Any, T]], deadline: float) -> T:
+        """Do work until a deadline. If interrupted, go on for CLEANUP_TIMEOUT at most, then re-raise the interruption.
+
+        Args:
+            work: The work; its argument is the deadline, which an interruption brings forward.
+            deadline: Time on `time.monotonic`.
+        """
+        try:
+            return await work(deadline)
+        except (LiveAvatarError, GeneratorExit):
+            raise
+        except BaseException:
+            until = min(deadline, time.monotonic() + CLEANUP_TIMEOUT)
+            with contextlib.suppress(LiveAvatarError):
+                await self.finish(lambda: work(until), until)
+            raise
+
+    async def finish(self, work: Callable[[], Coroutine[Any, Any, object]], until: float) -> None:
+        """Do work where no interrupt reaches it, again if one does. The latest interruption is raised at the end.
+
+        Args:
+            work: The work, which ends by itself at `until`.
+            until: Time on `time.monotonic` after which it is not begun again.
+        """
         interruption: BaseException | None = None
-        for _ in range(MAX_INTERRUPTS):
+        delays = iter((0.0, *CLEANUP_RETRY_DELAYS))
+        ended = False
+
+        async def attempt() -> None:
+            nonlocal ended
             try:
-                response = await self._stop_and_discard(session, deadline, body, is_cleanup)
-                if interruption is None:
-                    return response
-                break
+                await work()
+            except LiveAvatarError:
+                ended = True
+                raise
+            ended = True
+
+        while not ended:
+            try:
+                if interruption is not None and (delay := next(delays, CLEANUP_RETRY_DELAYS[-1])):
+                    await self.io.sleep(delay)  # what interrupts at once each time must not send a request each time
+                await self.io.shield_cleanup(attempt)
             except GeneratorExit:  # the event loop is gone, and with it what could send a request
                 raise
             except LiveAvatarError:
@@ -53,28 +98,48 @@ class Cleanup(Operations):
                     raise
                 break
             except BaseException as error:
-                if interruption is None:
-                    deadline = min(deadline, time.monotonic() + CLEANUP_TIMEOUT)
                 interruption = error
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= until:
                     break
-        assert interruption is not None
-        raise interruption
+        if interruption is not None:
+            raise interruption
 
     async def _stop_and_discard(
-        self, session: Session, deadline: float, body: Body, is_cleanup: bool
+        self,
+        session: Session,
+        deadline: float,
+        reason: StopReason | str | None = None,
+        *,
+        is_cleanup: bool,
     ) -> StopSessionResponse:
-        """Stop a session, and remove it from the registry once the service says that it does not run."""
+        """Stop a session under each of its ids, and remove it from the registry once none of them runs."""
+        response = StopSessionResponse(message="The session has already ended.")
+        failures: list[LiveAvatarError] = []
+        tried: set[str] = set()
+        while pending := [each for each in session.ids if each not in tried]:  # a start may add one meanwhile
+            tried.add(pending[0])
+            try:
+                response = await self._stop_id(session, pending[0], deadline, reason, is_cleanup)
+            except LiveAvatarError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        await self._discard(session)
+        return response
+
+    async def _stop_id(
+        self, session: Session, session_id: str, deadline: float, reason: StopReason | str | None, is_cleanup: bool
+    ) -> StopSessionResponse:
+        """Stop a session under one of its ids, until the service says that it does not run."""
+        body = Secret(stop_request(session_id, reason))
         delays = iter(CLEANUP_RETRY_DELAYS)
         unknown_until = time.monotonic() + CLEANUP_TIMEOUT
         while True:
             try:
-                response = await self._stop(session, deadline, body, is_cleanup)
-                break
-            except LiveAvatarApiError as error:
+                return await self._stop(session, deadline, body, is_cleanup)
+            except LiveAvatarError as error:
                 if session.ended or has_ended(error, start_known=session.start_settled):
-                    response = StopSessionResponse(message=error.message)
-                    break
+                    return StopSessionResponse(message=getattr(error, "message", "The session has already ended."))
                 # The stop may have reached the service before the start: send it again, the last time at
                 # unknown_until, when a start that a dead process has sent is settled.
                 now = time.monotonic()
@@ -82,8 +147,6 @@ class Cleanup(Operations):
                 if not is_unknown(error) or delay <= 0 or now + delay >= deadline:
                     raise
             await self.io.sleep(delay)
-        await self._discard(session)
-        return response
 
     async def _stop(self, session: Session, deadline: float, body: Body, is_cleanup: bool) -> StopSessionResponse:
         """Stop a session with its own token or, if that is no longer valid, with the API key."""
@@ -101,4 +164,5 @@ class Cleanup(Operations):
         """Remove a session that is known not to run from the registry and from the ledger."""
         self.sessions.discard(session)
         if session.in_ledger:
-            await self._remove_from_ledger(session.id)
+            for each in session.ids:
+                await self._remove_from_ledger(each)

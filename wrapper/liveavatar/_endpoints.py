@@ -34,6 +34,7 @@ _REFUSED = {400, 401, 402, 403, 404, 422, 429}
 _HAS_STARTED = re.compile(
     r"\bstarted\b|(?<!sessions )\b(already|is|was|been) (active|running|live|in progress)\b", re.IGNORECASE
 )
+_SESSION = re.compile(r"\bsession\b", re.IGNORECASE)
 _HAS_ENDED = re.compile(
     r"\b(already|has|been|was|is) (stopped|ended|closed|expired|finished|terminated)\b", re.IGNORECASE
 )
@@ -65,13 +66,19 @@ def has_ended(error: LiveAvatarError, *, start_known: bool = True) -> bool:
     """
     if not isinstance(error, LiveAvatarApiError):
         return False
-    in_envelope = error.status < 300 and re.search(r"\bsession\b", error.message, re.IGNORECASE) is not None
+    in_envelope = error.status < 300 and _SESSION.search(error.message) is not None
     if not (error.status in (404, 409) or (in_envelope and isinstance(error, NotFoundError | ConflictError))):
         return False
     if _says_ended(error.message):
         return True
-    not_running = _NOT_RUNNING.search(error.message) and not _NOT_YET.search(error.message)
-    return start_known and (isinstance(error, NotFoundError) or bool(not_running))
+    if isinstance(error, NotFoundError):
+        return start_known and _is_about_session(error)
+    return start_known and bool(_NOT_RUNNING.search(error.message) and not _NOT_YET.search(error.message))
+
+
+def _is_about_session(error: NotFoundError) -> bool:
+    """Return whether "not found" comes from the service, and not from a proxy that does not know the path."""
+    return error.code is not None or _SESSION.search(error.message) is not None
 
 
 def _says_ended(message: str) -> bool:

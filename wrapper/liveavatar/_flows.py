@@ -14,7 +14,7 @@ from liveavatar_client.models import SessionTokenData, StopReason, StopSessionRe
 
 from ._arguments import check_seconds, check_session_id
 from ._calls import call, logger
-from ._cleanup import MAX_INTERRUPTS, Cleanup
+from ._cleanup import Cleanup
 from ._constants import CLEANUP_TIMEOUT, MAX_SLOT_DELAY, MIN_SLOT_DELAY
 from ._endpoints import CREATE_TOKEN, START, never_started
 from ._operations import message
@@ -75,22 +75,30 @@ class Flows(Cleanup):
             self.sessions.mark_starting(session)
             response = await call(self.io, self._config, START, session.token, deadline, session_id=session.id)
             self.sessions.mark_started(session, response.data.session_id)
-            if session.id != created.session_id:
+            if session.other_id is not None:
                 await self._write_down(session)
-                await self._remove_from_ledger(created.session_id)
             return StandardSessionResponse.from_response(session.id, response)
         except BaseException as error:
             await self._compensate(session, error)
             raise
 
-    async def close_session(self, session_id: str, reason: StopReason | str | None = None) -> StopSessionResponse:
-        """Stop a session that new_session has opened. A cancellation does not interrupt the stop."""
+    async def close_session(
+        self, session_id: str, reason: StopReason | str | None = None, deadline: float | None = None
+    ) -> StopSessionResponse:
+        """Stop a session that new_session has opened. A cancellation does not interrupt the stop.
+
+        Args:
+            session_id: The id that new_session has returned.
+            reason: The reason for the account's statistics.
+            deadline: Time on `time.monotonic` that several stops share. Each has at least CLEANUP_TIMEOUT.
+        """
         if self.sessions.find(check_session_id(session_id)) is None and self.sessions.take_ended(session_id):
             return StopSessionResponse(message="The session has already ended.")
         session = self.sessions.get(session_id)
-        body, deadline = Secret(stop_request(session.id, reason)), self.deadline()
+        stop_request(session.id, reason)  # a reason that is not valid is an error before anything is sent
+        until = self.deadline() if deadline is None else max(deadline, time.monotonic() + CLEANUP_TIMEOUT)
         try:
-            return await self.io.shield(lambda: self.stop_despite_interrupts(session, deadline, body))
+            return await self.io.shield(lambda: self.stop_despite_interrupts(session, until, reason))
         except BaseException as error:
             if session in self.sessions:
                 error.session_id, error.session_may_be_running = session.id, True  # type: ignore[attr-defined]
@@ -98,12 +106,19 @@ class Flows(Cleanup):
             raise
 
     async def adopt_session(self, session_id: str, token: Secret[str] | None) -> None:
-        """Make a running session of another client or process this client's own."""
-        check_session_id(session_id)
-        self.sessions.ensure_open()
-        if self.sessions.ledger is not None:
-            await self.in_ledger(lambda ledger: ledger.add(session_id))
-        self.sessions.adopt(session_id, token)
+        """Make a running session of another client or process this client's own. An interrupt does not prevent it."""
+        was_open = self.sessions.find(check_session_id(session_id)) is not None
+
+        async def adopt(until: float) -> None:
+            session = self.sessions.adopt(session_id, token)
+            try:
+                await self._write_down(session)
+            except LedgerError:
+                if session in self.sessions and not was_open:
+                    self.sessions.release(session_id)
+                raise
+
+        await self.io.shield(lambda: self.despite_interrupts(adopt, self.deadline()))
 
     async def _compensate(self, session: Session, error: BaseException) -> None:
         """Stop a session that new_session does not return, unless it certainly never started."""
@@ -111,22 +126,11 @@ class Flows(Cleanup):
         if refused or not session.start_sent:
             await self._discard(session)
             return
-        begun = False
-
-        async def cleanup() -> None:
-            nonlocal begun
-            begun = True
-            await self.stop_leftover(session, time.monotonic() + CLEANUP_TIMEOUT)
-
         failure = latest = error
-        # A stop that was confirmed before the start was carried out has not ended the session.
-        stopped = session.ended and not session.start_known
-        # An interrupt may arrive before the cleanup has begun: then try again. Once it has begun, it is finished.
-        for _ in range(MAX_INTERRUPTS):
-            if begun or stopped or isinstance(latest, GeneratorExit):
-                break
+        if not (session.ended or isinstance(error, GeneratorExit)):
+            until = time.monotonic() + CLEANUP_TIMEOUT
             try:
-                await self.io.shield_cleanup(cleanup)
+                await self.finish(lambda: self._stop_and_discard(session, until, is_cleanup=True), until)
             except LiveAvatarError as caught:
                 failure = caught
             except BaseException as interruption:
@@ -134,7 +138,7 @@ class Flows(Cleanup):
         unconfirmed = session in self.sessions
         if unconfirmed:
             _warn(session, failure)
-        _annotate(latest, session.id, failure if unconfirmed else None)
+        _annotate(latest, session, failure if unconfirmed else None)
         if latest is not error:
             raise latest
 
@@ -145,22 +149,22 @@ class Flows(Cleanup):
             LedgerError: It is not written down.
         """
         if self.sessions.ledger is not None:
-            session.in_ledger = True
+            was_in_ledger, session.in_ledger = session.in_ledger, True
             try:
                 await self.in_ledger(lambda ledger: ledger.add(session.id))
             except LedgerError:
-                session.in_ledger = False
+                session.in_ledger = was_in_ledger
                 raise
 
 
 def _warn(session: Session, error: BaseException) -> None:
-    logger.warning("Session %s may still be running: %s", session.id, message(error))
+    logger.warning("Session %s may still be running: %s", " or ".join(session.ids), message(error))
 
 
-def _annotate(error: BaseException, session_id: str, failure: BaseException | None) -> None:
+def _annotate(error: BaseException, session: Session, failure: BaseException | None) -> None:
     """Set on an exception, of whatever class, what became of the session."""
-    error.session_id = session_id  # type: ignore[attr-defined]
+    error.session_id = session.id  # type: ignore[attr-defined]
     error.session_may_be_running = failure is not None  # type: ignore[attr-defined]
     if failure is not None:
         cause = "" if failure is error else f", because its stop failed too: {message(failure)}"
-        error.add_note(f"Session {session_id} may still be running{cause}. close_session() tries again.")
+        error.add_note(f"Session {' or '.join(session.ids)} may still be running{cause}. close_session() tries again.")

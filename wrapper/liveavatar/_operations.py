@@ -107,7 +107,7 @@ class Operations:
 
     async def _note_end(self, session: Session, error: LiveAvatarError) -> bool:
         """Remove a session that has ended, as an error says; return whether it does."""
-        known = session.opened or session not in self.sessions
+        known = session.other_id is None and (session.opened or session not in self.sessions)
         ended = known and has_ended(error, start_known=session.start_settled) and not is_unknown_path(error)
         if ended and self.sessions.discard_ended(session):
             logger.info("Session %s has ended: %s", session.id, message(error))

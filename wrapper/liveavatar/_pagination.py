@@ -10,8 +10,11 @@ from ._schema import enum_member
 
 MAX_PAGE_SIZE = 100
 
-_MAX_REPEATED = 3
-"""Pages in a row without a new entry after which a list ends, because the service repeats itself."""
+_MAX_EXTRA = 3
+"""Pages in a row without a new entry, or beyond the service's count, after which a list ends."""
+
+_MAX_RETURNS = 3
+"""How often a lower count is followed by going back to pages before, without a new entry: it may never be steady."""
 
 
 class Pages:
@@ -34,10 +37,17 @@ class Pages:
             "context_id": context_id,
         }
         self._page = 0
+        self._last = 0
+        """The highest number of a page so far."""
         self._count = 0
         self._max_count = 0
-        self._repeated = 0
+        self._extra = 0
+        self._is_going_back = False
+        self._returns = 0
+        """How often going back has begun since the last new entry."""
         self._seen: set[str] = set()
+        self._unbroken: set[str] = set()
+        """Those of the pages from the first to the one at which going back has begun."""
         self.done = False
 
     def next_query(self) -> dict[str, Any]:
@@ -48,17 +58,32 @@ class Pages:
     def add(self, page: SessionPage) -> list[SessionInfo]:
         """Return the entries of a page that no page before had.
 
-        The list ends with an empty page, or once there have been `count` entries: a service that names a next page for
-        ever is not followed. Sessions that start while the list is read move entries to the next page, which then
-        repeats them. Sessions that end move entries to the page before, which is then fetched again.
+        The list is the newest first. Sessions that start while it is read move entries to later pages, which then
+        repeat them. Sessions that end move entries to earlier pages: if a page has a lower count than the one before,
+        and does not begin with an entry that is known, pages before it are fetched again, until one does.
+
+        The list ends with an empty page, or once there have been `count` entries, the highest count of all pages, and
+        no next page is named. A service that names a next page for ever is followed for a few pages only.
         """
+        ids = [entry.id for entry in page.results]
+        is_further, is_shorter = self._page > self._last, page.count < self._count
+        is_joined = self._page == 1 or (bool(ids) and ids[0] in self._unbroken)
+        self._last, self._count = max(self._last, self._page), page.count
+        self._max_count = max(self._max_count, page.count)
         new = list({entry.id: entry for entry in page.results if entry.id not in self._seen}.values())
-        self._seen.update(entry.id for entry in new)
-        self._repeated = 0 if new else self._repeated + 1
-        moved_back = self._page > 1 and page.count < self._count
-        self._count, self._max_count = page.count, max(page.count, self._max_count)
-        if moved_back and self._repeated < _MAX_REPEATED:
+        self._seen.update(ids)
+        self._returns = 0 if new else self._returns
+        if is_shorter and not is_joined and not self._is_going_back:
+            self._returns += 1
+            self._is_going_back = self._returns <= _MAX_RETURNS
+        self._is_going_back &= not is_joined
+        if self._is_going_back:
             self._page -= 2
-        else:
-            self.done = not page.results or self._repeated == _MAX_REPEATED or len(self._seen) >= self._max_count
+            return new
+        self._unbroken.update(ids)
+        is_complete = len(self._seen) >= self._max_count
+        if is_further:
+            self._extra = self._extra + 1 if is_complete or not new else 0
+        is_last = not ids or (is_complete and not page.next_)
+        self.done = is_last or self._extra > _MAX_EXTRA
         return new

@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from ._calls import logger
 from ._constants import CLEANUP_TIMEOUT, RECOVERED_START_AGE, RECOVERY_INTERVAL
 from ._flows import Flows
-from ._redaction import Secret
-from ._request_bodies import stop_request
 from ._sessions import Session
 from ._transports._asyncio import keep_task
 from ._transports._blocking import run
@@ -61,6 +59,8 @@ class _Recovery:
         return await self._flows.io.shield(lambda: self._claim(entry))
 
     async def _claim(self, entry: LedgerEntry) -> Session | None:
+        if self._flows.sessions.find(entry.session_id) is not None:  # it is being adopted
+            return None
         if not await self._flows.in_ledger(lambda ledger: ledger.claim(entry.session_id)):
             return None
         age = (datetime.now(UTC) - entry.started_at).total_seconds()
@@ -69,9 +69,9 @@ class _Recovery:
         return self._flows.sessions.claim(entry.session_id, time.monotonic() + delay)
 
     async def _stop(self, session: Session) -> None:
-        body, deadline = Secret(stop_request(session.id)), self._flows.deadline()
+        deadline = self._flows.deadline()
         try:
-            await self._flows.io.shield(lambda: self._flows.stop_despite_interrupts(session, deadline, body))
+            await self._flows.io.shield(lambda: self._flows.stop_despite_interrupts(session, deadline))
         finally:
             if session.ended:
                 self._stopped.append(session.id)

@@ -27,6 +27,8 @@ class Session:
     id: str
     token: Secret[str] | None
     """Its token; None if the API key stops it."""
+    other_id: str | None = None
+    """The id that its token was created for, if the response to its start named another. Either may be running."""
     start_sent: bool = False
     """True once its start request may have been sent."""
     start_known: bool = False
@@ -41,6 +43,11 @@ class Session:
     """True if it may be written down in the ledger."""
     to_recover: bool = False
     """True if it was claimed from a dead process, and is not stopped yet."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Every id under which it may be running."""
+        return (self.id,) if self.other_id is None else (self.id, self.other_id)
 
     @property
     def start_settled(self) -> bool:
@@ -110,13 +117,17 @@ class Sessions:
             LiveAvatarError: The session or the client was closed meanwhile, so it must not be returned to the caller.
         """
         with self._lock:
-            session.start_known = True
-            self._ensure_wanted(session)
-            if session_id not in self._open:
-                self._open.pop(session.id, None)
-                session.id = session_id
-                self._open[session_id] = session
-            session.opened = True
+            try:
+                self._ensure_wanted(session)
+                session.opened = True
+            finally:
+                # A stop that was confirmed before the start was carried out has not ended the session.
+                session.start_known, session.ended = True, False
+                if session_id != session.id and session_id not in self._open:
+                    if session in self:
+                        del self._open[session.id]
+                    session.id, session.other_id = session_id, session.id
+                self._open.setdefault(session.id, session)
 
     def _ensure_wanted(self, session: Session) -> None:
         if session.ended or self.closed:
@@ -175,8 +186,8 @@ class Sessions:
             )
         return session
 
-    def release(self, session_id: str) -> Secret[str] | None:
-        """Remove a session that goes on running, and return its token.
+    def release(self, session_id: str) -> Session:
+        """Remove a session that goes on running, and return it.
 
         Raises:
             ValueError: `session_id` is empty.
@@ -188,7 +199,12 @@ class Sessions:
                 raise _not_found(session_id, "it is still being opened")
             del self._open[session_id]
         self._removed()
-        return session.token
+        return session
+
+    def restore(self, session: Session) -> None:
+        """Add a session again whose release was interrupted."""
+        with self._lock:
+            self._open.setdefault(session.id, session)
 
     def adopt(self, session_id: str, token: Secret[str] | None) -> Session:
         """Add a running session that another client has opened.
@@ -199,8 +215,7 @@ class Sessions:
         with self._lock:
             self.ensure_open()
             session = self._open.setdefault(session_id, Session(session_id, token, start_sent=True, opened=True))
-            session.start_known = True
-            session.in_ledger = self.ledger is not None
+            session.start_known, session.to_recover = True, False
             session.token = token or session.token
         return session
 

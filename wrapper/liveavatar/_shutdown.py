@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ._calls import logger
@@ -50,7 +50,8 @@ class _Leftovers:
 _clients: weakref.WeakSet[_Leftovers] = weakref.WeakSet()
 _collected: list[_Leftovers] = []
 """Leftovers of collected clients whose sessions no thread could be started to stop."""
-_running_cleanups: set[threading.Event] = set()
+_running: set[threading.Event] = set()
+"""Set when the work that the end of the program waits for has ended."""
 _claims = threading.RLock()
 
 
@@ -79,30 +80,43 @@ def _on_collected(leftovers: _Leftovers) -> None:
     if leftovers.claimed or not len(leftovers.sessions) or leftovers.pid != os.getpid():
         return
     leftovers.sessions.close()
-    done = threading.Event()
-    _running_cleanups.add(done)
     try:
-        threading.Thread(
-            target=_stop_in_thread, args=(leftovers, done), name="liveavatar-cleanup", daemon=True
-        ).start()
+        run_in_background(
+            lambda: _stop([leftovers], time.monotonic() + CLEANUP_TIMEOUT, "its client was garbage-collected")
+        )
     except RuntimeError:
-        _running_cleanups.discard(done)
         _collected.append(leftovers)  # the interpreter is about to exit
 
 
-def _stop_in_thread(leftovers: _Leftovers, done: threading.Event) -> None:
+def run_in_background(work: Callable[[], None]) -> threading.Event:
+    """Do work in a thread that the end of the program waits for, CLEANUP_TIMEOUT at most; return its end.
+
+    Raises:
+        RuntimeError: The interpreter is about to exit, or out of threads.
+    """
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            _running.discard(done)
+            done.set()
+
+    _running.add(done)
     try:
-        _stop([leftovers], time.monotonic() + CLEANUP_TIMEOUT, "its client was garbage-collected")
-    finally:
-        _running_cleanups.discard(done)
-        done.set()
+        threading.Thread(target=run, name="liveavatar-cleanup", daemon=True).start()
+    except RuntimeError:
+        _running.discard(done)
+        raise
+    return done
 
 
 def _on_exit() -> None:
     deadline = time.monotonic() + CLEANUP_TIMEOUT
     _stop([*_collected, *_clients], deadline, "the interpreter exits")
-    while _running_cleanups and time.monotonic() < deadline:  # of clients that were collected before, or meanwhile
-        for done in list(_running_cleanups):
+    while _running and time.monotonic() < deadline:  # more may begin meanwhile
+        for done in list(_running):
             done.wait(max(0.0, deadline - time.monotonic()))
 
 
@@ -121,11 +135,11 @@ def _stop(clients: Iterable[_Leftovers], deadline: float, reason: str) -> None:
         with contextlib.suppress(Exception), asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
             runner.run(_stop_all(by_client, deadline))
     finally:  # also after Ctrl-C
-        running = [session.id for session in named if not session.ended]
+        running = [each for session in named if not session.ended for each in session.ids]
         logger.warning(
             "Still open when %s: session %s. %s Close the client, or use it in a `with` block.",
             reason,
-            ", ".join(session.id for session in named),
+            ", ".join(each for session in named for each in session.ids),
             f"May still be running: {', '.join(running)}." if running else "Stopped now.",
         )
 
@@ -159,7 +173,7 @@ async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]],
 
     stops = []
     for client, sessions in by_client:
-        transport = AiohttpTransport(client.config.base_url, None, resolves_in_thread=False)
+        transport = AiohttpTransport(client.config.base_url, None)
         transports.append(transport)
         flows = Flows(client.config, AsyncIO(transport), client.sessions)
         stops += [stop(flows, session) for session in sessions]
@@ -171,3 +185,7 @@ async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]],
     finally:
         for transport in transports:
             await transport.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_running.clear)  # the threads of the parent do not exist in the child

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -20,11 +21,12 @@ from liveavatar_client.models import (
     StopSessionResponse,
 )
 
+from . import _shutdown
 from ._async_account_api import AsyncAccountApi
 from ._base import NO_LEDGER, add_failure_note, raise_first
 from ._calls import IO
 from ._config import parse_credential
-from ._constants import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
+from ._constants import CLEANUP_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
 from ._flows import Flows
 from ._keep_alive import keep_alive_interval
 from ._keep_alive_task import TaskWorker
@@ -64,6 +66,9 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         ValueError, TypeError: An argument is not valid.
     """
 
+    _ledger_calls: list[threading.Event]
+    """Each is set when the removal of a released session from the ledger has ended."""
+
     @scrub_traceback
     def __init__(
         self,
@@ -89,9 +94,10 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
 
         return RecoveryTask(self, flows)
 
-    def _call_ledger(self, operation: Callable[[], object]) -> None:
+    def _call_ledger(self, operation: Callable[[], None]) -> None:
         try:
-            threading.Thread(target=operation, name="liveavatar-blocking-call", daemon=True).start()
+            calls = [each for each in self._ledger_calls if not each.is_set()]
+            self._ledger_calls = [*calls, _shutdown.run_in_background(operation)]
         except RuntimeError:  # the interpreter is shutting down, or out of threads
             operation()
 
@@ -107,6 +113,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
             self._transport = AiohttpTransport(self._config.base_url, self._session)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = 0
+        self._ledger_calls = []
         self._worker: TaskWorker | None = None
         return AsyncIO(self._transport), None
 
@@ -266,6 +273,9 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
     async def adopt_session(self, session_id: str, token: str | None = None) -> None:
         """Take over a running session that another client or process has opened: this client now closes it.
 
+        A cancellation does not leave it half done: it is raised after the session was written down in the ledger and
+        taken over.
+
         Args:
             session_id: Id of the session (UUID).
             token: Its session token, as `release_session` has returned it. Default: the API key is the credential.
@@ -334,13 +344,23 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         self._closing += 1
         try:
             await self.close_all_sessions()
+            await self._wait_for_ledger()
         finally:
-            self._closing -= 1
-            self._closed = True
-            if self._flows.recovery is not None:
-                await self._recovery.close()
-            if self._closing == 0:  # another task that closes the client needs the connections
-                await self._transport.close()
+            try:
+                if self._flows.recovery is not None:
+                    await self._recovery.close()
+            finally:
+                self._closing -= 1
+                self._closed = True
+                if self._closing == 0:  # another task that closes the client needs the connections
+                    await self._transport.close()
+
+    async def _wait_for_ledger(self) -> None:
+        """Wait until released sessions are removed from the ledger, CLEANUP_TIMEOUT at most."""
+        calls = [each for each in self._ledger_calls if not each.is_set()]
+        until = time.monotonic() + CLEANUP_TIMEOUT
+        if calls:
+            await self._flows.io.call_blocking(lambda: [each.wait(until - time.monotonic()) for each in calls])
 
     async def __aenter__(self) -> Self:
         self._flows.sessions.ensure_open()

@@ -242,6 +242,9 @@ class LiveAvatarApi(AccountApi):
     def adopt_session(self, session_id: str, token: str | None = None) -> None:
         """Take over a running session that another client or process has opened: this client now closes it.
 
+        Ctrl-C does not leave it half done: it is raised after the session was written down in the ledger and
+        taken over.
+
         Args:
             session_id: Id of the session (UUID).
             token: Its session token, as `release_session` has returned it. Default: the API key is the credential.
@@ -280,17 +283,23 @@ class LiveAvatarApi(AccountApi):
         return stopped
 
     def close_all_sessions(self) -> None:
-        """Stop every session that this client has opened and that is still open; try all of them.
+        """Stop every session that this client has opened and that is still open, one by one; try all of them.
+
+        The stops share one `timeout`. When it is over, or after Ctrl-C, each of the others still has up to 5 seconds.
 
         Raises:
             LiveAvatarError: The first that could not be stopped, with a note for each other one.
         """
         failures: list[BaseException] = []
+        deadline = self._flows.deadline()
         for session in self._flows.sessions.all:
             try:
-                self._close_tracked(session)
-            except BaseException as error:  # Ctrl-C too: the other sessions are stopped all the same
+                self._close_tracked(session, deadline)
+            except Exception as error:
                 failures.append(error)
+            except BaseException as error:  # Ctrl-C: the other sessions are stopped all the same
+                failures.append(error)
+                deadline = 0.0
         raise_first(failures)
 
     def close(self) -> None:
@@ -308,9 +317,11 @@ class LiveAvatarApi(AccountApi):
             self.close_all_sessions()
         finally:
             self._closed = True
-            if self._flows.recovery is not None:
-                self._recovery.close()
-            self._transport.close()
+            try:
+                if self._flows.recovery is not None:
+                    self._recovery.close()
+            finally:
+                self._transport.close()
 
     def __enter__(self) -> Self:
         self._flows.sessions.ensure_open()
@@ -327,11 +338,13 @@ class LiveAvatarApi(AccountApi):
                 raise
             add_failure_note(error, failure)
 
-    def _close_tracked(self, session: Session) -> None:
-        if session.opened:
-            self._close_if_open(session.id)
-        else:
+    @scrub_traceback
+    def _close_tracked(self, session: Session, deadline: float) -> None:
+        if not session.opened:
             self._run(lambda: self._flows.close_opening_session(session))
+            return
+        with contextlib.suppress(SessionTokenNotFoundError):  # closed meanwhile, by another thread
+            self._run(lambda: self._flows.close_session(session.id, None, deadline))
 
     def _close_if_open(self, session_id: str) -> None:
         with contextlib.suppress(SessionTokenNotFoundError):  # closed meanwhile, by the block or another thread

@@ -26,7 +26,7 @@ from ._aiohttp_direct import (
     can_bypass_session,
     can_wrap_connector,
 )
-from ._asyncio import AsyncTransport, Attempt
+from ._asyncio import AsyncTransport, Attempt, call_blocking
 from ._base import Request, Response, connection_error
 
 _NOT_SENT = (
@@ -40,14 +40,14 @@ _NOT_SENT = (
 _DEFAULT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
 
 
-class BlockingResolver(AbstractResolver):
-    """Resolves host names in the calling thread: while the interpreter exits, no thread can be started."""
+class ThreadResolver(AbstractResolver):
+    """Resolves host names in threads of its own. The event loop's executor may be busy, or shut down."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         """Return the addresses of a host."""
-        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        found = await call_blocking(lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
         return [
             {"hostname": host, "host": str(address[0]), "port": port, "family": kind, "proto": proto, "flags": 0}
             for kind, _, proto, _, address in found
@@ -60,11 +60,9 @@ class BlockingResolver(AbstractResolver):
 class AiohttpTransport(AsyncTransport):
     """Sends requests over aiohttp's connections, of our own pool or of the caller's session."""
 
-    errors = (aiohttp.ClientError, HttpProcessingError, OSError, UnicodeError)
+    errors = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError, UnicodeError)
 
-    def __init__(
-        self, base_url: str, caller: aiohttp.ClientSession | None, *, resolves_in_thread: bool = True
-    ) -> None:
+    def __init__(self, base_url: str, caller: aiohttp.ClientSession | None) -> None:
         if caller is not None and not isinstance(caller, aiohttp.ClientSession):
             raise TypeError(f"session must be an aiohttp.ClientSession, not {type(caller).__name__}")
         self.owns_pool = caller is None
@@ -74,7 +72,6 @@ class AiohttpTransport(AsyncTransport):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._direct = DirectSender(base_url)
-        self._resolver = None if resolves_in_thread else BlockingResolver()
 
     @functools.cached_property
     def _ssl_context(self) -> ssl.SSLContext | bool:
@@ -90,10 +87,14 @@ class AiohttpTransport(AsyncTransport):
         connector: aiohttp.BaseConnector | None
         if self._caller is not None:
             connector = self._caller.connector
-        elif new_connection:
-            connector = aiohttp.TCPConnector(limit=0, ssl=self._ssl_context, force_close=True, resolver=self._resolver)
         else:
-            connector = aiohttp.TCPConnector(limit=0, ssl=self._ssl_context, keepalive_timeout=KEEPALIVE_EXPIRY)
+            connector = aiohttp.TCPConnector(
+                limit=0,
+                ssl=self._ssl_context,
+                resolver=ThreadResolver(),
+                force_close=new_connection,
+                keepalive_timeout=None if new_connection else KEEPALIVE_EXPIRY,
+            )
         if connector is not None and can_wrap_connector():
             connector = cast(aiohttp.BaseConnector, CheckedConnector(connector))
         session = self._sessions[new_connection] = aiohttp.ClientSession(

@@ -59,8 +59,8 @@ class AsyncTransport(ABC):
             try:
                 return await self._send(request)
             except LiveAvatarConnectionError as error:
-                is_closed = request.is_stop and self.is_callers_pool_closed()
-                if error.request_sent or not (request.is_cleanup or is_closed) or (self.owns_pool and not self.closed):
+                is_closed = request.is_stop and (self.closed or self.is_callers_pool_closed())
+                if error.request_sent or not (is_closed or (request.is_cleanup and not self.owns_pool)):
                     raise
         # The pool has no usable connection, and a session may be running: open one beside it.
         spare = self.spare()
@@ -138,32 +138,8 @@ class AsyncIO:
                 group.create_task(work_off())
 
     async def call_blocking(self, function: Callable[[], T]) -> T:
-        """Call a function that may block in a thread of its own; the loop's executor may be busy or shut down."""
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[T] = loop.create_future()
-
-        def deliver(value: T | None, error: BaseException | None) -> None:
-            if not result.done():
-                if error is None:
-                    result.set_result(cast(T, value))
-                else:
-                    result.set_exception(error)
-
-        def work() -> None:
-            value, failure = None, None
-            try:
-                value = function()
-            except BaseException as error:
-                failure = error
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(deliver, value, failure)
-
-        thread = threading.Thread(target=work, name="liveavatar-blocking-call", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the interpreter is shutting down, or out of threads
-            return function()
-        return await result
+        """Call a function that may block."""
+        return await call_blocking(function)
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work in a task of its own, so that cancelling the caller's task does not reach it."""
@@ -173,6 +149,35 @@ class AsyncIO:
     async def shield_cleanup(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do the same: no signal interrupts a task."""
         return await self.shield(work)
+
+
+async def call_blocking(function: Callable[[], T]) -> T:
+    """Call a function that may block in a thread of its own; the loop's executor may be busy or shut down."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+
+    def deliver(value: T | None, error: BaseException | None) -> None:
+        if not result.done():
+            if error is None:
+                result.set_result(cast(T, value))
+            else:
+                result.set_exception(error)
+
+    def work() -> None:
+        value, failure = None, None
+        try:
+            value = function()
+        except BaseException as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(deliver, value, failure)
+
+    thread = threading.Thread(target=work, name="liveavatar-blocking-call", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is shutting down, or out of threads
+        return function()
+    return await result
 
 
 _background_tasks: set[asyncio.Task[Any]] = set()

@@ -149,7 +149,8 @@ _LIBRARIES = {"aiohttp", "anyio", "asyncio", "builtins", "h11", "httpcore", "htt
 def find_foreign(error: BaseException, active: BaseException | None = None) -> BaseException | None:
     """Return the exception that no HTTP library raised, for example one raised by a signal handler.
 
-    The libraries wrap OSError only. Other causes are those that a mocking library has added.
+    The libraries wrap OSError only. Other causes are those that a mocking library has added. RuntimeError is what
+    asyncio raises if a loop's executor is shut down, and the libraries if they were closed.
 
     Args:
         error: What a transport raised.
@@ -160,7 +161,7 @@ def find_foreign(error: BaseException, active: BaseException | None = None) -> B
         is_known = type(current).__module__.partition(".")[0] in _LIBRARIES
         if not is_known and (current is error or isinstance(current, OSError)):
             return current
-        if isinstance(current, OSError | UnicodeError) and _is_raised_by_caller(current):
+        if isinstance(current, OSError | RuntimeError | UnicodeError) and _is_raised_by_caller(current):
             return current
         current = current.__cause__ or current.__context__
     return None

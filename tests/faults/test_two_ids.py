@@ -1,0 +1,143 @@
+"""A start whose response names another session than its token: either may be running, so both are stopped."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from liveavatar import LiveAvatarError, NotFoundError, SessionTokenNotFoundError
+
+from tests.faults import server as fault
+from tests.faults.cases import session_request
+from tests.faults.conftest import FastRetries
+from tests.faults.pools import driven, outcome
+from tests.faults.server import Exchange, FaultServer
+
+OTHER = "11111111-0000-4000-8000-000000000000"
+
+
+def names_another(exchange: Exchange, gate: threading.Event | None = None) -> None:
+    """As the service does, but the response names another session, and comes when the gate is open."""
+    status, body = exchange.do()
+    if gate is not None:
+        fault.waits_for(gate, lambda exchange: None)(exchange)
+    exchange.answer(status, body | {"data": body["data"] | {"session_id": OTHER}})
+
+
+@pytest.fixture
+def api(api: Any, server: FaultServer) -> Any:
+    server.on("start", names_another)
+    return api
+
+
+def stopped_ids(server: FaultServer) -> list[str]:
+    return [request.json["session_id"] for request in server.ledger.of("stop")]
+
+
+@pytest.mark.row("H4")
+def test_close(api: Any, server: FaultServer) -> None:
+    """A close stops the session under the id of the response, and under that of its token."""
+    assert api.new_session(session_request()).session_id == OTHER
+    assert api.open_sessions == (OTHER,)
+    api.close_session(OTHER)
+    assert server.running == set()
+    assert stopped_ids(server) == [OTHER, *server.ledger.minted]
+    with pytest.raises(SessionTokenNotFoundError):
+        api.close_session(OTHER)
+
+
+@pytest.mark.row("H4")
+def test_one_stop_fails(
+    api: Any, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the stop under one id is not confirmed, the session may be running, and the log names both ids."""
+    api.new_session(session_request())
+    (minted,) = server.running
+    server.on("stop", fault.normal, 1).on("stop", fault.answers(500), 3)
+    with pytest.raises(LiveAvatarError) as caught:
+        api.close_session(OTHER)
+    assert (caught.value.session_id, caught.value.session_may_be_running) == (OTHER, True)
+    assert f"Session {OTHER} or {minted} may still be running" in caplog.text
+    assert api.open_sessions == (OTHER,)
+    api.close_session(OTHER)
+    assert server.running == set()
+
+
+@pytest.mark.row("H4")
+def test_first_stop_fails(api: Any, server: FaultServer, fast_retries: FastRetries) -> None:
+    """A stop that fails under one id does not keep the client from stopping the session under the other."""
+    api.new_session(session_request())
+    server.on("stop", fault.refuses(403, "The token belongs to another session"), 1)
+    with pytest.raises(LiveAvatarError) as caught:
+        api.close_session(OTHER)
+    assert (caught.value.session_id, caught.value.session_may_be_running) == (OTHER, True)
+    assert server.running == set()
+    assert api.open_sessions == (OTHER,)
+
+
+@pytest.mark.row("H4")
+def test_unusable_response(
+    api: Any, server: FaultServer, fast_retries: FastRetries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the session cannot be returned to the caller, it is stopped under both ids."""
+    monkeypatch.setattr("liveavatar._flows.StandardSessionResponse.from_response", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as caught:
+        api.new_session(session_request())
+    assert caught.value.session_may_be_running is False  # type: ignore[attr-defined]
+    assert server.running == set()
+    assert stopped_ids(server) == [OTHER, *server.ledger.minted]
+
+
+@pytest.mark.row("H4")
+def test_keep_alive(api: Any, server: FaultServer) -> None:
+    """That the service does not know one of the ids is no proof that the session has ended."""
+    api.new_session(session_request())
+    with pytest.raises(NotFoundError):
+        api.keep_session_alive(OTHER)
+    assert api.open_sessions == (OTHER,)
+    api.close_session(OTHER)
+    assert server.running == set()
+
+
+@pytest.mark.row("H1", "H4")
+def test_closed_meanwhile(flavour: str) -> None:
+    """If the session is closed before the response arrives, it is stopped under both ids."""
+    with driven(f"{flavour} own") as (server, api):
+        gate = threading.Event()
+        server.on("start", lambda exchange: names_another(exchange, gate))
+        opening = api.begin("new_session", session_request())
+        server.arrived("start")
+        api.call("close_session", *api.open_sessions)
+        gate.set()
+        _, error = outcome(opening)
+        assert isinstance(error, LiveAvatarError)
+        assert error.session_may_be_running is False
+        assert api.open_sessions == ()
+        assert {*stopped_ids(server)} == {OTHER, *server.ledger.minted}
+
+
+@pytest.mark.row("H1", "H4")
+def test_started_after_its_stop(flavour: str, fast_retries: FastRetries) -> None:
+    """A session that starts although its stop was confirmed before is tracked until it is stopped once more."""
+    with driven(f"{flavour} own") as (server, api):
+        gate = threading.Event()
+
+        def starts_all_the_same(exchange: Exchange) -> None:
+            with exchange.server.lock:
+                (session,) = exchange.server.ledger.state
+                exchange.server.begin(session)
+            exchange.answer(*fault.envelope(201, 1000, "Session started", exchange.server.start_data(session)))
+
+        server.on("start", fault.waits_for(gate, starts_all_the_same))
+        opening = api.begin("new_session", session_request())
+        server.arrived("start")
+        api.call("close_session", *api.open_sessions)  # confirmed, though it has not started
+        server.on("stop", fault.answers(500), 3)
+        gate.set()
+        _, error = outcome(opening)
+        assert isinstance(error, LiveAvatarError)
+        assert error.session_may_be_running is True
+        assert api.open_sessions == (error.session_id,)
+        api.call("close_session", error.session_id)
+        assert server.running == set()

@@ -280,12 +280,13 @@ STATUSES = (
         for words in ("Concurrency limit reached", "Too many concurrent sessions")
     ),
     Case("C6", "404 on close_session", "stop", fault.refuses(404, "Session not found"), STOP),
-    Case(
-        "C6",
-        "404 without an envelope on close_session",
-        "stop",
-        fault.answers(404, {"detail": "Session not found"}),
-        STOP,
+    *(
+        Case("C6", f"404 with {words} on close_session", "stop", fault.answers(404, body), STOP)
+        for words, body in (
+            ("a detail", {"detail": "Session not found"}),
+            ("a detail that names nothing", {"detail": "Not Found"}),
+            ("no body", b""),
+        )
     ),
     Case(
         "C6",

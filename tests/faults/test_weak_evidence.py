@@ -106,7 +106,7 @@ def test_success_codes(body: Any, flavour: str, server: FaultServer) -> None:
 
 
 HTML = "<html><body><h1>404 Not Found</h1></body></html>"
-OF_A_PROXY = {"HTML": HTML, "text": "404 page not found", "nothing": b"", "JSON": {"detail": "Not Found"}}
+OF_A_PROXY = {"HTML": HTML, "text": "404 page not found", "JSON": {"message": "no Route matched with those values"}}
 
 
 @pytest.mark.row("C6", "H4")

@@ -72,13 +72,15 @@ def has_ended(error: LiveAvatarError, *, start_known: bool = True) -> bool:
     if _says_ended(error.message):
         return True
     if isinstance(error, NotFoundError):
-        return start_known and _is_about_session(error)
+        return start_known and not _is_of_a_proxy(error)
     return start_known and bool(_NOT_RUNNING.search(error.message) and not _NOT_YET.search(error.message))
 
 
-def _is_about_session(error: NotFoundError) -> bool:
-    """Return whether "not found" comes from the service, and not from a proxy that does not know the path."""
-    return error.code is not None or _SESSION.search(error.message) is not None
+def _is_of_a_proxy(error: NotFoundError) -> bool:
+    """Return whether "not found" is the page or the text of a proxy, which does not know the session."""
+    if error.code is not None or _SESSION.search(error.message):
+        return False
+    return error.message.lower() != "not found" or error.response_text.lstrip().startswith("<")
 
 
 def _says_ended(message: str) -> bool:

@@ -9,6 +9,7 @@ A hook of generator-config.yml runs this after each generation. It does what the
 - `models.SECRET_FIELDS` names the fields that the contract marks `format: password`.
 - The metadata of a field has the contract's rules for its values: `pattern`, `minimum`, `maximum`, and `mode` from
   `x-mode`. The wrapper checks requests by them.
+- A field of a response that is missing is None, and its type does not contain `Unset`.
 - The repr of `UNSET` is its name, and a copied or pickled `UNSET` is the same object.
 - A package imports the modules of its names when a name is first used. `import liveavatar_client.models` alone creates
   no class.
@@ -22,6 +23,7 @@ It stops with an error if the generated code has no field for a secret of the co
 import ast
 import keyword
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,7 @@ SECRET_FIELDS = {names}
 def main(contract: Path) -> None:
     document = yaml.safe_load(contract.read_text("utf-8"))
     secrets = set(secret_names(document))
+    responses = response_models(document)
     todo = {("any model", name) for name in secrets} | {(c, name) for c in HIDDEN for name in HIDDEN[c]}
     todo.add(("Unset", "class"))
     for path in sorted(Path().rglob("*.py")):
@@ -85,6 +88,8 @@ def main(contract: Path) -> None:
             elif any(ast.unparse(base) == "StrEnum" for base in node.bases):
                 source.alias_members(node)
             else:
+                if node.name in responses:
+                    source.use_none(node)
                 hidden = source.hide(node, secrets | {"additional_properties"}, field_rules(document, node.name))
                 todo -= {("any model", name) for name in hidden}
         path.write_text(f"{HEADER}\n{source.edited()}", "utf-8", newline="\n")
@@ -132,6 +137,72 @@ def field_rules(contract: dict[str, Any], model: str) -> dict[str, dict[str, Any
     return {name: rule for name, rule in rules.items() if rule}
 
 
+def response_models(contract: dict[str, Any]) -> set[str]:
+    """Return the names of the schemas that only responses contain."""
+
+    def reachable(node: Any, found: set[str]) -> set[str]:
+        if isinstance(node, dict):
+            name = str(node.get("$ref", "")).rpartition("/")[2]
+            if name and name not in found:
+                found.add(name)
+                kind = node["$ref"].split("/")[2]
+                reachable(contract["components"][kind][name], found)
+            node = list(node.values())
+        for child in node if isinstance(node, list) else ():
+            reachable(child, found)
+        return found
+
+    operations = [
+        each for path in contract.get("paths", {}).values() for each in path.values() if isinstance(each, dict)
+    ]
+    requests = reachable([each.get("requestBody") for each in operations], set())
+    return reachable([each.get("responses") for each in operations], set()) - requests
+
+
+class NoneForUnset(ast.NodeTransformer):
+    """Puts None in the place of UNSET, in code of the generator."""
+
+    def __init__(self, nullable: set[str]) -> None:
+        self.nullable = nullable
+        """The fields that may be null: `to_dict` contains them, whether the response did or not."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Constant(None) if node.id in ("UNSET", "Unset") else node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        """`int | None | Unset` becomes `int | None`."""
+        self.generic_visit(node)
+        twice = isinstance(node.right, ast.Constant) and any(
+            isinstance(part, ast.Constant) for part in ast.walk(node.left)
+        )
+        return node.left if twice else node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """`isinstance(value, Unset)` becomes `value is None`."""
+        if ast.unparse(node.func) == "isinstance" and ast.unparse(node.args[1]) == "Unset":
+            return ast.Compare(node.args[0], [ast.Is()], [ast.Constant(None)])
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        """Leave out what only concerns UNSET."""
+        test, last = ast.unparse(node.test), node.orelse
+        while last and isinstance(last[0], ast.If):
+            last = last[0].orelse
+        is_copied = bool(last) and isinstance(last[0], ast.Assign) and isinstance(last[0].value, ast.Attribute)
+        if test.endswith(", Unset)") and test.startswith("isinstance(") and is_copied:
+            return [self.visit(each) for each in node.orelse]
+        if test.removesuffix(" is not UNSET") in self.nullable:
+            return node.body
+        return self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """Leave out a statement that now repeats the one before it."""
+        self.generic_visit(node)
+        pairs = zip([None, *node.body], node.body, strict=False)
+        node.body = [each for before, each in pairs if before is None or ast.dump(before) != ast.dump(each)]
+        return node
+
+
 class Source:
     """The text of a module, with replacements for some of its statements."""
 
@@ -165,6 +236,19 @@ class Source:
             self.replace(field, f"{name}: {ast.unparse(field.annotation)} = {value}")
             found |= {name} & names
         return found
+
+    def use_none(self, node: ast.ClassDef) -> None:
+        """Make None the value of a missing field."""
+        fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
+        nullable = {
+            ast.unparse(each.target) for each in fields if {"None", "Any"} & set(ast.unparse(each.annotation).split())
+        }
+        transformer = NoneForUnset(nullable)
+        methods = [each for each in node.body if isinstance(each, ast.FunctionDef)]
+        for old in [*fields, *(statement for method in methods for statement in method.body)]:
+            if "unset" in ast.unparse(old).lower():
+                new = transformer.visit(old)
+                self.replace(old, "\n".join(map(ast.unparse, new if isinstance(new, list) else [new])))
 
     def field_function(self) -> str:
         """Return the module's name for `attrs.field`. Import it if it is missing."""
@@ -202,12 +286,12 @@ class Source:
                 value = str(member.value.value)
                 taken = keyword.iskeyword(value) or hasattr(str, value)
                 if value.isidentifier() and value.islower() and not taken:
-                    self.replace(member, f'{ast.unparse(member)}\n    {value} = "{value}"')
+                    self.replace(member, f'{ast.unparse(member)}\n{value} = "{value}"')
 
     def replace(self, node: ast.stmt, text: str) -> None:
         """Replace a statement, and keep the numbers of all other lines."""
         first, last = node.lineno - 1, node.end_lineno or node.lineno
-        self.lines[first:last] = [" " * node.col_offset + text + "\n"] + [""] * (last - first - 1)
+        self.lines[first:last] = [textwrap.indent(text, " " * node.col_offset) + "\n"] + [""] * (last - first - 1)
 
     def edited(self) -> str:
         return "".join(self.lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 from typing import Any, assert_type
 
 import aiohttp
@@ -84,6 +85,10 @@ def blocking(request: LiveAvatarNewSessionRequest) -> None:
         api.keep_session_alive("id")
         assert_type(api.list_sessions("historic", page_size=10), Iterator[SessionInfo])
         assert_type(api.get_session("id"), SessionInfo)
+        assert_type(api.get_session("id").end_at, datetime | None)
+        assert_type(api.get_session("id").end_reason, str | None)
+        assert_type(api.get_session_transcript("id").next_timestamp, int | None)
+        assert_type(api.stop_session("id").message, str | None)
         assert_type(api.get_session_transcript("id", start_timestamp=1), SessionTranscript)
         api.delete_session_events("id")
         assert_type(api.request("GET", "/users/credits", params={"a": 1}), Any)

@@ -1231,14 +1231,20 @@ def test_nothing_shared(make: Any) -> None:
     assert other.service.requests == {"token": 0, "start": 0, "stop": 0}
 
 
-def test_loopback_only() -> None:
-    """A mock server listens on loopback only."""
-    for host in ("0.0.0.0", "192.0.2.1", "example.com"):
-        with pytest.raises(ValueError, match="loopback"):
+def test_host() -> None:
+    """A mock server listens on loopback, unless another address is given."""
+    for host in ("", "example.com", "127.0.0.1:80"):
+        with pytest.raises(ValueError, match="host must be an IP address or localhost"):
             MockServer(host=host)
+    with mock_server() as service:
+        assert service.host == "127.0.0.1"
     with mock_server(host="localhost") as service:
         assert service.base_url == f"http://127.0.0.1:{service.port}/v1"
     assert MockServer(8080, host="::1").base_url == "http://[::1]:8080/v1"
+    assert MockServer(8080, host="::").base_url == "http://[::1]:8080/v1"
+    with mock_server(host="0.0.0.0") as service:
+        assert service.base_url == f"http://127.0.0.1:{service.port}/v1"
+        assert httpx.get(f"{service.url}/sessions.json", trust_env=False).json()["sessions"] == []
 
 
 @pytest.mark.parametrize(
@@ -1343,7 +1349,7 @@ def test_taken_port(caller: Caller) -> None:
 
 def test_wrong_argument(capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong argument is one line."""
-    assert "loopback" in str(main(["--host", "0.0.0.0", "--port", "0"]))
+    assert "IP address" in str(main(["--host", "example.com", "--port", "0"]))
     assert "rate_limit" in str(main(["--rate-limit", "0", "--port", "0"]))
     with pytest.raises(SystemExit):
         main(["--port", "70000"])

@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m livea
     settings: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     try:
         from liveavatar.mock import mock_server
+        from liveavatar.mock._http import is_loopback
 
         with _request_log(quiet), mock_server(**settings) as service:
             sys.stdout.write(
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m livea
                 f"export LIVEAVATAR_API_KEY={service.api_key}\n"
                 f"# its sessions: {service.url}/ (Ctrl-C ends it)\n"
             )
+            if not is_loopback(service.host):
+                sys.stdout.write(f"# other machines can use it, because it listens on {service.host}\n")
             sys.stdout.flush()
             service.wait()
     except KeyboardInterrupt:
@@ -44,7 +47,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m livea
     except ValueError as invalid:
         return f"cannot start: {invalid}"
     except OSError as error:
-        return f"cannot listen on port {options['port']}: {error.strerror}; --port 0 takes a free one"
+        where = f"{options['host']}, port {options['port']}"
+        return f"cannot listen on {where}: {error.strerror}; --port 0 takes a free port"
     return 0
 
 
@@ -76,7 +80,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     usual = Settings()
     add = parser.add_argument
     add("--port", type=_port, default=8080, help="TCP port; 0 takes a free one (default: %(default)s)")
-    add("--host", default="127.0.0.1", help="loopback address to listen on (default: %(default)s)")
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="IP address to listen on; 0.0.0.0 lets other machines use the server, for example when it runs in a "
+        "container (default: %(default)s)",
+    )
     add(
         "--api-key",
         dest="api_keys",

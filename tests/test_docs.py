@@ -441,7 +441,7 @@ class Page(HTMLParser):
 
 
 def test_compose_file() -> None:
-    """The containers of the documentation run the mock server with options that exist, and use the URL it has there."""
+    """The containers of the documentation run the mock server with options that exist, and use its URL and key."""
     (text,) = blocks(ROOT / "docs" / "testing.md", "yaml").values()
     services = yaml.safe_load(text)["services"]
     module, arguments = services["mock"]["command"].split(" -m ")[1].split(" ", 1)

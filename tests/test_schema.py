@@ -321,3 +321,18 @@ def test_missing_field() -> None:
     assert (info.end_at, info.end_reason) == (None, None)
     assert info.to_dict()["end_at"] is None
     assert "code" not in generated.StopSessionResponse().to_dict()
+
+
+@pytest.mark.parametrize("mode", ["half", "full", "LITE ", ""])
+def test_unknown_mode(mode: str) -> None:
+    """An unknown mode is a ValueError that names the known ones. As an item, any mode is sent."""
+    with pytest.raises(ValueError, match=r"^mode is .*; it must be one of 'LITE', 'FULL', 'CUSTOM'$"):
+        session_request(request(mode=mode))
+    assert session_request(with_item(request(), "mode", mode))["mode"] == mode
+
+
+@pytest.mark.parametrize("model", [LiveAvatarNewSessionRequest, AvatarPersona, VideoSettings])
+def test_rules_of_the_contract(model: Any) -> None:
+    """A model with our own constructor keeps the contract's rules for every field."""
+    (base,) = (each for each in model.__mro__ if each.__name__ == model.__name__ and each is not model)
+    assert {field.name: field.rules for field in fields(model)} == {field.name: field.rules for field in fields(base)}

@@ -6,7 +6,7 @@ All other models are the generated classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 from urllib.parse import urlencode
 
 import attrs
@@ -144,7 +144,8 @@ class LiveAvatarNewSessionRequest(_Model, generated.LiveAvatarNewSessionRequest)
     Reference: https://docs.liveavatar.com/api-reference/sessions/create-session-token
     """
 
-    mode: str = "LITE"  # pyright: ignore[reportIncompatibleVariableOverride]
+    if TYPE_CHECKING:  # the generated field has the default and the rules
+        mode: str = "LITE"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import json
 import logging
@@ -1343,8 +1344,10 @@ def test_taken_port(caller: Caller) -> None:
     """A port that is in use is one line."""
     said = main(["--port", str(caller.service.port)])
     assert isinstance(said, str)
-    assert str(caller.service.port) in said
-    assert "\n" not in said
+    assert said == (
+        f"cannot listen on 127.0.0.1, port {caller.service.port}: {os.strerror(errno.EADDRINUSE)}; "
+        "--port 0 takes a free port"
+    )
 
 
 def test_wrong_argument(capsys: pytest.CaptureFixture[str]) -> None:
@@ -1383,3 +1386,13 @@ def test_missing_extra() -> None:
     assert done.stderr.count("\n") == 1
     assert "uvicorn" in done.stderr
     assert "pip install 'liveavatar[mock]'" in done.stderr
+
+
+def test_help_breaks_no_value(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line of the help ends inside a word with a hyphen."""
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert "(default: mock-key)" in " ".join(said.split())
+    assert not re.search(r"\w-$", said, re.MULTILINE)

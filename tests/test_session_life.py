@@ -475,3 +475,10 @@ def test_duration_above_the_limit(sandbox: bool, flavour: str) -> None:
         assert isinstance(caught.value, BadRequestError)
         opened = api.new_session(request(avatar, is_sandbox=sandbox, max_session_duration=caught.value.max_allowed))
         assert opened.max_session_duration == caught.value.max_allowed
+
+
+def test_request_to_an_unknown_path(api: Any, service: MockServer) -> None:
+    """The error for a path that the service does not have shows the whole URL."""
+    with pytest.raises(NotFoundError) as caught:
+        api.request("GET", "/users/nothing")
+    assert str(caught.value).endswith(f"Does the service have this path? The URL is {service.base_url}/users/nothing")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m livea
         return f"cannot start: {invalid}"
     except OSError as error:
         where = f"{options['host']}, port {options['port']}"
-        return f"cannot listen on {where}: {error.strerror}; --port 0 takes a free port"
+        return f"cannot listen on {where}: {os.strerror(error.errno or 0)}; --port 0 takes a free port"
     return 0
 
 
@@ -70,9 +72,17 @@ def _request_log(quiet: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Breaks no line at a hyphen, which may be part of a value."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
+        formatter_class=_HelpFormatter,
         description="Run a mock LiveAvatar service on this machine, for demos and tests: no account, no cost. "
         "It prints the two variables that point a client at it, and logs each request to stderr.",
     )

@@ -896,7 +896,7 @@ def test_no_service(run: Run) -> None:
         ["list", "--limit", "0"],
         ["new", "--sandbox", "--wait", "-1"],
         ["new", "--sandbox", "--keep-alive", "--detach"],
-        ["mock", "--host", "0.0.0.0"],
+        ["mock", "--host", "example.com"],
     ],
     ids=" ".join,
 )

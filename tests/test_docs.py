@@ -25,12 +25,13 @@ import pytest
 import yaml
 from liveavatar import _constants, _endpoints
 from liveavatar.mock import mock_server
+from liveavatar.mock.__main__ import _parser
 
 from tests.ledger.support import RedisServer
 from tests.pages import DOCS, FENCE, README, ROOT, account, blocks, has_tests, missing_packages, run
 
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
-CHECKED = {"python", "sh", "console"}
+CHECKED = {"python", "sh", "console", "yaml"}
 NOT_RUN = {"diff", "text"}
 
 PYTHON = {where: example for page in DOCS for where, example in blocks(page, "python").items()}
@@ -437,3 +438,16 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+def test_compose_file() -> None:
+    """The containers of the documentation run the mock server with options that exist, and use its URL and key."""
+    (text,) = blocks(ROOT / "docs" / "testing.md", "yaml").values()
+    services = yaml.safe_load(text)["services"]
+    module, arguments = services["mock"]["command"].split(" -m ")[1].split(" ", 1)
+    assert module == "liveavatar.mock"
+    options = _parser("mock").parse_args(arguments.split())
+    app = services["app"]
+    assert app["network_mode"] == "service:mock"
+    assert app["environment"][_constants.BASE_URL_VARIABLE] == f"http://127.0.0.1:{options.port}/v1"
+    assert app["environment"][_constants.API_KEY_VARIABLE] == liveavatar.mock.Settings().api_keys[0]

@@ -31,3 +31,14 @@ def test_constructor_keeps_every_argument(model: type) -> None:
         default = {"provider": "a"} if "Mapping" in str(parameter.annotation) else "text"
         made = model(**{**REQUIRED[model], name: SPECIAL.get(name, default)})
         assert made.to_dict()[name] is not None, name
+
+
+def test_quality_is_none() -> None:
+    """A quality that is None is read as None, and is not part of the plain data."""
+    for settings in (VideoSettings("H264", None), VideoSettings("H264")):
+        settings.quality = None
+        assert settings.quality is None
+        assert settings.to_dict() == {"encoding": "H264"}
+        assert LiveAvatarNewSessionRequest(avatar_id="", video_settings=settings).to_dict()["video_settings"] == {
+            "encoding": "H264"
+        }

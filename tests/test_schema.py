@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import typing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,7 @@ from liveavatar import (
     VideoEncoding,
     VideoQuality,
     VideoSettings,
+    _endpoints,
 )
 from liveavatar._redaction import secret_fields
 from liveavatar._request_bodies import session_request, stop_request
@@ -24,6 +26,7 @@ from liveavatar._response_models import ContractViolationError, from_json
 from liveavatar._schema import enum_member, fields
 
 import liveavatar_client.models as generated
+from liveavatar_client.types import Unset
 
 AVATAR = "7d3f2a10-4c58-4b6e-9f21-0a8be5c1d742"
 ROOM = {"livekit_url": "wss://rooms.example.com", "livekit_room": "desk", "livekit_client_token": "room-token"}
@@ -297,3 +300,39 @@ def test_fields(model: type[Any]) -> None:
         assert field.types
         assert field.is_identifier or field.name not in secret_fields()
     assert {field.name for field in fields(model)} == {field.name for field in attrs.fields(model) if field.init}
+
+
+@pytest.mark.parametrize(
+    "endpoint", [row for row in vars(_endpoints).values() if isinstance(row, _endpoints.Endpoint)]
+)
+def test_no_unset_in_responses(endpoint: _endpoints.Endpoint[Any]) -> None:
+    """A field that a response does not have is None, and no type of a response shows `Unset`."""
+    models = [endpoint.model]
+    for model in models:
+        hints = typing.get_type_hints(model, localns=generated.__dict__ | {"Unset": Unset})
+        for field in fields(model):
+            assert Unset not in typing.get_args(hints[field.name]), f"{model.__name__}.{field.name}"
+            models += [*field.models, *(field.item.models if field.item else ())]
+
+
+def test_missing_field() -> None:
+    """The generated client itself reads a missing field of a response as None, and `to_dict` has it as null."""
+    info = generated.SessionInfo.from_dict(INFO)
+    assert (info.end_at, info.end_reason) == (None, None)
+    assert info.to_dict()["end_at"] is None
+    assert "code" not in generated.StopSessionResponse().to_dict()
+
+
+@pytest.mark.parametrize("mode", ["half", "full", "LITE ", ""])
+def test_unknown_mode(mode: str) -> None:
+    """An unknown mode is a ValueError that names the known ones. As an item, any mode is sent."""
+    with pytest.raises(ValueError, match=r"^mode is .*; it must be one of 'LITE', 'FULL', 'CUSTOM'$"):
+        session_request(request(mode=mode))
+    assert session_request(with_item(request(), "mode", mode))["mode"] == mode
+
+
+@pytest.mark.parametrize("model", [LiveAvatarNewSessionRequest, AvatarPersona, VideoSettings])
+def test_rules_of_the_contract(model: Any) -> None:
+    """A model with our own constructor keeps the contract's rules for every field."""
+    (base,) = (each for each in model.__mro__ if each.__name__ == model.__name__ and each is not model)
+    assert {field.name: field.rules for field in fields(model)} == {field.name: field.rules for field in fields(base)}

@@ -296,6 +296,8 @@ def test_unknown_session(name: str, api: Any) -> None:
 @pytest.mark.parametrize("session_id", ["a/b", "a?b", "a%2Fb", "a b", "é", "#"])
 def test_session_id_in_a_path(session_id: str, api: Any, service: MockServer) -> None:
     """An id is one segment of the path, whatever its characters are."""
+    api.adopt_session(session_id)  # from now on, any id is accepted
+    api.release_session(session_id)
     with pytest.raises(LiveAvatarError):
         api.get_session(session_id)
     with pytest.raises(LiveAvatarError):
@@ -473,3 +475,10 @@ def test_duration_above_the_limit(sandbox: bool, flavour: str) -> None:
         assert isinstance(caught.value, BadRequestError)
         opened = api.new_session(request(avatar, is_sandbox=sandbox, max_session_duration=caught.value.max_allowed))
         assert opened.max_session_duration == caught.value.max_allowed
+
+
+def test_request_to_an_unknown_path(api: Any, service: MockServer) -> None:
+    """The error for a path that the service does not have shows the whole URL."""
+    with pytest.raises(NotFoundError) as caught:
+        api.request("GET", "/users/nothing")
+    assert str(caught.value).endswith(f"Does the service have this path? The URL is {service.base_url}/users/nothing")

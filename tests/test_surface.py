@@ -40,7 +40,6 @@ from liveavatar import (
 )
 from liveavatar import LiveAvatarNewSessionRequest as Request
 
-from liveavatar_client.types import UNSET
 from tests.clients import client
 
 AVATAR = "7d3f2a10-4c58-4b6e-9f21-0a8be5c1d742"
@@ -417,7 +416,7 @@ def test_stop_without_body(api: Any, service: RecordingServer) -> None:
     """A stop whose response has no body is a success."""
     service.replies["stop"] = 204, ""
     answer = api.stop_session(session_id(1))
-    assert answer.code is UNSET
+    assert answer.code is None
 
 
 # ---- Errors ------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 from typing import Any, assert_type
 
 import aiohttp
@@ -63,7 +64,28 @@ def requests() -> LiveAvatarNewSessionRequest:
     request["a_field_of_tomorrow"] = 1
     assert_type(request.avatar_id, str)
     assert_type(request.mode, str)
+    assert_type(request.max_session_duration, int | None)
+    if request.max_session_duration is not None:
+        assert_type(request.max_session_duration, int)
+    request.mode = None
+    request.video_settings = {"encoding": "H264"}
+    request.avatar_persona = {"voice_id": "..."}
+    request.interactivity_type = "PUSH_TO_TALK"
+    settings = VideoSettings(encoding="H264")
+    settings.quality = "high"
+    assert_type(settings.quality, VideoQuality | None)
+    assert_type(settings.encoding, VideoEncoding)
+    persona = AvatarPersona()
+    persona.stt_config = {"provider": "deepgram"}
+    assert_type(persona.language, str | None)
     return request
+
+
+def parts(request: LiveAvatarNewSessionRequest) -> None:
+    """The parts of a request are read as models, and accept dicts."""
+    assert_type(request.video_settings, VideoSettings | None)
+    assert_type(request.avatar_persona, AvatarPersona | None)
+    assert_type(request.livekit_config, CustomSDKLiveKitConfig | None)
 
 
 def blocking(request: LiveAvatarNewSessionRequest) -> None:
@@ -84,6 +106,10 @@ def blocking(request: LiveAvatarNewSessionRequest) -> None:
         api.keep_session_alive("id")
         assert_type(api.list_sessions("historic", page_size=10), Iterator[SessionInfo])
         assert_type(api.get_session("id"), SessionInfo)
+        assert_type(api.get_session("id").end_at, datetime | None)
+        assert_type(api.get_session("id").end_reason, str | None)
+        assert_type(api.get_session_transcript("id").next_timestamp, int | None)
+        assert_type(api.stop_session("id").message, str | None)
         assert_type(api.get_session_transcript("id", start_timestamp=1), SessionTranscript)
         api.delete_session_events("id")
         assert_type(api.request("GET", "/users/credits", params={"a": 1}), Any)

@@ -8,8 +8,6 @@ from typing import Any, TypeVar, cast
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 T = TypeVar("T", bound="ErrorItem")
 
 
@@ -19,7 +17,7 @@ class ErrorItem:
 
     message: str
     """ What is wrong. """
-    loc: list[int | str] | str | Unset = UNSET
+    loc: list[int | str] | str | None = None
     """ Where it is, as one name or as the steps of a path. Missing when the whole request is wrong. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
@@ -28,16 +26,13 @@ class ErrorItem:
     def to_dict(self) -> dict[str, Any]:
         message = self.message
 
-        loc: list[int | str] | str | Unset
-        if isinstance(self.loc, Unset):
-            loc = UNSET
-        elif isinstance(self.loc, list):
+        loc: list[int | str] | str | None
+        if isinstance(self.loc, list):
             loc = []
             for loc_type_1_item_data in self.loc:
                 loc_type_1_item: int | str
                 loc_type_1_item = loc_type_1_item_data
                 loc.append(loc_type_1_item)
-
         else:
             loc = self.loc
 
@@ -48,7 +43,7 @@ class ErrorItem:
                 "message": message,
             }
         )
-        if loc is not UNSET:
+        if loc is not None:
             field_dict["loc"] = loc
 
         return field_dict
@@ -58,8 +53,8 @@ class ErrorItem:
         d = dict(src_dict)
         message = d.pop("message")
 
-        def _parse_loc(data: object) -> list[int | str] | str | Unset:
-            if isinstance(data, Unset):
+        def _parse_loc(data: object) -> list[int | str] | str | None:
+            if data is None:
                 return data
             try:
                 if not isinstance(data, list):
@@ -72,15 +67,13 @@ class ErrorItem:
                         return cast(int | str, data)
 
                     loc_type_1_item = _parse_loc_type_1_item(loc_type_1_item_data)
-
                     loc_type_1.append(loc_type_1_item)
-
                 return loc_type_1
             except (TypeError, ValueError, AttributeError, KeyError):
                 pass
-            return cast(list[int | str] | str | Unset, data)
+            return cast(list[int | str] | str | None, data)
 
-        loc = _parse_loc(d.pop("loc", UNSET))
+        loc = _parse_loc(d.pop("loc", None))
 
         error_item = cls(
             message=message,

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 if TYPE_CHECKING:
     from ..models.error_item import ErrorItem
 
@@ -23,9 +21,9 @@ class ErrorResponse:
 
     code: int
     """ Any number but 100 and 1000. Errors of the request are in the 4000s. """
-    data: list[ErrorItem] | None | Unset = UNSET
+    data: list[ErrorItem] | None = None
     """ What is wrong, item by item, or null. """
-    message: None | str | Unset = UNSET
+    message: None | str = None
     """ The service's message for a human reader. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
@@ -34,23 +32,17 @@ class ErrorResponse:
     def to_dict(self) -> dict[str, Any]:
         code = self.code
 
-        data: list[dict[str, Any]] | None | Unset
-        if isinstance(self.data, Unset):
-            data = UNSET
-        elif isinstance(self.data, list):
+        data: list[dict[str, Any]] | None
+        if isinstance(self.data, list):
             data = []
             for data_type_0_item_data in self.data:
                 data_type_0_item = data_type_0_item_data.to_dict()
                 data.append(data_type_0_item)
-
         else:
             data = self.data
 
-        message: None | str | Unset
-        if isinstance(self.message, Unset):
-            message = UNSET
-        else:
-            message = self.message
+        message: None | str
+        message = self.message
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -59,10 +51,8 @@ class ErrorResponse:
                 "code": code,
             }
         )
-        if data is not UNSET:
-            field_dict["data"] = data
-        if message is not UNSET:
-            field_dict["message"] = message
+        field_dict["data"] = data
+        field_dict["message"] = message
 
         return field_dict
 
@@ -73,10 +63,8 @@ class ErrorResponse:
         d = dict(src_dict)
         code = d.pop("code")
 
-        def _parse_data(data: object) -> list[ErrorItem] | None | Unset:
+        def _parse_data(data: object) -> list[ErrorItem] | None:
             if data is None:
-                return data
-            if isinstance(data, Unset):
                 return data
             try:
                 if not isinstance(data, list):
@@ -85,24 +73,20 @@ class ErrorResponse:
                 _data_type_0 = data
                 for data_type_0_item_data in _data_type_0:
                     data_type_0_item = ErrorItem.from_dict(data_type_0_item_data)
-
                     data_type_0.append(data_type_0_item)
-
                 return data_type_0
             except (TypeError, ValueError, AttributeError, KeyError):
                 pass
-            return cast(list[ErrorItem] | None | Unset, data)
+            return cast(list[ErrorItem] | None, data)
 
-        data = _parse_data(d.pop("data", UNSET))
+        data = _parse_data(d.pop("data", None))
 
-        def _parse_message(data: object) -> None | str | Unset:
+        def _parse_message(data: object) -> None | str:
             if data is None:
                 return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
+            return cast(None | str, data)
 
-        message = _parse_message(d.pop("message", UNSET))
+        message = _parse_message(d.pop("message", None))
 
         error_response = cls(
             code=code,

@@ -8,8 +8,6 @@ from typing import Any, TypeVar, cast
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 T = TypeVar("T", bound="LiveAvatarSessionData")
 
 
@@ -25,11 +23,11 @@ class LiveAvatarSessionData:
     """ Address of the LiveKit server (wss). """
     livekit_client_token: str = _attrs_field(repr=False)
     """ Access token with which the user's side enters the room. """
-    livekit_agent_token: None | str | Unset = _attrs_field(default=UNSET, repr=False)
+    livekit_agent_token: None | str = _attrs_field(default=None, repr=False)
     """ Access token of the room for the caller's agent. Missing or null in FULL. """
-    max_session_duration: int | None | Unset = UNSET
+    max_session_duration: int | None = None
     """ Seconds after which the service ends the session. """
-    ws_url: None | str | Unset = _attrs_field(default=UNSET, repr=False)
+    ws_url: None | str = _attrs_field(default=None, repr=False)
     """ Address of the WebSocket for session events; it carries its own credential. Given in every LITE session, the
     caller's own LiveKit room included, unless a connector such as `elevenlabs_agent_config` leads the conversation.
     Missing or null in FULL. """
@@ -44,23 +42,14 @@ class LiveAvatarSessionData:
 
         livekit_client_token = self.livekit_client_token
 
-        livekit_agent_token: None | str | Unset
-        if isinstance(self.livekit_agent_token, Unset):
-            livekit_agent_token = UNSET
-        else:
-            livekit_agent_token = self.livekit_agent_token
+        livekit_agent_token: None | str
+        livekit_agent_token = self.livekit_agent_token
 
-        max_session_duration: int | None | Unset
-        if isinstance(self.max_session_duration, Unset):
-            max_session_duration = UNSET
-        else:
-            max_session_duration = self.max_session_duration
+        max_session_duration: int | None
+        max_session_duration = self.max_session_duration
 
-        ws_url: None | str | Unset
-        if isinstance(self.ws_url, Unset):
-            ws_url = UNSET
-        else:
-            ws_url = self.ws_url
+        ws_url: None | str
+        ws_url = self.ws_url
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -71,12 +60,9 @@ class LiveAvatarSessionData:
                 "livekit_client_token": livekit_client_token,
             }
         )
-        if livekit_agent_token is not UNSET:
-            field_dict["livekit_agent_token"] = livekit_agent_token
-        if max_session_duration is not UNSET:
-            field_dict["max_session_duration"] = max_session_duration
-        if ws_url is not UNSET:
-            field_dict["ws_url"] = ws_url
+        field_dict["livekit_agent_token"] = livekit_agent_token
+        field_dict["max_session_duration"] = max_session_duration
+        field_dict["ws_url"] = ws_url
 
         return field_dict
 
@@ -89,36 +75,30 @@ class LiveAvatarSessionData:
 
         livekit_client_token = d.pop("livekit_client_token")
 
-        def _parse_livekit_agent_token(data: object) -> None | str | Unset:
+        def _parse_livekit_agent_token(data: object) -> None | str:
             if data is None:
                 return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
+            return cast(None | str, data)
 
         livekit_agent_token = _parse_livekit_agent_token(
-            d.pop("livekit_agent_token", UNSET)
+            d.pop("livekit_agent_token", None)
         )
 
-        def _parse_max_session_duration(data: object) -> int | None | Unset:
+        def _parse_max_session_duration(data: object) -> int | None:
             if data is None:
                 return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
+            return cast(int | None, data)
 
         max_session_duration = _parse_max_session_duration(
-            d.pop("max_session_duration", UNSET)
+            d.pop("max_session_duration", None)
         )
 
-        def _parse_ws_url(data: object) -> None | str | Unset:
+        def _parse_ws_url(data: object) -> None | str:
             if data is None:
                 return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
+            return cast(None | str, data)
 
-        ws_url = _parse_ws_url(d.pop("ws_url", UNSET))
+        ws_url = _parse_ws_url(d.pop("ws_url", None))
 
         live_avatar_session_data = cls(
             session_id=session_id,

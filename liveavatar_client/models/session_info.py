@@ -9,8 +9,6 @@ from typing import Any, TypeVar, cast
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 T = TypeVar("T", bound="SessionInfo")
 
 
@@ -34,9 +32,9 @@ class SessionInfo:
     """ Whether it is a free trial session. """
     credits_consumed: float
     """ Credits that the session has cost so far. """
-    end_at: datetime.datetime | None | Unset = UNSET
+    end_at: datetime.datetime | None = None
     """ When the session ended. Missing or null while it runs. """
-    end_reason: None | str | Unset = UNSET
+    end_reason: None | str = None
     """ Why the session ended: one of the stop reasons, DISPATCH_FAILED, or a reason that the service adds later.
     Missing or null while it runs. """
     additional_properties: dict[str, Any] = _attrs_field(
@@ -60,19 +58,14 @@ class SessionInfo:
 
         credits_consumed = self.credits_consumed
 
-        end_at: None | str | Unset
-        if isinstance(self.end_at, Unset):
-            end_at = UNSET
-        elif isinstance(self.end_at, datetime.datetime):
+        end_at: None | str
+        if isinstance(self.end_at, datetime.datetime):
             end_at = self.end_at.isoformat()
         else:
             end_at = self.end_at
 
-        end_reason: None | str | Unset
-        if isinstance(self.end_reason, Unset):
-            end_reason = UNSET
-        else:
-            end_reason = self.end_reason
+        end_reason: None | str
+        end_reason = self.end_reason
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -88,10 +81,8 @@ class SessionInfo:
                 "credits_consumed": credits_consumed,
             }
         )
-        if end_at is not UNSET:
-            field_dict["end_at"] = end_at
-        if end_reason is not UNSET:
-            field_dict["end_reason"] = end_reason
+        field_dict["end_at"] = end_at
+        field_dict["end_reason"] = end_reason
 
         return field_dict
 
@@ -114,31 +105,26 @@ class SessionInfo:
 
         credits_consumed = d.pop("credits_consumed")
 
-        def _parse_end_at(data: object) -> datetime.datetime | None | Unset:
+        def _parse_end_at(data: object) -> datetime.datetime | None:
             if data is None:
-                return data
-            if isinstance(data, Unset):
                 return data
             try:
                 if not isinstance(data, str):
                     raise TypeError()
                 end_at_type_0 = datetime.datetime.fromisoformat(data)
-
                 return end_at_type_0
             except (TypeError, ValueError, AttributeError, KeyError):
                 pass
-            return cast(datetime.datetime | None | Unset, data)
+            return cast(datetime.datetime | None, data)
 
-        end_at = _parse_end_at(d.pop("end_at", UNSET))
+        end_at = _parse_end_at(d.pop("end_at", None))
 
-        def _parse_end_reason(data: object) -> None | str | Unset:
+        def _parse_end_reason(data: object) -> None | str:
             if data is None:
                 return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
+            return cast(None | str, data)
 
-        end_reason = _parse_end_reason(d.pop("end_reason", UNSET))
+        end_reason = _parse_end_reason(d.pop("end_reason", None))
 
         session_info = cls(
             id=id,

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 if TYPE_CHECKING:
     from ..models.session_info import SessionInfo
 
@@ -25,7 +23,7 @@ class SessionInfoResponse:
     """ 100 and 1000 mean success. Every other code is an error, whatever the HTTP status. """
     data: None | SessionInfo
     """ The record of the session, or null. """
-    message: None | str | Unset = UNSET
+    message: None | str = None
     """ The service's message for a human reader. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
@@ -42,11 +40,8 @@ class SessionInfoResponse:
         else:
             data = self.data
 
-        message: None | str | Unset
-        if isinstance(self.message, Unset):
-            message = UNSET
-        else:
-            message = self.message
+        message: None | str
+        message = self.message
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -56,8 +51,7 @@ class SessionInfoResponse:
                 "data": data,
             }
         )
-        if message is not UNSET:
-            field_dict["message"] = message
+        field_dict["message"] = message
 
         return field_dict
 
@@ -83,14 +77,12 @@ class SessionInfoResponse:
 
         data = _parse_data(d.pop("data"))
 
-        def _parse_message(data: object) -> None | str | Unset:
+        def _parse_message(data: object) -> None | str:
             if data is None:
                 return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
+            return cast(None | str, data)
 
-        message = _parse_message(d.pop("message", UNSET))
+        message = _parse_message(d.pop("message", None))
 
         session_info_response = cls(
             code=code,

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 if TYPE_CHECKING:
     from ..models.session_info import SessionInfo
 
@@ -25,9 +23,9 @@ class SessionPage:
     """ Number of sessions on all pages. """
     results: list[SessionInfo]
     """ The sessions of this page. """
-    next_: None | str | Unset = UNSET
+    next_: None | str = None
     """ Address of the next page. Missing or null on the last page. """
-    previous: None | str | Unset = UNSET
+    previous: None | str = None
     """ Address of the previous page. Missing or null on the first page. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
@@ -41,17 +39,11 @@ class SessionPage:
             results_item = results_item_data.to_dict()
             results.append(results_item)
 
-        next_: None | str | Unset
-        if isinstance(self.next_, Unset):
-            next_ = UNSET
-        else:
-            next_ = self.next_
+        next_: None | str
+        next_ = self.next_
 
-        previous: None | str | Unset
-        if isinstance(self.previous, Unset):
-            previous = UNSET
-        else:
-            previous = self.previous
+        previous: None | str
+        previous = self.previous
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -61,10 +53,8 @@ class SessionPage:
                 "results": results,
             }
         )
-        if next_ is not UNSET:
-            field_dict["next"] = next_
-        if previous is not UNSET:
-            field_dict["previous"] = previous
+        field_dict["next"] = next_
+        field_dict["previous"] = previous
 
         return field_dict
 
@@ -82,23 +72,19 @@ class SessionPage:
 
             results.append(results_item)
 
-        def _parse_next_(data: object) -> None | str | Unset:
+        def _parse_next_(data: object) -> None | str:
             if data is None:
                 return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
+            return cast(None | str, data)
 
-        next_ = _parse_next_(d.pop("next", UNSET))
+        next_ = _parse_next_(d.pop("next", None))
 
-        def _parse_previous(data: object) -> None | str | Unset:
+        def _parse_previous(data: object) -> None | str:
             if data is None:
                 return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
+            return cast(None | str, data)
 
-        previous = _parse_previous(d.pop("previous", UNSET))
+        previous = _parse_previous(d.pop("previous", None))
 
         session_page = cls(
             count=count,

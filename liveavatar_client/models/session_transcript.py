@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 if TYPE_CHECKING:
     from ..models.transcript_line import TranscriptLine
 
@@ -25,7 +23,7 @@ class SessionTranscript:
     """ Whether the session runs, so that more lines may follow. """
     transcript_data: list[TranscriptLine]
     """ The lines, in the order in which they were said. """
-    next_timestamp: int | None | Unset = UNSET
+    next_timestamp: int | None = None
     """ The `start_timestamp` with which to read on. Missing or null when nothing follows. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
@@ -39,11 +37,8 @@ class SessionTranscript:
             transcript_data_item = transcript_data_item_data.to_dict()
             transcript_data.append(transcript_data_item)
 
-        next_timestamp: int | None | Unset
-        if isinstance(self.next_timestamp, Unset):
-            next_timestamp = UNSET
-        else:
-            next_timestamp = self.next_timestamp
+        next_timestamp: int | None
+        next_timestamp = self.next_timestamp
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -53,8 +48,7 @@ class SessionTranscript:
                 "transcript_data": transcript_data,
             }
         )
-        if next_timestamp is not UNSET:
-            field_dict["next_timestamp"] = next_timestamp
+        field_dict["next_timestamp"] = next_timestamp
 
         return field_dict
 
@@ -72,14 +66,12 @@ class SessionTranscript:
 
             transcript_data.append(transcript_data_item)
 
-        def _parse_next_timestamp(data: object) -> int | None | Unset:
+        def _parse_next_timestamp(data: object) -> int | None:
             if data is None:
                 return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
+            return cast(int | None, data)
 
-        next_timestamp = _parse_next_timestamp(d.pop("next_timestamp", UNSET))
+        next_timestamp = _parse_next_timestamp(d.pop("next_timestamp", None))
 
         session_transcript = cls(
             session_active=session_active,

@@ -8,8 +8,6 @@ from typing import Any, TypeVar, cast
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 T = TypeVar("T", bound="StopSessionResponse")
 
 
@@ -17,11 +15,11 @@ T = TypeVar("T", bound="StopSessionResponse")
 class StopSessionResponse:
     """The envelope around a stopped session."""
 
-    code: int | Unset = UNSET
+    code: int | None = None
     """ 100 and 1000 mean success. Every other code is an error, whatever the HTTP status. """
-    data: Any | Unset = UNSET
+    data: Any | None = None
     """ Not specified; usually null. """
-    message: None | str | Unset = UNSET
+    message: None | str = None
     """ The service's message for a human reader. """
     additional_properties: dict[str, Any] = _attrs_field(
         init=False, factory=dict, repr=False
@@ -32,39 +30,32 @@ class StopSessionResponse:
 
         data = self.data
 
-        message: None | str | Unset
-        if isinstance(self.message, Unset):
-            message = UNSET
-        else:
-            message = self.message
+        message: None | str
+        message = self.message
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
         field_dict.update({})
-        if code is not UNSET:
+        if code is not None:
             field_dict["code"] = code
-        if data is not UNSET:
-            field_dict["data"] = data
-        if message is not UNSET:
-            field_dict["message"] = message
+        field_dict["data"] = data
+        field_dict["message"] = message
 
         return field_dict
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         d = dict(src_dict)
-        code = d.pop("code", UNSET)
+        code = d.pop("code", None)
 
-        data = d.pop("data", UNSET)
+        data = d.pop("data", None)
 
-        def _parse_message(data: object) -> None | str | Unset:
+        def _parse_message(data: object) -> None | str:
             if data is None:
                 return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
+            return cast(None | str, data)
 
-        message = _parse_message(d.pop("message", UNSET))
+        message = _parse_message(d.pop("message", None))
 
         stop_session_response = cls(
             code=code,

@@ -200,9 +200,9 @@ def test_no_session_id(session_id: Any, api: Any, server: FaultServer) -> None:
 def test_invalid_reason(api: Any, server: FaultServer) -> None:
     """An unknown reason of a stop is refused."""
     with pytest.raises(ValueError, match=r"reason.*USER_CLOSED"):
-        api.stop_session("some-id", reason="BORED")
+        api.stop_session(AVATAR, reason="BORED")
     with pytest.raises(TypeError, match="reason"):
-        api.stop_session("some-id", reason=3)
+        api.stop_session(AVATAR, reason=3)
     assert server.counts == (0, 0, 0)
     assert server.running == set()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _PATH = re.compile(r"/[!-~]*")
+_UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 
 
 def check_session_id(session_id: object) -> str:
@@ -26,6 +27,24 @@ def check_session_id(session_id: object) -> str:
     if session_id in (".", ".."):  # in a path, they mean another endpoint
         raise ValueError(f"session_id is {session_id!r}; it must be the id of a session (UUID)")
     return session_id
+
+
+def is_uuid(value: str) -> bool:
+    """Return whether `value` is a UUID, as the service writes it."""
+    return _UUID.fullmatch(value) is not None
+
+
+def check_uuid(value: object, name: str) -> str:
+    """Return `value` if it is a UUID.
+
+    Raises:
+        TypeError, ValueError: It is not one.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if not is_uuid(value):
+        raise ValueError(f"{name} is {value[:40]!r}; it must be a UUID. request() sends any value.")
+    return value
 
 
 def check_seconds(value: object, name: str) -> float:

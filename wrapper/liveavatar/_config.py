@@ -74,33 +74,52 @@ def parse_credential(value: object, name: str) -> Secret[str]:
 def _api_key(argument: str | None) -> Secret[str]:
     if argument is not None and not isinstance(argument, str):
         raise TypeError(f"api_key must be a str, not {type(argument).__name__}")
-    value = argument if argument and argument.strip() else os.environ.get(API_KEY_VARIABLE, "")
+    given = bool(argument and argument.strip())
+    value = argument if argument and given else os.environ.get(API_KEY_VARIABLE, "")
     if not value.strip():
         raise LiveAvatarError(
             f"There is no API key: pass api_key=, or set the environment variable {API_KEY_VARIABLE}. "
             f"To try the client without an account, run the mock server: `python -m liveavatar.mock`."
         )
-    return parse_credential(value, "api_key")
+    return parse_credential(value, "the argument api_key" if given else f"api_key (from {API_KEY_VARIABLE})")
 
 
 def _base_url(argument: str | None, default: str) -> str:
     if argument is not None and not isinstance(argument, str):
         raise TypeError(f"base_url must be a str, not {type(argument).__name__}")
-    url = argument if argument is not None else os.environ.get(BASE_URL_VARIABLE, "").strip() or default
+    if argument is not None:
+        return parse_base_url(argument, "the argument base_url")
+    url = os.environ.get(BASE_URL_VARIABLE, "").strip()
+    return parse_base_url(url or default, f"base_url (from {BASE_URL_VARIABLE})")
+
+
+def parse_base_url(url: str, name: str) -> str:
+    """Return a base URL without a trailing slash, and with the path /v1 if it has none.
+
+    Args:
+        url: The URL.
+        name: What it is, and where it comes from, for messages.
+
+    Raises:
+        ValueError: It is not valid. The message does not show it.
+    """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port  # an invalid port raises here
     except ValueError:
-        raise ValueError("base_url has an invalid host or port") from None
+        raise ValueError(f"{name} has an invalid host or port") from None
     if not host or port == 0 or not VCHAR.fullmatch(url) or "\\" in url:
-        raise ValueError(f"base_url must look like {BASE_URL}")
+        raise ValueError(f"{name} must look like {BASE_URL}")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("base_url must not have a user name or password")
+        raise ValueError(f"{name} must not have a user name or password")
     if parts.query or parts.fragment or url.endswith(("?", "#")):
-        raise ValueError("base_url must not have a query or a fragment")
+        raise ValueError(f"{name} must not have a query or a fragment")
     if parts.scheme not in ("http", "https"):
-        raise ValueError(f"base_url must start with https://, not {parts.scheme}://")
+        raise ValueError(f"{name} must start with https://, not {parts.scheme}://")
     if parts.scheme == "http" and not is_loopback(host):
-        raise ValueError("base_url must start with https://; http:// is for loopback only")
+        raise ValueError(
+            f"{name} must start with https://, because http:// would show the API key and is for loopback only. "
+            "Containers that share a mock server share its network, too: `network_mode: service:mock`."
+        )
     path = parts.path.rstrip("/") or "/v1"
     return SplitResult(parts.scheme, parts.netloc, path, "", "").geturl()

@@ -16,7 +16,7 @@ from liveavatar_client.models import (
     StopSessionResponse,
 )
 
-from ._arguments import check_params, check_request, check_session_id, check_timestamp
+from ._arguments import check_params, check_request, check_session_id, check_timestamp, check_uuid
 from ._calls import IO, call, logger
 from ._config import Config
 from ._endpoints import (
@@ -54,22 +54,26 @@ class Operations:
     async def create_session_token(self, request: object) -> SessionTokenResponse:
         """Create a session token."""
         body = Secret(session_request(request))
-        return await call(self.io, self._config, CREATE_TOKEN, None, self.deadline(), body)
+        response = await call(self.io, self._config, CREATE_TOKEN, None, self.deadline(), body)
+        self.sessions.note_id(response.data.session_id)
+        return response
 
     async def start_session(self, token: Secret[str]) -> LiveAvatarSessionResponse:
         """Start the session of a token, without retries: only the owner of the token knows whether one is right."""
-        return await call(self.io, self._config, START, token, self.deadline(), max_retries=0)
+        response = await call(self.io, self._config, START, token, self.deadline(), max_retries=0)
+        self.sessions.note_id(response.data.session_id)
+        return response
 
     async def stop_session(
         self, session_id: str, token: Secret[str] | None, reason: StopReason | str | None
     ) -> StopSessionResponse:
         """Stop any session of the account."""
-        body = Secret(stop_request(check_session_id(session_id), reason))
+        body = Secret(stop_request(self._session_id(session_id, has_token=token is not None), reason))
         return await call(self.io, self._config, STOP, token, self.deadline(), body, session_id=session_id)
 
     async def keep_session_alive(self, session_id: str) -> None:
         """Reset the idle timer of a session, with its token if this client has opened it."""
-        session = self.sessions.find(check_session_id(session_id)) or Session(session_id, None)
+        session = self.sessions.find(self._session_id(session_id)) or Session(session_id, None)
         try:
             await self._keep_alive(session, self.deadline(), None)
         except LiveAvatarError as error:
@@ -116,11 +120,14 @@ class Operations:
 
     async def list_page(self, query: Mapping[str, Any]) -> SessionPage:
         """Return one page of the list of sessions."""
-        return (await call(self.io, self._config, LIST, None, self.deadline(), query=query)).data
+        page = (await call(self.io, self._config, LIST, None, self.deadline(), query=query)).data
+        for entry in page.results:
+            self.sessions.note_id(entry.id)
+        return page
 
     async def get_session(self, session_id: str) -> SessionInfo:
         """Return what the service records about a session."""
-        path = {"session_id": check_session_id(session_id)}
+        path = {"session_id": self._session_id(session_id)}
         response = await call(self.io, self._config, GET, None, self.deadline(), path=path, session_id=session_id)
         if response.data is None:
             error = NotFoundError("200 The service has no such session.", 200, "")
@@ -130,7 +137,7 @@ class Operations:
 
     async def get_session_transcript(self, session_id: str, start: int | None, end: int | None) -> SessionTranscript:
         """Return the transcript of a session."""
-        path = {"session_id": check_session_id(session_id)}
+        path = {"session_id": self._session_id(session_id)}
         query = {
             "start_timestamp": check_timestamp(start, "start_timestamp"),
             "end_timestamp": check_timestamp(end, "end_timestamp"),
@@ -142,7 +149,7 @@ class Operations:
 
     async def delete_session_events(self, session_id: str) -> None:
         """Delete the stored events of a session."""
-        path = {"session_id": check_session_id(session_id)}
+        path = {"session_id": self._session_id(session_id)}
         await call(self.io, self._config, DELETE_EVENTS, None, self.deadline(), path=path, session_id=session_id)
 
     async def request(
@@ -153,6 +160,18 @@ class Operations:
         endpoint = custom(method, path, idempotent=method == "GET" if idempotent is None else idempotent)
         body = None if json is None else Secret(json)
         return await call(self.io, self._config, endpoint, None, self.deadline(), body, query=check_params(params))
+
+    def _session_id(self, session_id: object, *, has_token: bool = False) -> str:
+        """Return the id of a session of the account.
+
+        It must be a UUID, unless the service has been seen to give other ids, or the caller has the session's token:
+        no session is left running because of this check.
+
+        Raises:
+            TypeError, ValueError: It is not an id.
+        """
+        checked = check_session_id(session_id)
+        return checked if has_token or not self.sessions.only_uuids else check_uuid(checked, "session_id")
 
     async def _remove_from_ledger(self, session_id: str) -> None:
         if self.sessions.ledger is not None:

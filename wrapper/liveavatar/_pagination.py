@@ -6,6 +6,7 @@ from typing import Any
 
 from liveavatar_client.models import SessionInfo, SessionListType, SessionPage
 
+from ._arguments import check_uuid
 from ._schema import enum_member
 
 MAX_PAGE_SIZE = 100
@@ -33,9 +34,10 @@ class Pages:
         self._query: dict[str, Any] = {
             "type": enum_member(SessionListType, kind, "type").value,
             "page_size": page_size,
-            "avatar_id": avatar_id,
-            "context_id": context_id,
         }
+        for name, value in (("avatar_id", avatar_id), ("context_id", context_id)):
+            if value is not None:
+                self._query[name] = check_uuid(value, name)
         self._page = 0
         self._last = 0
         """The highest number of a page so far."""

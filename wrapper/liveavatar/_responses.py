@@ -158,6 +158,8 @@ def _hint(
         return endpoint.auth_hint
     unknown_path = _envelope_code(body) is None or message.lower() == "not found"
     if cls is errors.NotFoundError and unknown_path:
+        if endpoint.model is None:  # the caller has given the path
+            return f"Does the service have this path? The URL is {base_url}{endpoint.path}"
         return f"Is base_url right? It is {base_url}"
     if issubclass(cls, errors.BadRequestError | errors.InvalidRequestError) and _VP8.search(message):
         return "The service is about to drop VP8: use VideoEncoding.H264 in video_settings."

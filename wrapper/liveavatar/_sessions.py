@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ._arguments import check_session_id
+from ._arguments import check_session_id, is_uuid
 from ._constants import MAX_ENDED_IDS
 from ._redaction import Secret
 from .errors import LiveAvatarError, SessionTokenNotFoundError
@@ -68,6 +68,8 @@ class Sessions:
         self._ended: deque[str] = deque(maxlen=MAX_ENDED_IDS)
         self._ended_by_service: deque[str] = deque(maxlen=MAX_ENDED_IDS)
         self.closed = False
+        self.only_uuids = True
+        """False once the service has given an id that is no UUID."""
         self.ledger: AccountLedger | None = None
         """Where the sessions are written down, to outlive the process."""
         self.on_removed: Callable[[], None] | None = None
@@ -88,6 +90,10 @@ class Sessions:
         if self.closed:
             raise LiveAvatarError("This client is closed.")
 
+    def note_id(self, session_id: str) -> None:
+        """Note the form of an id that the service has given."""
+        self.only_uuids = self.only_uuids and is_uuid(session_id)
+
     def add(self, session_id: str, token: Secret[str] | None) -> Session:
         """Add a session before its start request is sent.
 
@@ -97,6 +103,7 @@ class Sessions:
         session = Session(session_id, token)
         with self._lock:
             self.ensure_open()
+            self.note_id(session_id)
             self._open[session_id] = session
         return session
 
@@ -117,6 +124,7 @@ class Sessions:
             LiveAvatarError: The session or the client was closed meanwhile, so it must not be returned to the caller.
         """
         with self._lock:
+            self.note_id(session_id)
             try:
                 self._ensure_wanted(session)
                 session.opened = True
@@ -214,6 +222,7 @@ class Sessions:
         """
         with self._lock:
             self.ensure_open()
+            self.note_id(session_id)
             session = self._open.setdefault(session_id, Session(session_id, token, start_sent=True, opened=True))
             session.start_known, session.to_recover = True, False
             session.token = token or session.token
@@ -224,6 +233,7 @@ class Sessions:
         session = Session(session_id, None, start_sent=True, opened=True, in_ledger=True, to_recover=True)
         session.start_deadline = start_deadline
         with self._lock:
+            self.note_id(session_id)
             self._open[session_id] = session
         return session
 

@@ -3,10 +3,14 @@
 All other models are the generated classes.
 """
 
+# For type checkers, fields are declared again, with the types that they are read and written as. At run time there are
+# only the generated fields, which have the defaults and the rules of the contract.
+# pyright: reportIncompatibleVariableOverride=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 from urllib.parse import urlencode
 
 import attrs
@@ -18,6 +22,18 @@ from liveavatar_client.types import UNSET, Unset
 from ._constants import MEET_PAGE
 from ._redaction import redact
 from ._schema import from_plain_value
+
+if TYPE_CHECKING:
+    _Read = TypeVar("_Read")
+    _Written = TypeVar("_Written")
+
+    class _Field(Generic[_Read, _Written]):
+        """A field that is read as one type, and also accepts plain values."""
+
+        def __get__(self, instance: object, owner: type) -> _Read: ...
+        def __set__(self, instance: object, value: _Written) -> None: ...
+
+    _Part = _Field[_Read | None, _Read | Mapping[str, Any] | None]
 
 
 class _RemovedMethod:
@@ -68,9 +84,19 @@ class VideoSettings(_RequestModel, generated.VideoSettings):
         quality: `VideoQuality` or its value, "low", "medium", "high" or "very_high".
     """
 
+    if TYPE_CHECKING:
+        encoding: _Field[VideoEncoding, VideoEncoding | str]
+        quality: _Field[VideoQuality | None, VideoQuality | str | None]  # type: ignore[assignment]
+
     def __init__(self, encoding: VideoEncoding | str, quality: VideoQuality | str | None = VideoQuality.high) -> None:
-        values: dict[str, Any] = {"encoding": encoding, "quality": UNSET if quality is None else quality}
+        values: dict[str, Any] = {"encoding": encoding, "quality": quality}
         self.__attrs_init__(**values)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain data, without a quality that is None."""
+        if self.quality is None:
+            return {**self.additional_properties, "encoding": self.encoding.value}
+        return super().to_dict()
 
 
 @attrs.define(init=False, eq=False)
@@ -84,6 +110,15 @@ class AvatarPersona(_RequestModel, generated.AvatarPersona):
         voice_settings: Fine tuning of the voice: a model, or a dict with the `provider`.
         stt_config: How the user's speech becomes text: a model, or a dict with the `provider`.
     """
+
+    if TYPE_CHECKING:
+        voice_id: str | None = None
+        context_id: str | None = None
+        language: str | None = None  # type: ignore[assignment]
+        voice_settings: _Part[
+            generated.ElevenLabsVoiceSettings | generated.FishVoiceSettings | generated.OtherVoiceSettings
+        ]
+        stt_config: _Part[generated.SttConfig]
 
     def __init__(
         self,
@@ -150,7 +185,22 @@ class LiveAvatarNewSessionRequest(_RequestModel, generated.LiveAvatarNewSessionR
     Reference: https://docs.liveavatar.com/api-reference/sessions/create-session-token
     """
 
-    mode: str = "LITE"  # pyright: ignore[reportIncompatibleVariableOverride]
+    if TYPE_CHECKING:
+        mode: _Field[str, str | None]
+        video_settings: _Field[VideoSettings | None, generated.VideoSettings | Mapping[str, Any] | None]
+        is_sandbox: bool | None = None
+        avatar_persona: _Field[AvatarPersona | None, generated.AvatarPersona | Mapping[str, Any] | None]
+        livekit_config: _Part[generated.CustomSDKLiveKitConfig]
+        max_session_duration: int | None = None
+        agora_config: _Part[generated.AgoraConfig]
+        elevenlabs_agent_config: _Part[generated.ElevenLabsAgentConfig]
+        openai_realtime_config: _Part[generated.OpenAIRealtimeConfig]
+        gemini_realtime_config: _Part[generated.GeminiRealtimeConfig]
+        voice_agent: _Part[generated.VoiceAgent]
+        interactivity_type: _Field[generated.InteractivityType | None, generated.InteractivityType | str | None]
+        llm_configuration_id: str | None = None
+        dynamic_variables: _Part[generated.DynamicVariables]
+        memory: _Part[generated.SessionMemory]
 
     def __init__(
         self,

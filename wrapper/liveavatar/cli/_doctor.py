@@ -16,7 +16,6 @@ from urllib.parse import SplitResult, urlsplit
 import attrs
 import httpx
 
-from .._config import Config, parse_credential
 from .._constants import API_KEY_VARIABLE, BASE_URL
 from .._proxies import is_loopback, proxy_from_environment
 from .._redaction import redact
@@ -55,9 +54,9 @@ def run_checks(settings: Settings, *, session: bool) -> Iterator[CheckResult]:
     key = _check_key(settings)
     yield key
     try:
-        url = Config.from_arguments("any", settings.base_url, 1, 0).base_url
+        url = settings.check_url()
     except ValueError as error:
-        yield CheckResult(FAIL, "Base URL", settings.explain(error), "Unset it to use the live service.")
+        yield CheckResult(FAIL, "Base URL", str(error), "Unset it to use the live service.")
         return
     yield CheckResult(OK, "Base URL", f"{url} ({settings.url_from})")
     connected = yield from _check_connectivity(url)
@@ -97,7 +96,7 @@ def _check_key(settings: Settings) -> CheckResult:
         return CheckResult(FAIL, "API key", "is not set", f"{fix} {_mock_hint(_MOCK_PORT)}")
     value = os.environ[API_KEY_VARIABLE].strip()
     try:
-        parse_credential(value, API_KEY_VARIABLE)
+        settings.check_key()
     except ValueError as error:
         return CheckResult(FAIL, "API key", str(error), fix)
     if value.startswith("eyJ"):

@@ -95,7 +95,7 @@ def _read_transcript(api: LiveAvatarApi, session_id: str) -> list[TranscriptLine
         new = [line for line in part.transcript_data if line not in lines]
         lines += new
         following = part.next_timestamp
-        if not new or not isinstance(following, int) or following == start:
+        if not new or following in (None, start):
             return lines
         start = following
 

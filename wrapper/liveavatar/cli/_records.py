@@ -26,12 +26,7 @@ _REASONS = {
 
 def has_ended(info: SessionInfo) -> bool:
     """Return whether the service says that the session has ended."""
-    return isinstance(info.end_at, datetime) or end_reason(info) is not None
-
-
-def end_reason(info: SessionInfo) -> str | None:
-    """Return the stop reason of a session, if the service gives one."""
-    return info.end_reason if isinstance(info.end_reason, str) else None
+    return info.end_at is not None or info.end_reason is not None
 
 
 def reason_in_words(reason: str | None) -> str:
@@ -44,12 +39,12 @@ def rows(info: SessionInfo) -> dict[str, str]:
     ended = has_ended(info)
     found = {
         "Session": info.id,
-        "State": f"ended: {reason_in_words(end_reason(info))}" if ended else "running",
+        "State": f"ended: {reason_in_words(info.end_reason)}" if ended else "running",
         "Mode": f"{info.mode}, free trial" if info.is_sandbox else info.mode,
         "Source": info.source,
         "Created": _local_time(info.created_at),
     }
-    if isinstance(info.end_at, datetime):
+    if info.end_at is not None:
         found["Ended"] = _local_time(info.end_at)
     return found | {
         "Duration": format_duration(info.duration),
@@ -74,7 +69,7 @@ def table(
             row["Mode"] = info.mode
         row |= {"Time": format_duration(info.duration), "Cost": f"{info.credits_consumed:g}"}
         if historic:
-            row["End reason"] = _lower(end_reason(info) or "")
+            row["End reason"] = _lower(info.end_reason or "")
         elif owners:
             row["Owner"] = owners.get(info.id, "")
         else:
@@ -85,7 +80,7 @@ def table(
 
 def one_line(info: SessionInfo, owner: str | None) -> str:
     """Return what a list says of a session beside its id, for narrow terminals."""
-    reason = end_reason(info)
+    reason = info.end_reason
     parts = [_short_time(info.created_at), info.mode, format_duration(info.duration)]
     parts += [format_credits(info.credits_consumed)]
     parts += [_lower(reason)] if reason else []
@@ -97,7 +92,7 @@ def tab_separated(info: SessionInfo, owner: str | None) -> str:
     """Return a session as one line for other programs."""
     created = info.created_at.isoformat()
     numbers = [str(info.duration), f"{info.credits_consumed:g}"]
-    return "\t".join([info.id, created, info.mode, info.source, *numbers, end_reason(info) or "", owner or ""])
+    return "\t".join([info.id, created, info.mode, info.source, *numbers, info.end_reason or "", owner or ""])
 
 
 def as_json(info: SessionInfo, owner: str | None) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class SessionView:
 
     def ended_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints when the session has ended."""
-        reason = None if self.record is None else _records.end_reason(self.record)
+        reason = None if self.record is None else self.record.end_reason
         return {
             "session_id": self.session.session_id,
             "state": "ended",
@@ -127,7 +127,7 @@ class SessionView:
     def summary(self) -> str:
         """Return the line that is printed when the session has ended."""
         after, cost = format_duration(self.elapsed()), f"Cost: {self.cost()}."
-        reason = None if self.record is None else _records.end_reason(self.record)
+        reason = None if self.record is None else self.record.end_reason
         if reason in (None, "USER_CLOSED"):
             return f"Stopped after {after}. {cost}"
         return f"The session ended after {after}: {_records.reason_in_words(reason)} ({reason}). {cost}"

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import attrs
 from dotenv import dotenv_values
 
+from .._config import parse_base_url, parse_credential
 from .._constants import API_KEY_VARIABLE, BASE_URL, BASE_URL_VARIABLE, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
 from .._proxies import is_loopback
 from ..client import LiveAvatarApi
@@ -19,7 +20,7 @@ from ..errors import LiveAvatarError
 from ..ledger import Ledger
 from ._errors import ConfigurationError, SessionsRunningError
 
-_OPTION = "--base-url"
+_OPTION, _FILE = "--base-url", ".env"
 
 
 @attrs.frozen
@@ -37,12 +38,22 @@ class Settings:
         flag = ["--base-url", str(self.base_url)] if self.url_from == _OPTION else []
         return shlex.join(["liveavatar", "close", *flag, *session_ids])
 
-    def explain(self, error: Exception) -> str:
-        """Return the message of an invalid setting, with the name of the option or variable that set it."""
-        source = _OPTION if self.url_from == _OPTION else BASE_URL_VARIABLE
-        names = {"api_key": API_KEY_VARIABLE, "base_url": source}
-        argument, _, rest = str(error).partition(" ")
-        return f"{names.get(argument, argument)} {rest}"
+    def check_key(self) -> None:
+        """Check the API key.
+
+        Raises:
+            ValueError: It is not valid. The message names where it is set.
+        """
+        parse_credential(os.environ[API_KEY_VARIABLE], _variable(API_KEY_VARIABLE, self.key_from))
+
+    def check_url(self) -> str:
+        """Return the full base URL.
+
+        Raises:
+            ValueError: It is not valid. The message names where it is set.
+        """
+        name = _OPTION if self.url_from == _OPTION else _variable(BASE_URL_VARIABLE, self.url_from)
+        return parse_base_url(BASE_URL if self.base_url is None else self.base_url, name)
 
 
 def load(base_url: str | None = None) -> Settings:
@@ -54,7 +65,7 @@ def load(base_url: str | None = None) -> Settings:
     Raises:
         ConfigurationError: `.env` cannot be read, or it would send an API key that it does not hold to another host.
     """
-    file = _read(Path(".env"))
+    file = _read(Path(_FILE))
     set_already = {name for name in file if os.environ.get(name, "").strip()}
     taken = {name: value for name, value in file.items() if name not in set_already}
     if (
@@ -99,9 +110,11 @@ def open_client(
             "Without an account, run `liveavatar mock`: it prints the variables to set."
         )
     try:
+        settings.check_key()
+        settings.check_url()
         api = LiveAvatarApi(base_url=settings.base_url, timeout=timeout, max_retries=max_retries, ledger=ledger)
     except (LiveAvatarError, ValueError) as error:
-        raise ConfigurationError(settings.explain(error)) from error
+        raise ConfigurationError(str(error)) from error
     try:
         with api:
             yield api
@@ -121,5 +134,10 @@ def _read(path: Path) -> dict[str, str]:
     }
 
 
+def _variable(name: str, origin: str | None) -> str:
+    """Return the name of a variable and where it is set, for messages."""
+    return f"{name} (in the file .env)" if origin == _FILE else name
+
+
 def _origin(name: str, taken: dict[str, str]) -> str:
-    return ".env" if name in taken else "environment"
+    return _FILE if name in taken else "environment"

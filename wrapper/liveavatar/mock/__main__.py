@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +30,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m livea
     settings: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     try:
         from liveavatar.mock import mock_server
+        from liveavatar.mock._http import is_loopback
 
         with _request_log(quiet), mock_server(**settings) as service:
             sys.stdout.write(
@@ -35,6 +38,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m livea
                 f"export LIVEAVATAR_API_KEY={service.api_key}\n"
                 f"# its sessions: {service.url}/ (Ctrl-C ends it)\n"
             )
+            if not is_loopback(service.host):
+                sys.stdout.write(f"# other machines can use it, because it listens on {service.host}\n")
             sys.stdout.flush()
             service.wait()
     except KeyboardInterrupt:
@@ -44,7 +49,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m livea
     except ValueError as invalid:
         return f"cannot start: {invalid}"
     except OSError as error:
-        return f"cannot listen on port {options['port']}: {error.strerror}; --port 0 takes a free one"
+        where = f"{options['host']}, port {options['port']}"
+        return f"cannot listen on {where}: {os.strerror(error.errno or 0)}; --port 0 takes a free port"
     return 0
 
 
@@ -66,9 +72,17 @@ def _request_log(quiet: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Breaks no line at a hyphen, which may be part of a value."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
+        formatter_class=_HelpFormatter,
         description="Run a mock LiveAvatar service on this machine, for demos and tests: no account, no cost. "
         "It prints the two variables that point a client at it, and logs each request to stderr.",
     )
@@ -76,7 +90,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     usual = Settings()
     add = parser.add_argument
     add("--port", type=_port, default=8080, help="TCP port; 0 takes a free one (default: %(default)s)")
-    add("--host", default="127.0.0.1", help="loopback address to listen on (default: %(default)s)")
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="IP address to listen on; 0.0.0.0 lets other machines use the server, for example when it runs in a "
+        "container (default: %(default)s)",
+    )
     add(
         "--api-key",
         dest="api_keys",

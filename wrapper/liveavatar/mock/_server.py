@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -14,19 +15,22 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ._app import MockService
-from ._http import is_loopback, logger
+from ._http import logger
 from ._session import SessionSnapshot
 from ._settings import Settings, SettingsKeywords
 
 _KEEP_ALIVE_SECONDS = 75  # as long as gateways keep an idle connection
 
+_UNSPECIFIED = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # an address to listen on, and one to connect to
+
 
 class MockServer:
-    """A mock server that listens on loopback inside its ``with`` block.
+    """A mock server that listens inside its ``with`` block, on loopback unless ``host`` says otherwise.
 
     Args:
         port: TCP port; 0 takes a free one.
-        host: loopback address to listen on: "127.0.0.1", "::1" or "localhost".
+        host: IP address to listen on. Other machines reach the server only if it is not loopback, for example
+            "0.0.0.0", which is every address of this machine.
         **settings: see ``Settings``.
 
     Attributes:
@@ -35,12 +39,12 @@ class MockServer:
         connections: number of TCP connections that it has accepted.
 
     Raises:
-        ValueError: the host is not loopback, or a setting is not valid.
+        ValueError: the host is no IP address, or a setting is not valid.
         OSError: on entering the block: the port is in use.
     """
 
     def __init__(self, port: int = 0, *, host: str = "127.0.0.1", **settings: Unpack[SettingsKeywords]) -> None:
-        self.host = _loopback(host)
+        self.host = _ip_address(host)
         self.port = port
         self.connections = 0
         self._service = MockService(Settings(**settings))
@@ -49,8 +53,9 @@ class MockServer:
 
     @property
     def url(self) -> str:
-        """The address of the page: ``http://127.0.0.1:PORT``."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        """The address of the page on this machine: ``http://127.0.0.1:PORT``."""
+        host = _UNSPECIFIED.get(self.host, self.host)
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.port}"
 
     @property
@@ -131,11 +136,12 @@ def mock_server(
 
     Args:
         port: TCP port; 0 takes a free one.
-        host: loopback address to listen on: "127.0.0.1", "::1" or "localhost".
+        host: IP address to listen on. Other machines reach the server only if it is not loopback, for example
+            "0.0.0.0", which is every address of this machine.
         **settings: see ``Settings``.
 
     Raises:
-        ValueError: the host is not loopback, or a setting is not valid.
+        ValueError: the host is no IP address, or a setting is not valid.
         OSError: the port is in use.
     """
     with MockServer(port, host=host, **settings) as service:
@@ -169,7 +175,8 @@ def _counting(accepted: Callable[[], None]) -> type[asyncio.Protocol]:
     return Counting
 
 
-def _loopback(host: str) -> str:
-    if not is_loopback(host):
-        raise ValueError(f"the mock server listens on loopback only (127.0.0.1, ::1, localhost), not on {host!r}")
-    return "127.0.0.1" if host == "localhost" else host
+def _ip_address(host: str) -> str:
+    try:
+        return str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host))
+    except ValueError:
+        raise ValueError(f"host must be an IP address or localhost, not {host!r}") from None

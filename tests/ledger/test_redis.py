@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from liveavatar.ledger import LedgerError, RedisLedger, _redis
+from liveavatar.ledger import LedgerError, RedisLedger, _redis_store
 
 from tests.ledger.support import LEASE, RedisServer, alive, entry, make, program, wait_until
 
@@ -40,7 +40,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Log:
 
 def written(server: RedisServer) -> set[str]:
     """The sessions that are in Redis."""
-    fields = server.do("HKEYS", _redis.KEY)
+    fields = server.do("HKEYS", _redis_store.KEY)
     return {field.partition(":")[2] for field in fields if field.startswith("session:")}
 
 
@@ -69,7 +69,7 @@ def test_one_thread(redis_server: RedisServer) -> None:
     for number in range(20):
         ledger.remove(str(number))
     wait_until(lambda: threads() == 0)
-    assert redis_server.do("EXISTS", _redis.KEY) == 0, "nothing is left in Redis either"
+    assert redis_server.do("EXISTS", _redis_store.KEY) == 0, "nothing is left in Redis either"
 
 
 def test_stopped(redis_server: RedisServer, log: Log) -> None:
@@ -199,8 +199,8 @@ def test_evicted(redis_server: RedisServer) -> None:
     ledger = make(redis_server.url)
     ledger.add(entry("a"))
     keys = redis_server.do("KEYS", "*")
-    assert keys == [_redis.KEY]
-    assert redis_server.do("TTL", _redis.KEY) == -1
+    assert keys == [_redis_store.KEY]
+    assert redis_server.do("TTL", _redis_store.KEY) == -1
 
 
 def test_read_only(redis_server: RedisServer, log: Log) -> None:
@@ -280,14 +280,15 @@ def test_claim_without_response(redis_server: RedisServer, monkeypatch: pytest.M
     with program("hold", redis_server.url, "a") as holder:
         holder.line()
     wait_until(lambda: alive(ledger)["a"] is False)
-    original = ledger._eval  # type: ignore[attr-defined]
+    store = ledger._store  # type: ignore[attr-defined]
+    original = store._run
 
     def lose(script: str, *arguments: str) -> object:
         while original(script, *arguments)[0] > 0:
             time.sleep(0.1)
         raise ConnectionError("lost")
 
-    monkeypatch.setattr(ledger, "_eval", lose)
+    monkeypatch.setattr(store, "_run", lose)
     with pytest.raises(LedgerError, match="lost"):
         ledger.claim("a")
     monkeypatch.undo()
@@ -370,7 +371,7 @@ def test_permissions(redis_server: RedisServer, command: str) -> None:
 
 def test_key_permissions(redis_server: RedisServer) -> None:
     """A user who may use the one key alone is enough."""
-    redis_server.do("ACL", "SETUSER", "limited", "on", f">{PASSWORD}", f"~{_redis.KEY}", "+@all")
+    redis_server.do("ACL", "SETUSER", "limited", "on", f">{PASSWORD}", f"~{_redis_store.KEY}", "+@all")
     ledger = RedisLedger(f"redis://limited:{PASSWORD}@127.0.0.1:{redis_server.port}")
     ledger.add(entry("a"))
     assert alive(ledger) == {"a": True}
@@ -378,7 +379,7 @@ def test_key_permissions(redis_server: RedisServer) -> None:
 
 def test_key_of_another_kind(redis_server: RedisServer) -> None:
     """A key that something else uses is an error at construction."""
-    redis_server.do("SET", _redis.KEY, "text")
+    redis_server.do("SET", _redis_store.KEY, "text")
     with pytest.raises(LedgerError, match="WRONGTYPE"):
         RedisLedger(redis_server.url)
 
@@ -447,6 +448,6 @@ def test_clock_jump(redis_server: RedisServer) -> None:
     ledger.add(entry("a"))
     owner = ledger.entries()[0].owner
     for _ in range(3):
-        redis_server.do("HSET", _redis.KEY, f"lease:{owner}", "1")  # as it looks after a jump
+        redis_server.do("HSET", _redis_store.KEY, f"lease:{owner}", "1")  # as it looks after a jump
         assert not other.claim("a")
     assert alive(other) == {"a": True}

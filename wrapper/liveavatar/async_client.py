@@ -15,8 +15,6 @@ import httpx
 
 from liveavatar_client.models import (
     LiveAvatarNewSessionRequest,
-    LiveAvatarSessionResponse,
-    SessionTokenResponse,
     StopReason,
     StopSessionResponse,
 )
@@ -116,75 +114,6 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         self._ledger_calls = []
         self._worker: TaskWorker | None = None
         return AsyncIO(self._transport), None
-
-    @scrub_traceback
-    async def create_session_token(self, request_data: LiveAvatarNewSessionRequest) -> SessionTokenResponse:
-        """Create a session token. It costs nothing.
-
-        Args:
-            request_data: The session's configuration.
-
-        Returns:
-            The response of the service; the token is `.data.session_token`.
-
-        Raises:
-            LiveAvatarError: The service responded with an error, or not at all.
-            TypeError, ValueError: The request is not valid.
-
-        Reference: https://docs.liveavatar.com/api-reference/sessions/create-session-token
-        """
-        self._flows.sessions.ensure_open()
-        return await self._run(lambda: self._flows.create_session_token(request_data))
-
-    @scrub_traceback
-    async def start_session(self, session_token: str) -> LiveAvatarSessionResponse:
-        """Start the session of a token. It costs credits per minute until it is stopped.
-
-        The request is sent once, and nothing is stopped if it fails, because the token is yours.
-        `error.session_may_be_running` says whether the session may run all the same.
-
-        Args:
-            session_token: The token from `create_session_token`.
-
-        Returns:
-            The response of the service; `.data` has the room's URL and tokens.
-
-        Raises:
-            LiveAvatarError: The service responded with an error, or not at all.
-            ValueError, TypeError: The value is not a token.
-
-        Reference: https://docs.liveavatar.com/api-reference/sessions/start-session
-        """
-        token = parse_credential(session_token, "session_token")
-        del session_token
-        self._flows.sessions.ensure_open()
-        return await self._run(lambda: self._flows.start_session(token))
-
-    @scrub_traceback
-    async def stop_session(
-        self, session_id: str, session_token: str | None = None, *, reason: StopReason | str | None = None
-    ) -> StopSessionResponse:
-        """Stop any session of the account, and report what the service says.
-
-        Args:
-            session_id: Id of the session (UUID).
-            session_token: The session's own token. Default: the API key is the credential.
-            reason: The reason for the account's statistics: a `StopReason` or its value.
-
-        Returns:
-            The response of the service.
-
-        Raises:
-            LiveAvatarError: The service responded with an error (NotFoundError: it does not know the session), or not
-                at all.
-            ValueError, TypeError: An argument is not valid.
-
-        Reference: https://docs.liveavatar.com/api-reference/sessions/stop-session
-        """
-        token = None if session_token is None else parse_credential(session_token, "session_token")
-        del session_token
-        self._flows.sessions.ensure_open()
-        return await self._run(lambda: self._flows.stop_session(session_id, token, reason))
 
     @scrub_traceback
     async def new_session(

@@ -1,46 +1,33 @@
 """A ledger in Redis, for workers on many machines.
 
-Everything is in one hash, so that Redis can only lose all of it at once (eviction, FLUSHALL, a restart without
-persistence), and a session never looks abandoned because only its owner's lease is gone:
-
-- `session:<id>` is the entry as JSON, and `owner:<id>` the name of its owner.
-- `lease:<owner>` is the time until which the owner counts as alive. It renews the lease three times in that time.
-- `suspect:<owner>` is the time since which the lease is known to have expired. Only after a further delay, longer than
-  the interval of renewal, the owner counts as dead. So a Redis that comes back after an outage, or whose clock jumps,
-  does not make living owners look dead.
-
-All times are Redis' own, in milliseconds: the clocks of the machines do not matter.
-
 One thread per ledger writes to Redis. It runs while the process has sessions in the ledger, or owes changes to it.
+What is in Redis, and when an owner counts as dead, is in `_redis_store`.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import math
 import os
 import threading
 import time
 import weakref
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
 
-import redis
-from redis.backoff import NoBackoff
-from redis.exceptions import MovedError, NoPermissionError
-from redis.retry import Retry
+import attrs
 
 from ..errors import LedgerError
 from ._protocol import LedgerEntry, new_owner
+from ._redis_store import Store, is_permanent
+
+T = TypeVar("T")
 
 TIMEOUT = 1.0
 """Seconds that add and remove wait for Redis, and that each read from its connection may take."""
 RETRY_DELAY = 1.0
 """Seconds between attempts while Redis is out of reach."""
-KEY = "liveavatar:ledger"
-"""The one key in Redis that is used."""
 
 _MIN_LEASE = 1.0
 _MAX_BATCH = 1000
@@ -49,99 +36,6 @@ _MAX_BATCH = 1000
 _VALIDITY = 1 / 2
 _INTERVAL = 1 / 6
 _SUSPICION = 1 / 4
-
-_COMMON = """
-local key, call = KEYS[1], redis.call
-local time = call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
-local function expired(owner)
-    return tonumber(call('HGET', key, 'lease:' .. owner) or 0) <= now
-end
-
--- Suspect the owners whose leases have expired, and drop what is known of owners without sessions.
-local function sweep()
-    local fields = call('HGETALL', key)
-    local owners, leases = {}, {}
-    for i = 1, #fields, 2 do
-        if fields[i]:sub(1, 6) == 'owner:' then owners[fields[i + 1]] = true end
-        if fields[i]:sub(1, 6) == 'lease:' then leases[fields[i]:sub(7)] = true end
-    end
-    for owner in pairs(owners) do
-        if expired(owner) then call('HSETNX', key, 'suspect:' .. owner, now) end
-    end
-    for owner in pairs(leases) do
-        if not owners[owner] and expired(owner) then call('HDEL', key, 'lease:' .. owner, 'suspect:' .. owner) end
-    end
-end
-"""
-
-_SYNC = (
-    _COMMON
-    + """
--- ARGV: JSON of {owner, validity, renew, write: {id, entry, ...}, keep: {id, entry, ...}, remove: {id, ...}}.
--- Returns the ids of sessions to keep that belong to another owner.
-local batch = cjson.decode(ARGV[1])
-local owner, lost = batch.owner, {}
-for _, id in ipairs(batch.remove) do
-    if call('HGET', key, 'owner:' .. id) == owner then call('HDEL', key, 'session:' .. id, 'owner:' .. id) end
-end
-for i = 1, #batch.keep, 2 do
-    local id, entry = batch.keep[i], batch.keep[i + 1]
-    local present = call('HGET', key, 'owner:' .. id)
-    if not present then
-        call('HSET', key, 'session:' .. id, entry, 'owner:' .. id, owner)
-    elseif present ~= owner then
-        lost[#lost + 1] = id
-    end
-end
-for i = 1, #batch.write, 2 do
-    local id, entry = batch.write[i], batch.write[i + 1]
-    call('HSET', key, 'session:' .. id, entry, 'owner:' .. id, owner)
-end
-if batch.validity > 0 then
-    call('HSET', key, 'lease:' .. owner, now + batch.validity)
-    call('HDEL', key, 'suspect:' .. owner)
-else
-    call('HDEL', key, 'lease:' .. owner, 'suspect:' .. owner)
-end
-if batch.renew then sweep() end
-return lost
-"""
-)
-
-_READ = (
-    _COMMON
-    + """
-sweep()
-return {now, call('HGETALL', key)}
-"""
-)
-
-_CLAIM = (
-    _COMMON
-    + """
--- ARGV: id, own name, validity, milliseconds of suspicion.
--- Returns {-1, ''} if it cannot be claimed, {milliseconds to wait, ''}, or {0, entry}.
-local id, me, validity, suspicion = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local owner = call('HGET', key, 'owner:' .. id)
-if not owner then return {-1, ''} end
-if owner ~= me then
-    if not expired(owner) then return {-1, ''} end
-    local since = tonumber(call('HGET', key, 'suspect:' .. owner) or now + 1)
-    if since > now then
-        since = now
-        call('HSET', key, 'suspect:' .. owner, now)
-    end
-    if since + suspicion > now then return {since + suspicion - now, ''} end
-    call('HSET', key, 'owner:' .. id, me, 'lease:' .. me, now + validity)
-end
-return {0, call('HGET', key, 'session:' .. id)}
-"""
-)
-
-_TEMPORARY = ("OOM", "MISCONF", "READONLY", "NOREPLICAS", "BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
-"""Codes of error responses that do not come from wrong settings."""
 
 _logger = logging.getLogger("liveavatar")
 _ledgers: weakref.WeakSet[RedisLedger] = weakref.WeakSet()
@@ -183,23 +77,15 @@ class RedisLedger:
         self._lease = float(lease)
         self._required = required
         try:
-            self._redis = redis.Redis.from_url(
-                url,
-                decode_responses=True,
-                socket_timeout=TIMEOUT,
-                socket_connect_timeout=TIMEOUT,
-                retry=Retry(NoBackoff(), 1),  # the server may have closed a pooled connection
-            )
-        except (ValueError, TypeError):
-            raise ValueError("url must look like redis://[:password@]host:6379/0") from None
+            self._store = Store(url, TIMEOUT)
         finally:
             del url  # tools that print local variables must not show the password
         self._start()
         _ledgers.add(self)
         try:
-            self._sync_batch({}, {}, owns=False, renew=False)
+            self._store.sync(self._owner, 0, {}, {}, (), renew=False)
         except Exception as error:
-            if required or _is_permanent(error):
+            if required or is_permanent(error):
                 raise LedgerError(self._message(error)) from None
             self._fail(error)
 
@@ -242,17 +128,11 @@ class RedisLedger:
 
     def entries(self) -> list[LedgerEntry]:
         """Return all sessions that are written down. See `Ledger.entries`."""
-        now, flat = self._call(_READ)
-        fields = dict(zip(flat[::2], flat[1::2], strict=True))
         found = []
-        for field, text in fields.items():
-            kind, _, session_id = field.partition(":")
-            if kind == "session":
-                owner = fields.get(f"owner:{session_id}", "")
-                is_alive = int(fields.get(f"lease:{owner}", 0)) > now
-                if owner == self._owner:  # but not if the response to a claim was lost
-                    is_alive = self._knows(session_id)
-                found.append(_from_json(session_id, text, owner, is_alive))
+        for entry in self._checked(self._store.read):
+            if entry.owner == self._owner:  # but not if the response to a claim was lost
+                entry = attrs.evolve(entry, owner_alive=self._knows(entry.session_id))
+            found.append(entry)
         return sorted(found, key=lambda entry: entry.started_at)
 
     def claim(self, session_id: str) -> bool:
@@ -260,24 +140,23 @@ class RedisLedger:
 
         If no process has noticed yet that the lease has expired, this waits a quarter of the lease for a renewal.
         """
-        arguments = (session_id, self._owner, self._milliseconds(_VALIDITY), self._milliseconds(_SUSPICION))
+        validity, suspicion = self._milliseconds(_VALIDITY), self._milliseconds(_SUSPICION)
         with self._claiming:
-            wait, entry = (-1, "") if self._knows(session_id) else self._call(_CLAIM, *arguments)
+            if self._knows(session_id):
+                return False
+            wait = math.inf
             while wait > 0:
-                time.sleep(wait / 1000)
-                wait, entry = self._call(_CLAIM, *arguments)
-            if wait < 0:
+                wait, entry = self._checked(lambda: self._store.claim(session_id, self._owner, validity, suspicion))
+                time.sleep(wait)
+            if entry is None:
                 return False
             with self._changed:
-                self._own[session_id] = _from_json(session_id, entry, self._owner, True)
+                self._own[session_id] = entry
                 self._run_worker()
             return True
 
     def __repr__(self) -> str:
-        settings = self._redis.connection_pool.connection_kwargs
-        if "path" in settings:
-            return f"RedisLedger('unix://{settings['path']}')"
-        return f"RedisLedger('redis://{settings.get('host')}:{settings.get('port')}/{settings.get('db') or 0}')"
+        return f"RedisLedger({self._store!r})"
 
     def _wait_for_worker(self, session_id: str) -> bool:
         """Return whether the worker has sent what is owed for a session, after a second at most.
@@ -302,9 +181,8 @@ class RedisLedger:
         """Let the worker look at what is owed, and start one if there is none. Called with the lock held."""
         self._wake.set()
         if self._worker is None or not self._worker.is_alive():
-            arguments = (weakref.ref(self), self._wake)
-            worker = threading.Thread(target=_work, args=arguments, name="liveavatar-ledger", daemon=True)
-            self._worker = worker
+            args = (weakref.ref(self), self._wake)
+            worker = self._worker = threading.Thread(target=_work, args=args, name="liveavatar-ledger", daemon=True)
             try:
                 worker.start()
             except RuntimeError:  # the interpreter is shutting down, or there are too many threads
@@ -326,11 +204,18 @@ class RedisLedger:
                 return None
             started = time.monotonic()
             renew = started >= self._renew_at
-            owns = bool(self._own)
+            validity = self._milliseconds(_VALIDITY) if self._own else 0
             keep = {id_: entry for id_, entry in self._own.items() if id_ not in self._owed} if renew else {}
             owed = dict(itertools.islice(self._owed.items(), _MAX_BATCH))
         try:
-            lost = self._sync_batch(owed, keep, owns=owns, renew=renew)
+            lost = self._store.sync(
+                self._owner,
+                validity,
+                write={session_id: entry for session_id, entry in owed.items() if entry},
+                keep=keep,
+                remove=[session_id for session_id, entry in owed.items() if not entry],
+                renew=renew,
+            )
         except Exception as error:  # redis lets more than its own errors through, and the worker must live on
             self._fail(error)
             return min(RETRY_DELAY, self._lease * _INTERVAL)
@@ -352,27 +237,9 @@ class RedisLedger:
             self._worker = None
             return None
 
-    def _sync_batch(
-        self, owed: dict[str, LedgerEntry | None], keep: dict[str, LedgerEntry], *, owns: bool, renew: bool
-    ) -> list[str]:
-        """Send one batch, and return the ids of sessions to keep that belong to another owner now."""
-        batch = {
-            "owner": self._owner,
-            "validity": self._milliseconds(_VALIDITY) if owns else 0,
-            "renew": renew,
-            "write": [part for id_, entry in owed.items() if entry for part in (id_, _to_json(entry))],
-            "keep": [part for id_, entry in keep.items() for part in (id_, _to_json(entry))],
-            "remove": [id_ for id_, entry in owed.items() if not entry],
-        }
-        lost: list[str] = self._eval(_SYNC, json.dumps(batch))
-        return lost
-
-    def _eval(self, script: str, *arguments: str | int) -> Any:
-        return self._redis.eval(script, 1, KEY, *arguments)
-
-    def _call(self, script: str, *arguments: str | int) -> Any:
+    def _checked(self, operation: Callable[[], T]) -> T:
         try:
-            return self._eval(script, *arguments)
+            return operation()
         except Exception as error:
             raise LedgerError(self._message(error)) from None
 
@@ -411,29 +278,6 @@ def _work(reference: weakref.ref[RedisLedger], wake: threading.Event) -> None:
         if delay is None:
             return
         wake.wait(delay)
-
-
-def _is_permanent(error: Exception) -> bool:
-    """Return whether the settings are wrong, rather than Redis out of reach, full or busy for a while."""
-    if isinstance(error, redis.AuthenticationError | NoPermissionError | MovedError | redis.InvalidResponse):
-        return True
-    return type(error) is redis.ResponseError and not any(word in str(error) for word in _TEMPORARY)
-
-
-def _to_json(entry: LedgerEntry) -> str:
-    return json.dumps(
-        {
-            "account": entry.account,
-            "base_url": entry.base_url,
-            "started_at": entry.started_at.astimezone(UTC).isoformat(),
-        }
-    )
-
-
-def _from_json(session_id: str, text: str, owner: str, owner_alive: bool) -> LedgerEntry:
-    fields = json.loads(text)
-    started_at = datetime.fromisoformat(fields["started_at"])
-    return LedgerEntry(session_id, fields["account"], fields["base_url"], started_at, owner, owner_alive)
 
 
 def _after_fork_in_child() -> None:

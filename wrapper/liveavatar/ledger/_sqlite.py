@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sqlite3
 import threading
 import time
@@ -23,8 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import LedgerError
-from . import _locks
-from ._protocol import LedgerEntry, new_owner
+from ._owners import Owners
+from ._protocol import LedgerEntry
 
 TIMEOUT = 5.0
 """Seconds that an operation may wait for other threads and processes."""
@@ -84,10 +83,7 @@ class SqliteLedger:
         if not text.strip() or text == ":memory:" or "\0" in text:
             raise ValueError(f"path must name a file, not {text!r}: a ledger outlives the process")
         self._path = Path(os.path.abspath(os.path.expanduser(text)))
-        self._locks_path = Path(f"{self._path}-owners")
-        self._owner = ""
-        self._fd: int | None = None
-        self._release: weakref.finalize[..., SqliteLedger] | None = None
+        self._owners = Owners(Path(f"{self._path}-owners"))
         self._to_remove: set[str] = set()
         self._database: sqlite3.Connection | None = None
         _ledgers.add(self)
@@ -95,8 +91,8 @@ class SqliteLedger:
             database.execute(f"PRAGMA user_version = {_VERSION}")  # a write, to show that writing works
             if database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise LedgerError(self._message(_HINTS["SQLITE_CORRUPT"]))
-            self._become_owner()
-            self._remove_old_locks(database)
+            self._owners.become_one()
+            self._owners.remove_dead({row[0] for row in database.execute("SELECT DISTINCT owner FROM sessions")})
 
     def add(self, entry: LedgerEntry) -> None:
         """Write a session down as this process's own. See `Ledger.add`."""
@@ -109,7 +105,7 @@ class SqliteLedger:
                     entry.account,
                     entry.base_url,
                     entry.started_at.astimezone(UTC).isoformat(),
-                    self._become_owner(),
+                    self._owners.become_one(),
                 ),
             )
 
@@ -118,7 +114,7 @@ class SqliteLedger:
 
         If it fails, the next operation removes the session too.
         """
-        if self._owner:
+        if self._owners.own:
             self._to_remove.add(session_id)
             with self._transaction():
                 pass
@@ -129,7 +125,7 @@ class SqliteLedger:
             rows = database.execute(
                 "SELECT session_id, account, base_url, started_at, owner FROM sessions ORDER BY started_at, rowid"
             ).fetchall()
-            alive = {owner: self._is_alive(owner) for owner in {row[4] for row in rows}}
+            alive = {owner: self._owners.is_alive(owner) for owner in {row[4] for row in rows}}
         return [
             LedgerEntry(session_id, account, base_url, datetime.fromisoformat(started_at), owner, alive[owner])
             for session_id, account, base_url, started_at, owner in rows
@@ -139,9 +135,9 @@ class SqliteLedger:
         """Take over a session whose owner is dead. See `Ledger.claim`."""
         with self._transaction() as database:
             row = database.execute("SELECT owner FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
-            if row is None or self._is_alive(row[0]) is not False:
+            if row is None or self._owners.is_alive(row[0]) is not False:
                 return False
-            owner = self._become_owner()
+            owner = self._owners.become_one()
             database.execute("UPDATE sessions SET owner = ? WHERE session_id = ?", (owner, session_id))
             return True
 
@@ -168,7 +164,7 @@ class SqliteLedger:
                 self._create_table(database)
                 database.executemany(
                     "DELETE FROM sessions WHERE session_id = ? AND owner = ?",
-                    [(session_id, self._owner) for session_id in removed],
+                    [(session_id, self._owners.own) for session_id in removed],
                 )
                 yield database
                 _execute(database, "COMMIT", deadline)
@@ -193,7 +189,7 @@ class SqliteLedger:
             database.close()
 
     def _create_files(self) -> None:
-        for directory in (self._path.parent, self._locks_path):
+        for directory in (self._path.parent, self._owners.path):
             for missing in reversed([each for each in (directory, *directory.parents) if not each.exists()]):
                 missing.mkdir(0o700, exist_ok=True)  # mkdir(parents=True) would let others into the parents
         if not self._path.exists():
@@ -213,47 +209,11 @@ class SqliteLedger:
         elif version > _VERSION:
             raise LedgerError(self._message("a newer version of liveavatar has written it"))
 
-    def _become_owner(self) -> str:
-        """Return the name of this process, whose lock it holds from here on."""
-        if self._fd is not None and os.fstat(self._fd).st_nlink:
-            return self._owner
-        # The first time, or something has deleted the lock file: keep the name, which other entries may have.
-        owner = self._owner or new_owner()
-        fd = _locks.hold(self._lock_path(owner))
-        self._close_lock()
-        self._release = weakref.finalize(self, os.close, fd)
-        self._release.atexit = False  # the kernel does it later, when the process has really ended
-        self._fd, self._owner = fd, owner
-        return owner
-
-    def _close_lock(self) -> None:
-        if self._release is not None:
-            self._release()
-
     def _forget_parent(self) -> None:
-        """Start anew in a forked child. The parent's lock stays locked, since the parent has it open."""
-        self._close_lock()
-        self._fd, self._owner = None, ""
+        """Start anew in a forked child."""
+        self._owners.forget_parent()
         self._to_remove = set()
         self._database = None
-
-    def _is_alive(self, owner: str) -> bool | None:
-        if owner == self._owner:
-            return True
-        if not re.fullmatch(r"[A-Za-z0-9.-]+", owner):
-            return None
-        return _locks.is_held(self._lock_path(owner))
-
-    def _lock_path(self, owner: str) -> str:
-        return str(self._locks_path / f"{owner}.lock")
-
-    def _remove_old_locks(self, database: sqlite3.Connection) -> None:
-        """Remove the lock files of dead processes that have left no sessions."""
-        owners = {row[0] for row in database.execute("SELECT DISTINCT owner FROM sessions")}
-        for path in self._locks_path.glob("*.lock"):
-            if path.stem not in owners and self._is_alive(path.stem) is False:
-                with contextlib.suppress(OSError):
-                    path.unlink()
 
     def _message(self, reason: str) -> str:
         return f"The ledger {str(self._path)!r} cannot be used: {reason}."

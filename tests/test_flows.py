@@ -26,6 +26,7 @@ from liveavatar import (
     BadResponseError,
     ConcurrencyLimitError,
     ConflictError,
+    LedgerError,
     LiveAvatarApiError,
     LiveAvatarConnectionError,
     LiveAvatarError,
@@ -1251,6 +1252,110 @@ def test_session_id_of_other_session(harness: Harness) -> None:
         assert credential(request) == ("Authorization", f"Bearer {token}")
 
 
+# ---- The ledger --------------------------------------------------------------------------------------------
+
+
+class FakeLedger:
+    """In place of a ledger: notes what is written down and removed, or cannot be used."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[str, str]] = []
+        self.is_broken = False
+
+    def add(self, session_id: str) -> None:
+        self._change("add", session_id)
+
+    def remove(self, session_id: str) -> None:
+        self._change("remove", session_id)
+
+    def _change(self, kind: str, session_id: str) -> None:
+        if self.is_broken:
+            raise LedgerError("The ledger cannot be used.")
+        self.changes.append((kind, session_id))
+
+
+@pytest.fixture
+def ledger(harness: Harness) -> FakeLedger:
+    """Give the client a ledger."""
+    fake = FakeLedger()
+    harness.sessions.ledger = fake  # type: ignore[assignment]
+    return fake
+
+
+def test_ledger(harness: Harness, ledger: FakeLedger) -> None:
+    """A session is written down before its start is sent, and removed when its stop is confirmed."""
+    flow = harness.starting()
+    assert describe(flow.step) == "start"
+    assert ledger.changes == [("add", SESSION)]
+    flow("start", started())
+    flow = harness.close()
+    assert ledger.changes == [("add", SESSION)]
+    flow("stop", stopped())
+    assert ledger.changes == [("add", SESSION), ("remove", SESSION)]
+
+
+def test_broken_ledger(harness: Harness, ledger: FakeLedger) -> None:
+    """A session that cannot be written down is not started, and nothing is removed."""
+    ledger.is_broken = True
+    error = harness.starting().error(LedgerError)
+    assert not error.session_may_be_running
+    assert harness.ids == []
+    ledger.is_broken = False
+    harness.starting()("start", refused(400))
+    assert ledger.changes == [("add", SESSION), ("remove", SESSION)]
+
+
+def test_ledger_without_use(harness: Harness, ledger: FakeLedger) -> None:
+    """A session that was opened without a ledger is not removed from one."""
+    harness.sessions.ledger = None
+    harness.open()
+    harness.sessions.ledger = ledger  # type: ignore[assignment]
+    harness.close()("stop", stopped())
+    assert ledger.changes == []
+
+
+def test_ledger_of_two_ids(harness: Harness, ledger: FakeLedger) -> None:
+    """A session whose start names another id is written down under both, and removed under both."""
+    harness.starting()("start", started(OTHER))
+    assert ledger.changes == [("add", SESSION), ("add", OTHER)]
+    flow = harness.close(OTHER)
+    assert [body(flow("stop", stopped()))["session_id"] for _ in range(2)] == [OTHER, SESSION]
+    assert flow.result().message == "Stopped"
+    assert sorted(ledger.changes[2:]) == sorted([("remove", SESSION), ("remove", OTHER)])
+
+
+def test_adopt(harness: Harness, ledger: FakeLedger) -> None:
+    """A session that is taken over is written down, and stopped with its token."""
+    assert harness.run(harness.flows.adopt_session(SESSION, Secret("its-token"))).result() is None
+    assert ledger.changes == [("add", SESSION)]
+    assert harness.ids == [SESSION]
+    flow = harness.close()
+    assert credential(flow("stop", stopped())) == ("Authorization", "Bearer its-token")
+    assert ledger.changes == [("add", SESSION), ("remove", SESSION)]
+
+
+@pytest.mark.parametrize("was_open", [True, False])
+def test_adopt_with_broken_ledger(was_open: bool, harness: Harness, ledger: FakeLedger) -> None:
+    """A session that cannot be written down is not taken over, unless the client has it already."""
+    if was_open:
+        harness.open()
+    ledger.is_broken = True
+    harness.run(harness.flows.adopt_session(SESSION, Secret("another-token"))).error(LedgerError)
+    assert harness.ids == ([SESSION] if was_open else [])
+    ledger.is_broken = False
+    if was_open:
+        harness.close()("stop", stopped())
+        assert ledger.changes == [("add", SESSION), ("remove", SESSION)]
+
+
+@pytest.mark.parametrize("session_id", ["", None, 7])
+def test_adopt_nothing(session_id: Any, harness: Harness, ledger: FakeLedger) -> None:
+    """What is not an id cannot be taken over."""
+    flow = harness.run(harness.flows.adopt_session(session_id, None))
+    assert isinstance(flow.failure(), TypeError | ValueError)
+    assert (harness.ids, ledger.changes) == ([], [])
+
+
 # ---- Closing while a session is being opened ---------------------------------------------------------------
 
 
@@ -1632,6 +1737,16 @@ def test_wait_for_slot(harness: Harness) -> None:
     assert harness.ids == [SESSION]
 
 
+def test_wait_for_slot_jitter(harness: Harness) -> None:
+    """The delays are up to a quarter shorter, so that many clients do not try again at the same time."""
+    harness.random.share = 0.0
+    flow = harness.run(harness.flows.new_session(REQUEST, 60))
+    flow("token", created())
+    for delay in (0.75, 1.5, 3, 3.75, 3.75):
+        flow("start", refused(403, AT_LIMIT))
+        flow(f"sleep {delay:g}")
+
+
 def test_wait_for_slot_ends(harness: Harness) -> None:
     """When the time is over, there is one last attempt, and the error is raised."""
     flow = harness.run(harness.flows.new_session(REQUEST, 2.5))
@@ -1683,8 +1798,9 @@ def test_wait_for_slot_interrupted(harness: Harness, cls: type[BaseException]) -
 
 @pytest.mark.parametrize(("seconds", "cls"), [(-1, ValueError), (math.inf, ValueError), ("1", TypeError)])
 def test_invalid_wait_for_slot(harness: Harness, seconds: Any, cls: type[Exception]) -> None:
-    """The wait is 0 or more seconds."""
-    harness.run(harness.flows.new_session(REQUEST, seconds)).error(cls)
+    """The wait is 0 or more seconds. The error names the argument."""
+    error = harness.run(harness.flows.new_session(REQUEST, seconds)).error(cls)
+    assert str(error).startswith("wait_for_slot ")
 
 
 # ---- Keeping a session alive -------------------------------------------------------------------------------

@@ -234,3 +234,96 @@ def test_session_id(given: object, cls: type[Exception], message: str) -> None:
             check(given)  # type: ignore[operator]
         assert str(caught.value) == message
     assert check_session_id("x") == "x"
+
+
+def test_adopt() -> None:
+    """A session that another client has opened is open here, with the token that it is given."""
+    sessions = Sessions()
+    session = sessions.adopt("1", Secret("t"))
+    assert (session.id, session.opened, session.start_sent, session.start_known) == ("1", True, True, True)
+    assert not session.to_recover
+    assert session.start_settled
+    assert (sessions.ids, sessions.latest_token) == (("1",), "t")
+    assert sessions.adopt("1", None) is session
+    assert sessions.latest_token == "t"
+    assert sessions.adopt("1", Secret("newer")) is session
+    assert sessions.latest_token == "newer"
+    assert sessions.release("1") is session
+
+
+def test_adopt_without_token() -> None:
+    """A session without a token is stopped with the API key."""
+    sessions = Sessions()
+    assert sessions.adopt("1", None).token is None
+    assert sessions.latest_token is None
+
+
+def test_adopt_claimed() -> None:
+    """A session that was claimed from a dead process is not stopped any more once the client adopts it."""
+    sessions = Sessions()
+    session = sessions.claim("1", start_deadline=0.0)
+    assert sessions.adopt("1", Secret("t")) is session
+    assert not session.to_recover
+    assert session.start_known
+
+
+def test_adopt_closed() -> None:
+    """A closed client takes no session over."""
+    sessions = Sessions()
+    sessions.close()
+    with pytest.raises(LiveAvatarError, match="closed"):
+        sessions.adopt("1", None)
+    assert sessions.ids == ()
+
+
+def test_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that was claimed from a dead process may still be starting until a given time."""
+    sessions = Sessions()
+    now = 100.0
+    monkeypatch.setattr("liveavatar._sessions.time.monotonic", lambda: now)
+    session = sessions.claim("1", start_deadline=101.0)
+    assert (session.id, session.token, session.start_sent, session.opened) == ("1", None, True, True)
+    assert (session.in_ledger, session.to_recover, session.start_known) == (True, True, False)
+    assert sessions.find("1") is session
+    assert not session.start_settled
+    now = 101.0
+    assert session.start_settled
+
+
+def test_only_uuids() -> None:
+    """The registry notes whether the service gives ids that are no UUIDs."""
+    uuid = "0c5d8a3e-72b4-4196-ae0f-95d3c1b8e274"
+    for note in (
+        lambda sessions, given: sessions.note_id(given),
+        lambda sessions, given: sessions.add(given, None),
+        lambda sessions, given: sessions.adopt(given, None),
+        lambda sessions, given: sessions.claim(given, 0.0),
+        lambda sessions, given: sessions.mark_started(sessions.add(uuid, None), given),
+    ):
+        sessions = Sessions()
+        note(sessions, uuid)
+        assert sessions.only_uuids
+        note(sessions, "7")
+        note(sessions, uuid.upper())
+        assert not sessions.only_uuids
+
+
+def test_release_still_opening() -> None:
+    """The error for a session that is still being opened says so."""
+    sessions = Sessions()
+    sessions.add("1", Secret("t"))
+    with pytest.raises(SessionTokenNotFoundError, match=r"No token for session '1': it is still being opened\.$"):
+        sessions.release("1")
+
+
+def test_restore() -> None:
+    """A session whose release was interrupted is open again, unless another has its id by now."""
+    sessions = Sessions()
+    session = opened(sessions, "1")
+    sessions.release("1")
+    sessions.restore(session)
+    assert sessions.find("1") is session
+    sessions.release("1")
+    other = opened(sessions, "1")
+    sessions.restore(session)
+    assert sessions.find("1") is other

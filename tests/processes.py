@@ -10,6 +10,7 @@ A test of what a program imports, or of how an interpreter starts, uses `subproc
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -77,6 +78,11 @@ class ForkServer:
             code = f"exec(__import__('tests.processes', fromlist=['serve']).serve({theirs.fileno()}))"
             command = [sys.executable, "-c", code]
             self.process = subprocess.Popen(command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        self.connection.close()
+        self.process.wait()
 
     def start(self, program: dict[str, Any], streams: Sequence[int]) -> int:
         """Start a program and return the id of its process, a child of this one."""
@@ -149,6 +155,13 @@ def run(
     if check:
         done.check_returncode()
     return done
+
+
+def run_pytest(*arguments: Any, env: Mapping[str, str], cwd: Any) -> subprocess.CompletedProcess[str]:
+    """Run a user's tests with pytest-recording, but without the plugins that only we have installed."""
+    command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "pytest_recording.plugin", *arguments]
+    env = {**env, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return run(command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100)
 
 
 def serve(number: int) -> CodeType:

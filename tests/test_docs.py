@@ -26,8 +26,9 @@ import yaml
 from liveavatar import _constants, _endpoints
 from liveavatar.mock import mock_server
 
+from tests import processes
 from tests.ledger.support import RedisServer
-from tests.pages import DOCS, FENCE, README, ROOT, account, blocks, has_tests, missing_packages, run
+from tests.pages import DOCS, FENCE, README, ROOT, account, blocks, has_tests, missing_packages, run, run_tests
 
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 CHECKED = {"python", "sh", "console"}
@@ -131,10 +132,11 @@ def test_example_test_passes(where: str, tmp_path: Path) -> None:
         pytest.skip(f"{', '.join(missing)} is not installed")
     (tmp_path / "test_example.py").write_text(PYTHON[where], "utf-8")
     passed = f"{PYTHON[where].count('def test_')} passed"
+    plugin = ["-p", "respx.plugin"] if "respx" in PYTHON[where] else []
     with mock_server() as server:
-        assert passed in run("-m", "pytest", "--record-mode=once", folder=tmp_path, account=account(server))
+        assert passed in run_tests("--record-mode=once", *plugin, folder=tmp_path, account=account(server))
         assert server.running_sessions == []
-    assert passed in run("-m", "pytest", "--record-mode=none", folder=tmp_path)
+    assert passed in run_tests("--record-mode=none", *plugin, folder=tmp_path)
 
 
 def test_mock_server_prints_what_the_quickstart_shows() -> None:
@@ -143,7 +145,7 @@ def test_mock_server_prints_what_the_quickstart_shows() -> None:
     command, *shown = block.splitlines()
     assert command == "$ python -m liveavatar.mock"
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
+    process = processes.Popen(
         [sys.executable, "-m", "liveavatar.mock", "--port", "0"], env=environment, stdout=subprocess.PIPE, text=True
     )
     try:

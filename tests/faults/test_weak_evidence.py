@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from liveavatar import AsyncLiveAvatarApi, LedgerError, LiveAvatarApi, LiveAvatarApiError, LiveAvatarError
 
+from tests import processes
 from tests.faults import server as fault
 from tests.faults.cases import session_request
 from tests.faults.conftest import KEY, UNMEASURED, FastRetries, opened
@@ -182,7 +182,7 @@ if __name__ == "__main__":
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 def test_blocking_child_of_multiprocessing(server: FaultServer) -> None:
     """A forked child of multiprocessing that ends with a session open stops it."""
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-c", CHILD, server.url, "fork"], cwd=ROOT, env=UNMEASURED, capture_output=True, text=True
     )
     assert "Still open when the interpreter exits" in done.stderr

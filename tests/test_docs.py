@@ -175,6 +175,7 @@ def check_types(*command: str | Path, folder: Path) -> None:
     assert check.returncode == 0, check.stdout
 
 
+@pytest.mark.types
 def test_examples_pass_mypy(typed_examples: Path, tmp_path: Path) -> None:
     """Mypy --strict finds no error in the examples."""
     pytest.importorskip("mypy", reason="mypy is not installed")
@@ -183,6 +184,7 @@ def test_examples_pass_mypy(typed_examples: Path, tmp_path: Path) -> None:
     check_types("mypy", "--config-file", config, "--cache-dir", tmp_path / "cache", ".", folder=typed_examples)
 
 
+@pytest.mark.types
 def test_examples_pass_pyright(typed_examples: Path) -> None:
     """Pyright finds no error in the examples."""
     pytest.importorskip("pyright", reason="pyright is not installed")
@@ -342,6 +344,7 @@ def test_links_resolve_in_the_source(page: Path) -> None:
             assert parts.fragment in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}, link
 
 
+@pytest.mark.site
 def test_links_resolve_in_the_site(site: Path) -> None:
     """A link leads to a page of the site, and its fragment to an element of that page."""
     pages = {page: Page(page) for page in site.rglob("*.html")}
@@ -360,6 +363,7 @@ def test_links_resolve_in_the_site(site: Path) -> None:
     assert checked > 500
 
 
+@pytest.mark.site
 def test_site_loads_nothing_from_other_hosts(site: Path) -> None:
     """The site works offline."""
     for page in site.rglob("*.html"):
@@ -369,6 +373,7 @@ def test_site_loads_nothing_from_other_hosts(site: Path) -> None:
 # ---- Reference ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.site
 def test_reference_has_every_public_name(site: Path) -> None:
     """Each public name, and each method of the clients, has an entry in the reference."""
     ids = set.union(*(Page(page).ids for page in (site / "reference").glob("*.html")))
@@ -381,6 +386,7 @@ def test_reference_has_every_public_name(site: Path) -> None:
         assert {f"liveavatar.{client}.{name}" for name in names} - ids == set()
 
 
+@pytest.mark.site
 def test_models_show_types_and_meaning(site: Path) -> None:
     """Each field of a request has a type and a description, and `Unset` is not shown."""
     page = site / "reference" / "models.html"
@@ -398,6 +404,7 @@ def test_models_show_types_and_meaning(site: Path) -> None:
         assert len(re.sub(r"<[^>]+>", "", description).strip()) > 15, name
 
 
+@pytest.mark.site
 def test_http_api_has_every_operation_schema_and_field(site: Path) -> None:
     """The page of the HTTP API shows the whole specification."""
     page = Page(site / "contract.html")

@@ -35,8 +35,8 @@ DEMO := $(patsubst %/$(STAMP),%,$(firstword $(wildcard $(VENV)/$(STAMP)) .venv-d
 demo: $(DEMO)/$(STAMP) ## run a demo that opens and closes sessions; no account needed
 	@$(DEMO)/bin/python -m liveavatar.demo
 
-# Workers and programs of the tests read compiled modules in place of compiling them again.
-unexport PYTHONDONTWRITEBYTECODE
+# The tests' processes read compiled modules in place of compiling them again, and have the usual settings.
+unexport PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED
 
 # Most tests wait for a socket or a process, so there are twice as many workers as processors.
 WORKERS  = $(shell $(PYTHON) -c "import os; print(2 * (os.cpu_count() or 1))")

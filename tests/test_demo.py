@@ -18,7 +18,7 @@ from liveavatar.mock import MockServer, SessionState, mock_server
 from tests import processes
 
 OPENED = re.compile(r"opened   ([0-9a-f-]{36}) in \d+ ms")
-COMMAND = [sys.executable, "-m", "liveavatar.demo"]
+COMMAND = [sys.executable, "-W", "error", "-m", "liveavatar.demo"]
 
 
 def run(server: MockServer | None = None, **extra: str) -> subprocess.CompletedProcess[str]:
@@ -28,7 +28,7 @@ def run(server: MockServer | None = None, **extra: str) -> subprocess.CompletedP
 
 def environment(server: MockServer | None = None, **extra: str) -> dict[str, str]:
     account = {"LIVEAVATAR_API_KEY": server.api_key, "LIVEAVATAR_BASE_URL": server.base_url} if server else {}
-    return {**os.environ, "PYTHONWARNINGS": "error", **account, **extra}
+    return {**os.environ, **account, **extra}
 
 
 def fails(*arguments: Any, **settings: str) -> str:
@@ -108,7 +108,9 @@ def test_missing_extra() -> None:
     lacking = (
         "import runpy, sys; sys.modules['uvicorn'] = None; runpy.run_module('liveavatar.demo', run_name='__main__')"
     )
-    outcome = processes.run([sys.executable, "-c", lacking], env=environment(), capture_output=True, text=True)
+    outcome = processes.run(
+        [sys.executable, "-W", "error", "-c", lacking], env=environment(), capture_output=True, text=True
+    )
     assert outcome.returncode == 2
     assert "pip install 'liveavatar[mock]'" in outcome.stderr
     assert outcome.stderr.count("\n") == 1

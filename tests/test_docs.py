@@ -7,7 +7,6 @@ import functools
 import http.server
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -144,9 +143,8 @@ def test_mock_server_prints_what_the_quickstart_shows() -> None:
     (block,) = blocks(ROOT / "docs" / "quickstart.md", "console").values()
     command, *shown = block.splitlines()
     assert command == "$ python -m liveavatar.mock"
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = processes.Popen(
-        [sys.executable, "-m", "liveavatar.mock", "--port", "0"], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "liveavatar.mock", "--port", "0"], stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None

@@ -170,7 +170,7 @@ def serve(number: int) -> CodeType:
         warnings.simplefilter("error")
         generated = pkgutil.iter_modules(liveavatar_client.models.__path__, "liveavatar_client.models.")
         for library in [*LIBRARIES, *(module.name for module in generated)]:
-            with contextlib.suppress(ImportError):
+            with contextlib.suppress(ImportError, Warning):  # a program that needs it sees the error itself
                 importlib.import_module(library)
     gc.collect()
     gc.freeze()

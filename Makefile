@@ -44,8 +44,9 @@ PARALLEL = -n $(WORKERS) --dist worksteal
 
 test: install ## run the tests: about 3 minutes on 2 cores; no account and no network needed
 	@echo "Running the tests. On 2 free cores this takes about 3 minutes."
-	$(RUN) pytest $(PARALLEL) -m "not site and not types"
-	@echo "Not run: the tests of the documentation's site and types. make docs types runs these; make coverage runs all."
+	$(RUN) pytest $(PARALLEL) -m "not site and not types" -p no:schemathesis --ignore tests/test_schemathesis.py
+	@echo "Not run: the tests of the documentation's site and types, and schemathesis. make docs types contract runs these;"
+	@echo "make coverage runs all."
 
 retest: install ## run the tests that failed in the last run again, one at a time
 	$(RUN) pytest --last-failed --last-failed-no-failures none
@@ -74,9 +75,10 @@ types: install ## check types with mypy --strict and pyright, also in the docume
 	$(RUN) pyright --pythonpath $(BIN)/python tests/typed_usage.py
 	$(RUN) pytest -q -m types tests/test_docs.py
 
-contract: install ## check that the contract is valid and passes its linter
+contract: install ## check that the contract is valid and passes its linter, and the mock server against it
 	$(RUN) openapi_spec_validator openapi/liveavatar.yaml
 	$(BIN)/python scripts/lint_contract.py
+	$(RUN) pytest -q tests/test_schemathesis.py
 
 drift: install ## check that liveavatar_client/ is what the contract generates
 	$(BIN)/python scripts/generate.py --check

@@ -35,13 +35,18 @@ DEMO := $(patsubst %/$(STAMP),%,$(firstword $(wildcard $(VENV)/$(STAMP)) .venv-d
 demo: $(DEMO)/$(STAMP) ## run a demo that opens and closes sessions; no account needed
 	@$(DEMO)/bin/python -m liveavatar.demo
 
+# The tests' processes read compiled modules in place of compiling them again, and have the usual settings.
+unexport PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED
+
 # Most tests wait for a socket or a process, so there are twice as many workers as processors.
 WORKERS  = $(shell $(PYTHON) -c "import os; print(2 * (os.cpu_count() or 1))")
 PARALLEL = -n $(WORKERS) --dist worksteal
 
-test: install ## run all tests: 5 to 10 minutes on 2 cores; no account and no network needed
-	@echo "Running all tests. On 2 free cores this takes 5 to 10 minutes."
-	$(RUN) pytest $(PARALLEL)
+test: install ## run the tests: about 3 minutes on 2 cores; no account and no network needed
+	@echo "Running the tests. On 2 free cores this takes about 3 minutes."
+	$(RUN) pytest $(PARALLEL) -m "not site and not types" -p no:schemathesis --ignore tests/test_schemathesis.py
+	@echo "Not run: the tests of the documentation's site and types, and schemathesis. make docs types contract runs these;"
+	@echo "make coverage runs all."
 
 retest: install ## run the tests that failed in the last run again, one at a time
 	$(RUN) pytest --last-failed --last-failed-no-failures none
@@ -63,15 +68,17 @@ PROSE = README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs examples openapi
 prose: install ## check the documentation and docstrings for the words in scripts/prose.txt
 	$(BIN)/codespell --dictionary scripts/prose.txt --regex "(?:are|is|was) to be|[\w'-]+" --skip '*.svg,*cassettes*,scripts/prose.txt' $(PROSE)
 
-types: install ## check types with mypy --strict and pyright
+types: install ## check types with mypy --strict and pyright, also in the documentation's examples
 	$(RUN) mypy
 	$(RUN) pyright --pythonpath $(BIN)/python
 	$(RUN) mypy tests/typed_usage.py
 	$(RUN) pyright --pythonpath $(BIN)/python tests/typed_usage.py
+	$(RUN) pytest -q -m types tests/test_docs.py
 
-contract: install ## check that the contract is valid and passes its linter
+contract: install ## check that the contract is valid and passes its linter, and the mock server against it
 	$(RUN) openapi_spec_validator openapi/liveavatar.yaml
 	$(BIN)/python scripts/lint_contract.py
+	$(RUN) pytest -q tests/test_schemathesis.py
 
 drift: install ## check that liveavatar_client/ is what the contract generates
 	$(BIN)/python scripts/generate.py --check
@@ -94,7 +101,8 @@ coverage: install ## run all tests and require that they cover 95 % of the hand-
 record: install ## record the cassettes again: from the live service if LIVEAVATAR_API_KEY is set, else from the mock server
 	$(BIN)/python scripts/record.py
 
-soak: install ## open and close 20,000 sessions with each client while the service fails at random
+soak: install ## open and close 10,000 sessions with each client, and 20,000 while the service fails at random
+	CYCLES=10000 $(RUN) pytest -q tests/faults/test_many.py -k many_cycles
 	$(RUN) tests.faults.soak
 
 .venv-mutants/$(STAMP): pyproject.toml constraints.txt
@@ -191,9 +199,10 @@ live: install ## check what the project assumes about the live service; needs LI
 pictures: install ## write docs/cli.svg from real runs of the command line
 	$(BIN)/python scripts/picture.py
 
-docs: install ## build the documentation site in site/; warnings are errors
+docs: install ## build the documentation site in site/, and test it; warnings are errors
 	rm -rf site
 	$(RUN) sphinx -W --keep-going -q -E -d build/doctrees docs site
+	$(RUN) pytest -q -m site tests/test_docs.py tests/test_browser.py
 	@echo "Open site/index.html"
 
 .venv-build/$(STAMP): pyproject.toml constraints.txt

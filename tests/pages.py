@@ -12,6 +12,8 @@ from pathlib import Path
 
 from liveavatar.mock import MockServer
 
+from tests import processes
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
@@ -45,7 +47,7 @@ def missing_packages(example: str) -> set[str]:
 
 def run(*arguments: str | Path, folder: Path, account: dict[str, str] | None = None) -> str:
     """Run Python in a folder, with warnings as errors, and return what it prints."""
-    process = subprocess.run(
+    process = processes.run(
         [sys.executable, "-W", "error", *arguments],
         cwd=folder,
         env=os.environ | (account or {}),
@@ -54,6 +56,13 @@ def run(*arguments: str | Path, folder: Path, account: dict[str, str] | None = N
         text=True,
         timeout=100,
     )
+    assert process.returncode == 0, process.stdout
+    return process.stdout
+
+
+def run_tests(*arguments: str, folder: Path, account: dict[str, str] | None = None) -> str:
+    """Run the tests of a folder, and return what pytest prints."""
+    process = processes.run_pytest(*arguments, cwd=folder, env=os.environ | (account or {}))
     assert process.returncode == 0, process.stdout
     return process.stdout
 

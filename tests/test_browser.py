@@ -226,6 +226,7 @@ FAINT_LINKS = """(() => {
 })()"""
 
 
+@pytest.mark.site
 @pytest.mark.parametrize(("size", "theme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=["desktop", "phone"])
 def test_documentation_pages(browser: str, site: Path, address: str, size: tuple[int, int], theme: str) -> None:
     """Each page loads without an error, fits the screen or visibly scrolls, and loads nothing from another host."""
@@ -253,6 +254,7 @@ def test_documentation_pages(browser: str, site: Path, address: str, size: tuple
     within(100, look())
 
 
+@pytest.mark.site
 def test_overflow_is_seen(browser: str, address: str) -> None:
     """The check above finds what is cut off, sticks out, or scrolls without a scroll bar."""
     wide = "<div style='width:3000px;height:10px'>wide</div>"
@@ -276,6 +278,7 @@ def test_overflow_is_seen(browser: str, address: str) -> None:
     within(60, look())
 
 
+@pytest.mark.site
 def test_documentation_from_disk(browser: str, site: Path) -> None:
     """The documentation also works from a folder, without a server."""
 
@@ -288,6 +291,7 @@ def test_documentation_from_disk(browser: str, site: Path) -> None:
     within(60, look())
 
 
+@pytest.mark.site
 @pytest.mark.parametrize(
     ("words", "page"),
     [
@@ -296,6 +300,7 @@ def test_documentation_from_disk(browser: str, site: Path) -> None:
         ("max_session_duration", "contract.html"),
     ],
 )
+@pytest.mark.site
 def test_search(browser: str, address: str, words: str, page: str) -> None:
     """The search finds the page for a name or a phrase."""
 

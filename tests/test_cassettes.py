@@ -46,6 +46,7 @@ from liveavatar import LiveAvatarNewSessionRequest as Request
 from liveavatar.mock import MockServer, _contract, mock_server
 
 from liveavatar_client.models import AgoraConfig
+from tests import processes
 from tests.clients import client
 
 CASSETTES = Path(__file__).parent / "cassettes"
@@ -695,9 +696,8 @@ def test_with_a_cassette():
 
 def users_pytest(folder: Path, *arguments: str, **environment: str) -> str:
     """The output of a user's test run, which must be a success."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = processes.run_pytest("-p", "no:cacheprovider", *arguments, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stdout
     return done.stdout
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pty
 import re
 import select
 import signal
@@ -27,6 +26,8 @@ import trustme
 from liveavatar import AvatarPersona, LiveAvatarApi, LiveAvatarNewSessionRequest, __version__
 from liveavatar.cli import _doctor
 from liveavatar.mock import MockServer, mock_server
+
+from tests import processes
 
 AVATAR = "3f9c2f6e-0000-4000-8000-1234567890ab"
 COMMAND = [sys.executable, "-W", "error", "-m", "liveavatar"]
@@ -54,11 +55,6 @@ def env(server: MockServer, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def allow_ctrl_c() -> None:
-    """Let a new process take Ctrl-C, which the tests inherit as ignored when a shell runs them in the background."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class Run:
     """Runs the command in its own folder and checks that its output shows no token."""
 
@@ -67,7 +63,7 @@ class Run:
         self.env = env
 
     def __call__(self, *arguments: str, stdin: str = "", may_show: bool = False) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
+        done = processes.run(
             [*COMMAND, *arguments],
             input=stdin,
             capture_output=True,
@@ -75,7 +71,6 @@ class Run:
             cwd=self.folder,
             env=self.env,
             timeout=WAIT * 3,
-            check=False,
         )
         if not may_show:
             assert not TOKEN.search(done.stdout + done.stderr), "a token shows"
@@ -83,9 +78,7 @@ class Run:
 
     def start(self, *arguments: str, code: str | None = None, **streams: Any) -> subprocess.Popen[bytes]:
         command = COMMAND if code is None else [sys.executable, "-W", "error", "-c", code]
-        return subprocess.Popen(
-            [*command, *arguments], cwd=self.folder, env=self.env, preexec_fn=allow_ctrl_c, **streams
-        )
+        return processes.Popen([*command, *arguments], cwd=self.folder, env=self.env, **streams)
 
 
 @pytest.fixture
@@ -104,13 +97,18 @@ class Terminal:
         through: Sequence[str] = (),
         columns: str = "100",
     ) -> None:
-        self.pid, self.master = pty.fork()
-        if self.pid == 0:
-            os.chdir(run.folder)
-            if stderr:
-                os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
-            allow_ctrl_c()
-            os.execve(sys.executable, [*through, *COMMAND, *arguments], {**run.env, "COLUMNS": columns, "LINES": "40"})
+        self.master, terminal = os.openpty()
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, terminal)
+            self.process = processes.Popen(
+                [*through, *COMMAND, *arguments],
+                cwd=run.folder,
+                env={**run.env, "COLUMNS": columns, "LINES": "40"},
+                stdin=terminal,
+                stdout=terminal,
+                stderr=stack.enter_context(stderr.open("wb")) if stderr else terminal,
+                start_new_session=True,
+            )
         self.seen = ""
 
     def until(self, words: str) -> None:
@@ -127,13 +125,12 @@ class Terminal:
         deadline = time.monotonic() + WAIT
         while True:
             self._read(0.05)
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
+            if self.process.poll() is not None:
                 self._read(0.05)
                 self.close()
                 if not may_show:
                     assert not TOKEN.search(self.seen), "a token shows"
-                return os.waitstatus_to_exitcode(status)
+                return int(self.process.returncode)
             assert time.monotonic() < deadline, f"it goes on; seen: {self.seen!r}"
 
     def close(self) -> None:
@@ -220,8 +217,7 @@ def test_closed_terminal(run: Run, server: MockServer, tmp_path: Path, arguments
     terminal.until(server.running_sessions[0])
     terminal.close()
     eventually(lambda: not server.running_sessions)
-    _, status = os.waitpid(terminal.pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 129
+    assert terminal.process.wait(WAIT) == 129
     assert (tmp_path / "stderr").read_text() == ""
 
 
@@ -232,8 +228,7 @@ def test_closed_terminal_without_a_signal(run: Run, server: MockServer, tmp_path
     terminal.until("Time left")
     terminal.close()
     eventually(lambda: not server.running_sessions)
-    _, status = os.waitpid(terminal.pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 129
+    assert terminal.process.wait(WAIT) == 129
     assert (tmp_path / "stderr").read_text() == ""
 
 

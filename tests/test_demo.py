@@ -15,18 +15,20 @@ import pytest
 from liveavatar import LiveAvatarApi, LiveAvatarNewSessionRequest, StandardSessionResponse, demo
 from liveavatar.mock import MockServer, SessionState, mock_server
 
+from tests import processes
+
 OPENED = re.compile(r"opened   ([0-9a-f-]{36}) in \d+ ms")
-COMMAND = [sys.executable, "-m", "liveavatar.demo"]
+COMMAND = [sys.executable, "-W", "error", "-m", "liveavatar.demo"]
 
 
 def run(server: MockServer | None = None, **extra: str) -> subprocess.CompletedProcess[str]:
     """Run the demo without settings, or with those of a server."""
-    return subprocess.run(COMMAND, env=environment(server, **extra), capture_output=True, text=True, timeout=60)
+    return processes.run(COMMAND, env=environment(server, **extra), capture_output=True, text=True, timeout=60)
 
 
 def environment(server: MockServer | None = None, **extra: str) -> dict[str, str]:
     account = {"LIVEAVATAR_API_KEY": server.api_key, "LIVEAVATAR_BASE_URL": server.base_url} if server else {}
-    return {**os.environ, "PYTHONWARNINGS": "error", **account, **extra}
+    return {**os.environ, **account, **extra}
 
 
 def fails(*arguments: Any, **settings: str) -> str:
@@ -106,7 +108,9 @@ def test_missing_extra() -> None:
     lacking = (
         "import runpy, sys; sys.modules['uvicorn'] = None; runpy.run_module('liveavatar.demo', run_name='__main__')"
     )
-    outcome = subprocess.run([sys.executable, "-c", lacking], env=environment(), capture_output=True, text=True)
+    outcome = processes.run(
+        [sys.executable, "-W", "error", "-c", lacking], env=environment(), capture_output=True, text=True
+    )
     assert outcome.returncode == 2
     assert "pip install 'liveavatar[mock]'" in outcome.stderr
     assert outcome.stderr.count("\n") == 1
@@ -117,7 +121,7 @@ def test_colours(settings: dict[str, str], coloured: bool) -> None:
     """A terminal gets colours, unless NO_COLOR or TERM=dumb is set."""
     ours, theirs = pty.openpty()
     clean = {name: value for name, value in environment(TERM="xterm").items() if name != "NO_COLOR"}
-    subprocess.run(COMMAND, env={**clean, **settings}, stdout=theirs, stderr=theirs, timeout=60)
+    processes.run(COMMAND, env={**clean, **settings}, stdout=theirs, stderr=theirs, timeout=60)
     os.close(theirs)
     with os.fdopen(ours, "rb") as terminal:
         assert (b"\x1b[" in terminal.read1()) is coloured

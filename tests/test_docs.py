@@ -7,7 +7,6 @@ import functools
 import http.server
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -27,8 +26,9 @@ from liveavatar import _constants, _endpoints
 from liveavatar.mock import mock_server
 from liveavatar.mock.__main__ import _parser
 
+from tests import processes
 from tests.ledger.support import RedisServer
-from tests.pages import DOCS, FENCE, README, ROOT, account, blocks, has_tests, missing_packages, run
+from tests.pages import DOCS, FENCE, README, ROOT, account, blocks, has_tests, missing_packages, run, run_tests
 
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 CHECKED = {"python", "sh", "console", "yaml"}
@@ -132,10 +132,11 @@ def test_example_test_passes(where: str, tmp_path: Path) -> None:
         pytest.skip(f"{', '.join(missing)} is not installed")
     (tmp_path / "test_example.py").write_text(PYTHON[where], "utf-8")
     passed = f"{PYTHON[where].count('def test_')} passed"
+    plugin = ["-p", "respx.plugin"] if "respx" in PYTHON[where] else []
     with mock_server() as server:
-        assert passed in run("-m", "pytest", "--record-mode=once", folder=tmp_path, account=account(server))
+        assert passed in run_tests("--record-mode=once", *plugin, folder=tmp_path, account=account(server))
         assert server.running_sessions == []
-    assert passed in run("-m", "pytest", "--record-mode=none", folder=tmp_path)
+    assert passed in run_tests("--record-mode=none", *plugin, folder=tmp_path)
 
 
 def test_mock_server_prints_what_the_quickstart_shows() -> None:
@@ -143,9 +144,8 @@ def test_mock_server_prints_what_the_quickstart_shows() -> None:
     (block,) = blocks(ROOT / "docs" / "quickstart.md", "console").values()
     command, *shown = block.splitlines()
     assert command == "$ python -m liveavatar.mock"
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "liveavatar.mock", "--port", "0"], env=environment, stdout=subprocess.PIPE, text=True
+    process = processes.Popen(
+        [sys.executable, "-m", "liveavatar.mock", "--port", "0"], stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
@@ -174,6 +174,7 @@ def check_types(*command: str | Path, folder: Path) -> None:
     assert check.returncode == 0, check.stdout
 
 
+@pytest.mark.types
 def test_examples_pass_mypy(typed_examples: Path, tmp_path: Path) -> None:
     """Mypy --strict finds no error in the examples."""
     pytest.importorskip("mypy", reason="mypy is not installed")
@@ -182,6 +183,7 @@ def test_examples_pass_mypy(typed_examples: Path, tmp_path: Path) -> None:
     check_types("mypy", "--config-file", config, "--cache-dir", tmp_path / "cache", ".", folder=typed_examples)
 
 
+@pytest.mark.types
 def test_examples_pass_pyright(typed_examples: Path) -> None:
     """Pyright finds no error in the examples."""
     pytest.importorskip("pyright", reason="pyright is not installed")
@@ -341,6 +343,7 @@ def test_links_resolve_in_the_source(page: Path) -> None:
             assert parts.fragment in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}, link
 
 
+@pytest.mark.site
 def test_links_resolve_in_the_site(site: Path) -> None:
     """A link leads to a page of the site, and its fragment to an element of that page."""
     pages = {page: Page(page) for page in site.rglob("*.html")}
@@ -359,6 +362,7 @@ def test_links_resolve_in_the_site(site: Path) -> None:
     assert checked > 500
 
 
+@pytest.mark.site
 def test_site_loads_nothing_from_other_hosts(site: Path) -> None:
     """The site works offline."""
     for page in site.rglob("*.html"):
@@ -368,6 +372,7 @@ def test_site_loads_nothing_from_other_hosts(site: Path) -> None:
 # ---- Reference ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.site
 def test_reference_has_every_public_name(site: Path) -> None:
     """Each public name, and each method of the clients, has an entry in the reference."""
     ids = set.union(*(Page(page).ids for page in (site / "reference").glob("*.html")))
@@ -380,6 +385,7 @@ def test_reference_has_every_public_name(site: Path) -> None:
         assert {f"liveavatar.{client}.{name}" for name in names} - ids == set()
 
 
+@pytest.mark.site
 def test_models_show_types_and_meaning(site: Path) -> None:
     """Each field of a request has a type and a description, and `Unset` is not shown."""
     page = site / "reference" / "models.html"
@@ -397,6 +403,7 @@ def test_models_show_types_and_meaning(site: Path) -> None:
         assert len(re.sub(r"<[^>]+>", "", description).strip()) > 15, name
 
 
+@pytest.mark.site
 def test_http_api_has_every_operation_schema_and_field(site: Path) -> None:
     """The page of the HTTP API shows the whole specification."""
     page = Page(site / "contract.html")

@@ -29,6 +29,7 @@ from liveavatar import (
 )
 from liveavatar.mock import MockServer, mock_server
 
+from tests import processes
 from tests.clients import SyncFacade
 
 REQUEST = LiveAvatarNewSessionRequest(avatar_id="7d3f2a10-4c58-4b6e-9f21-0a8be5c1d742")
@@ -69,7 +70,7 @@ def test_sentry(flavour: str, moment: str, mock: MockServer) -> None:
     aiohttp's sessions are instrumented when they are created: a caller's session that was created before is not.
     """
     pytest.importorskip("sentry_sdk")
-    program = subprocess.run(
+    program = (subprocess if moment == "before the import" else processes).run(
         [sys.executable, "-m", "tests.traced", flavour, moment],
         cwd=Path(__file__).parents[1],
         env=os.environ | {"LIVEAVATAR_BASE_URL": mock.base_url, "LIVEAVATAR_API_KEY": mock.api_key},

@@ -15,10 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from liveavatar.mock import MockServer, SessionState, mock_server
+
+from tests import processes
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WAYNE = "dd73ea75-1218-4ef3-92ce-606d5f7fbc0a"
@@ -31,13 +34,18 @@ def service(request: pytest.FixtureRequest) -> Iterator[MockServer]:
         yield service
 
 
-def command(*arguments: str | Path, at: MockServer | None, folder: Path) -> dict[str, object]:
-    """Return arguments for subprocess that run Python on an example, with the account of a mock server."""
+def environment(at: MockServer | None) -> dict[str, str]:
+    """Return this environment, with the account of a mock server."""
     account = {"LIVEAVATAR_BASE_URL": at.base_url, "LIVEAVATAR_API_KEY": at.api_key} if at else {}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "PYTEST_"))}
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "PYTEST_"))}
+    return own | account
+
+
+def command(*arguments: str | Path, at: MockServer | None, folder: Path) -> dict[str, Any]:
+    """Return arguments that run Python on an example, with the account of a mock server."""
     return {
         "args": [sys.executable, "-W", "error", *arguments],
-        "env": environment | account,
+        "env": environment(at),
         "cwd": folder,
         "stdout": subprocess.PIPE,
         "stderr": subprocess.STDOUT,
@@ -46,7 +54,12 @@ def command(*arguments: str | Path, at: MockServer | None, folder: Path) -> dict
 
 
 def outcome(*arguments: str | Path, at: MockServer | None, folder: Path = EXAMPLES) -> tuple[int, str]:
-    run = subprocess.run(**command(*arguments, at=at, folder=folder), timeout=60)  # type: ignore[call-overload]
+    run = processes.run(**command(*arguments, at=at, folder=folder), timeout=60)
+    return run.returncode, run.stdout
+
+
+def suite_outcome(*arguments: str, at: MockServer | None, folder: Path) -> tuple[int, str]:
+    run = processes.run_pytest(*arguments, cwd=folder, env=environment(at))
     return run.returncode, run.stdout
 
 
@@ -129,7 +142,7 @@ class TestSuites:
     def test_cassettes_replay(self, tmp_path: Path) -> None:
         """The suite with cassettes needs no network and no account."""
         suite = shutil.copytree(EXAMPLES / "test_with_cassettes", tmp_path / "suite")
-        status, text = outcome("-m", "pytest", "--block-network", at=None, folder=suite)
+        status, text = suite_outcome("--block-network", at=None, folder=suite)
         assert status == 0, text
         assert "2 passed" in text
 
@@ -139,7 +152,7 @@ class TestSuites:
         kept = {path.relative_to(suite): path.read_text("utf-8") for path in suite.rglob("*.yaml")}
         assert len(kept) == 2
         shutil.rmtree(suite / "cassettes")
-        status, text = outcome("-m", "pytest", "--record-mode=once", at=service, folder=suite)
+        status, text = suite_outcome("--record-mode=once", at=service, folder=suite)
         assert status == 0, text
         assert service.requests == {"token": 2, "start": 1, "stop": 1}
         assert {path.relative_to(suite) for path in suite.rglob("*.yaml")} == set(kept)
@@ -150,14 +163,14 @@ class TestSuites:
     def test_mock_server_suite(self, tmp_path: Path) -> None:
         """The suite with the mock server needs no network and no account."""
         suite = shutil.copytree(EXAMPLES / "test_with_mock_server", tmp_path / "suite")
-        status, text = outcome("-m", "pytest", "--block-network", at=None, folder=suite)
+        status, text = suite_outcome("--block-network", at=None, folder=suite)
         assert status == 0, text
         assert "4 passed" in text
 
 
 @contextlib.contextmanager
 def process(*arguments: str | Path, at: MockServer) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(**command(*arguments, at=at, folder=EXAMPLES)) as child:  # type: ignore[call-overload]
+    with processes.Popen(**command(*arguments, at=at, folder=EXAMPLES)) as child:
         try:
             yield child
         finally:

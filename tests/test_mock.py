@@ -39,6 +39,8 @@ from liveavatar.mock import (
 from liveavatar.mock.__main__ import main
 from liveavatar.mock._settings import SettingsKeywords
 
+from tests import processes
+
 AVATAR = "7d3f2a10-4c58-4b6e-9f21-0a8be5c1d742"
 CONTEXT = "c81d25e6-7a3f-4d09-8e4b-1f60a2b9c5d7"
 WAYNE = "dd73ea75-1218-4ef3-92ce-606d5f7fbc0a"
@@ -1300,12 +1302,11 @@ def test_command(quiet: bool) -> None:
     """The command prints what to set, serves, logs requests unless told not to, and ends cleanly on Ctrl-C."""
     command = [sys.executable, "-m", "liveavatar.mock", "--port", "0", "--api-key", "k", "--rate-limit", "9"]
     command += ["--avatar-id", AVATAR, "--quiet"] if quiet else ["--avatar-id", AVATAR]
-    with subprocess.Popen(
+    with processes.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
         url, key, page = (process.stdout.readline().strip() for _ in range(3))

@@ -9,7 +9,7 @@ import liveavatar
 import pytest
 from liveavatar.mock import mock_server
 
-from tests.pages import README, ROOT, account, blocks, has_tests, run
+from tests.pages import README, ROOT, account, blocks, has_tests, run, run_tests
 
 PYTHON = blocks(README, "python")
 EXAMPLES = [where for where, example in PYTHON.items() if not has_tests(example)]
@@ -32,7 +32,7 @@ def test_example_test_passes(where: str, tmp_path: Path) -> None:
     """An example of a test passes without a network."""
     (tmp_path / "test_example.py").write_text(PYTHON[where], "utf-8")
     count = PYTHON[where].count("def test_")
-    assert f"{count} passed" in run("-m", "pytest", "--block-network", folder=tmp_path)
+    assert f"{count} passed" in run_tests("--block-network", folder=tmp_path)
 
 
 def test_no_python_is_skipped() -> None:

@@ -38,7 +38,7 @@ def coming(url: str, *args: Any, **settings: Any) -> AsyncLiveAvatarApi:
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    os.write(1, f"{text}\n".encode())  # a signal handler may say something too, which a print would not let it
 
 
 # ---------------------------------------------------------------------------------------------------------------

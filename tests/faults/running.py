@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import processes
 from tests.faults.conftest import UNMEASURED
 from tests.faults.server import FaultServer
 
@@ -39,7 +40,7 @@ class Program:
     """A program that runs; its output is read as it comes."""
 
     def __init__(self, name: str, server: FaultServer) -> None:
-        self.process = subprocess.Popen(
+        self.process = processes.Popen(
             [sys.executable, "-m", "tests.faults.endings", name, server.url],
             cwd=ROOT,
             env=UNMEASURED,

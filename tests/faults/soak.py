@@ -25,6 +25,7 @@ from typing import Any
 
 from liveavatar import LiveAvatarError
 
+from tests import processes
 from tests.clients import FLAVOURS, client
 from tests.faults import server as fault
 from tests.faults.cases import session_request
@@ -97,7 +98,7 @@ def serve(seed: int) -> None:
 @contextlib.contextmanager
 def service(seed: int) -> Iterator[tuple[str, Any]]:
     """The service in a process of its own: its address, and a function that ends it and tells what runs."""
-    process = subprocess.Popen(
+    process = processes.Popen(
         [sys.executable, "-m", "tests.faults.soak", "--serve", "--seed", str(seed)],
         cwd=ROOT,
         env=UNMEASURED,

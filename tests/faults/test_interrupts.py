@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from liveavatar import LiveAvatarError
 
+from tests import processes
 from tests.clients import client
 from tests.faults import server as fault
 from tests.faults.cases import session_request
@@ -30,7 +31,7 @@ class Program:
     """A program of tests/faults/programs.py, running."""
 
     def __init__(self, name: str, server: FaultServer) -> None:
-        self.process = subprocess.Popen(
+        self.process = processes.Popen(
             [sys.executable, "-W", "error", "-m", "tests.faults.programs", name, server.url],
             cwd=ROOT,
             env=UNMEASURED,
@@ -291,14 +292,13 @@ def test_fork_during_start(server: FaultServer) -> None:
 @pytest.mark.parametrize("when", ["after_any_time", "at_any_line"])
 def test_blocking_at_any_moment(when: str, method: str) -> None:
     """An interrupt at any moment loses no session, and nothing hangs."""
-    told = subprocess.run(
+    told = processes.run(
         [sys.executable, "-W", "error", "-m", "tests.faults.programs", f"interrupted_{when}", method],
         cwd=ROOT,
         env=UNMEASURED,
         capture_output=True,
         text=True,
         timeout=60,
-        check=False,
     )
     assert told.returncode == 0, told.stdout + told.stderr
     assert json.loads(told.stdout)["interrupts"] > 10

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from liveavatar import (
     ServerError,
 )
 
+from tests import processes
 from tests.clients import wait_until
 from tests.faults import server as fault
 from tests.faults.cases import session_request
@@ -288,14 +288,13 @@ def test_async_cancelled_at_any_turn(times: int, refusal: Behaviour) -> None:
 @pytest.mark.row("L10")
 def test_blocking_interrupt_at_any_line() -> None:
     """A wait that is interrupted at any line of the client leaves nothing running, and the client usable."""
-    told = subprocess.run(
+    told = processes.run(
         [sys.executable, "-W", "error", "-m", "tests.faults.programs", "interrupted_at_any_line", "wait_for_slot"],
         cwd=ROOT,
         env=UNMEASURED,
         capture_output=True,
         text=True,
         timeout=100,
-        check=False,
     )
     assert told.returncode == 0, told.stdout + told.stderr
     assert json.loads(told.stdout)["interrupts"] > 10

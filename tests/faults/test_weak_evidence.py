@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from liveavatar import (
     NotFoundError,
 )
 
+from tests import processes
 from tests.faults import server as fault
 from tests.faults.cases import session_request
 from tests.faults.conftest import KEY, UNMEASURED, FastRetries, opened
@@ -208,7 +208,7 @@ if __name__ == "__main__":
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 def test_blocking_child_of_multiprocessing(server: FaultServer) -> None:
     """A forked child of multiprocessing that ends with a session open stops it."""
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-c", CHILD, server.url, "fork"], cwd=ROOT, env=UNMEASURED, capture_output=True, text=True
     )
     assert "Still open when the interpreter exits" in done.stderr

@@ -17,6 +17,8 @@ from typing import Any
 from liveavatar import ledger
 from liveavatar.ledger import Ledger, LedgerEntry, account_id
 
+from tests import processes
+
 LEASE = 3.0
 """Seconds. Short, but long enough that a busy machine does not delay a renewal so long."""
 
@@ -50,12 +52,11 @@ class Program:
     """A program of `programs.py` in a process of its own. It prints one line per step."""
 
     def __init__(self, name: str, location: str, *arguments: str) -> None:
-        self.process = subprocess.Popen(
+        self.process = processes.Popen(
             [sys.executable, "-m", "tests.ledger.programs", name, location, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert self.process.stdout is not None
         self.output = self.process.stdout

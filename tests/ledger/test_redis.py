@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 from liveavatar.ledger import LedgerError, RedisLedger, _redis_store
 
+from tests import processes
 from tests.ledger.support import LEASE, RedisServer, alive, entry, make, program, wait_until
 
 PASSWORD = "CANARY-password"
@@ -307,7 +307,7 @@ def test_at_exit(redis_server: RedisServer) -> None:
         "ledger.add(entry('a'))\n"
         "atexit.register(lambda: (ledger.add(entry('b')), ledger.remove('a'), ledger.remove('b')))\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    result = processes.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stderr) == (0, "")
     assert written(redis_server) == set()
 

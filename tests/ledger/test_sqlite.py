@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 from liveavatar.ledger import LedgerError, SqliteLedger, _sqlite
 
+from tests import processes
 from tests.ledger.support import alive, entry, program
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    return processes.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
 
 def lock_files(path: str) -> list[Path]:
@@ -134,7 +135,7 @@ def test_read_only(read_only: str) -> None:
             path.chmod(0o444 if read_only == "file" else 0o666)
             Path(f"{path}-owners").chmod(0o777 if read_only == "file" else 0o555)
         home.chmod(0o555 if read_only == "directory" else 0o777)
-        result = subprocess.run(
+        result = processes.run(
             [sys.executable, "-c", AS_ANOTHER_USER, path], capture_output=True, text=True, timeout=60
         )
         home.chmod(0o777)
@@ -255,7 +256,7 @@ print([found.session_id for found in ledger.entries()])
 
 def test_full_disk(sqlite_path: str) -> None:
     """On a full disk nothing is half done, and all is well again when there is room."""
-    result = subprocess.run([sys.executable, "-c", FULL_DISK, sqlite_path], capture_output=True, text=True, timeout=60)
+    result = processes.run([sys.executable, "-c", FULL_DISK, sqlite_path], capture_output=True, text=True, timeout=60)
     assert result.stdout.split("\n")[:-1] == [*["LedgerError"] * 4, "done", "['c']"], result
 
 

@@ -1,0 +1,239 @@
+"""Python programs in processes of their own, without an interpreter that starts and imports libraries for each.
+
+`Popen` and `run` take what those of `subprocess` take. The first program starts a fork server: an interpreter that has
+imported the libraries that most programs need, but nothing of `liveavatar` itself. It forks for each program. The
+process is a child of the tests like any other, with its own streams, environment, working folder, signals and exit
+code. This needs Linux, which hands a grandchild over to the tests; elsewhere, both are those of `subprocess`.
+
+A test of what a program imports, or of how an interpreter starts, uses `subprocess`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from types import CodeType
+from typing import Any
+
+import liveavatar_client.models
+
+LIBRARIES = [
+    "aiohttp",
+    "asyncio",
+    "attrs",
+    "click",
+    "dateutil.parser",
+    "difflib",
+    "dotenv",
+    "httpcore",
+    "httpx",
+    "importlib.metadata",
+    "jsonschema",
+    "jwt",
+    "logging",
+    "pytest",
+    "redis",
+    "redis.asyncio",
+    "rich.console",
+    "rich.live",
+    "rich.markup",
+    "rich.progress",
+    "rich.table",
+    "rich.traceback",
+    "sqlite3",
+    "ssl",
+    "starlette.applications",
+    "starlette.middleware.cors",
+    "starlette.responses",
+    "starlette.routing",
+    "uvicorn",
+    "uvicorn.protocols.http.h11_impl",
+    "yaml",
+    "yarl",
+]
+SETTINGS = ("COVERAGE", "LANG", "LC_", "PYTHON", "TZ")
+"""The starts of names of the variables that an interpreter reads when it starts."""
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class ForkServer:
+    """A fork server for programs whose environments have the same settings for the interpreter."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            code = f"exec(__import__('tests.processes', fromlist=['serve']).serve({theirs.fileno()}))"
+            command = [sys.executable, "-c", code]
+            self.process = subprocess.Popen(command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        self.connection.close()
+        self.process.wait()
+
+    def start(self, program: dict[str, Any], streams: Sequence[int]) -> int:
+        """Start a program and return the id of its process, a child of this one."""
+        prctl = ctypes.CDLL(None).prctl
+        prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        try:
+            socket.send_fds(self.connection, [json.dumps(program).encode()], streams)
+            return int(self.connection.recv(20))
+        finally:
+            prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+_servers: dict[tuple[tuple[str, str], ...], ForkServer] = {}
+_lock = threading.Lock()
+
+
+class Popen(subprocess.Popen[Any]):
+    """A process that runs `[sys.executable, "-W", "error", "-c" or "-m" or a file, ...]`; `-W error` may be left out.
+
+    With `start_new_session`, a terminal on its standard input becomes its controlling terminal.
+    """
+
+    if sys.platform == "linux":
+
+        def _execute_child(
+            self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell,
+            p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, restore_signals, gid, gids, uid, umask,
+            start_new_session, process_group,
+        ) -> None:  # type: ignore[no-untyped-def]  # fmt: skip
+            assert args[0] == sys.executable, args
+            assert (preexec_fn, pass_fds, shell, process_group) == (None, (), False, -1), "not supported"
+            env = dict(os.environ) if env is None else dict(env)
+            settings = tuple(sorted((name, value) for name, value in env.items() if name.startswith(SETTINGS)))
+            program = {
+                "arguments": [os.fspath(argument) for argument in args[1:]],
+                "cwd": os.fspath(cwd or os.getcwd()),
+                "env": env,
+                "session": start_new_session,
+            }
+            streams = [given if given >= 0 else own for own, given in enumerate((p2cread, c2pwrite, errwrite))]
+            with _lock:
+                if settings not in _servers:
+                    _servers[settings] = ForkServer(env)
+                self.pid = _servers[settings].start(program, streams)
+            self._child_created = True
+            self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
+
+
+def run(
+    args: Sequence[Any],
+    *,
+    input: Any = None,
+    capture_output: bool = False,
+    timeout: float | None = None,
+    check: bool = False,
+    **settings: Any,
+) -> subprocess.CompletedProcess[Any]:
+    """Run a program to its end."""
+    if input is not None:
+        settings["stdin"] = subprocess.PIPE
+    if capture_output:
+        settings["stdout"] = settings["stderr"] = subprocess.PIPE
+    with Popen(args, **settings) as process:
+        try:
+            output, errors = process.communicate(input, timeout)
+        except BaseException:
+            process.kill()
+            raise
+    done = subprocess.CompletedProcess(args, process.returncode, output, errors)
+    if check:
+        done.check_returncode()
+    return done
+
+
+def run_pytest(*arguments: Any, env: Mapping[str, str], cwd: Any) -> subprocess.CompletedProcess[str]:
+    """Run a user's tests with pytest-recording, but without the plugins that only we have installed."""
+    command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "pytest_recording.plugin", *arguments]
+    env = {**env, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return run(command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100)
+
+
+def serve(number: int) -> CodeType:
+    """Be a fork server. Returns in each forked process, with what it is to execute as `__main__`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        generated = pkgutil.iter_modules(liveavatar_client.models.__path__, "liveavatar_client.models.")
+        for library in [*LIBRARIES, *(module.name for module in generated)]:
+            with contextlib.suppress(ImportError, Warning):  # a program that needs it sees the error itself
+                importlib.import_module(library)
+    gc.collect()
+    gc.freeze()
+    connection = socket.socket(fileno=number)
+    while True:
+        try:
+            message, streams, *_ = socket.recv_fds(connection, 1 << 20, 3)
+        except KeyboardInterrupt:  # Ctrl-C stops the tests
+            sys.exit(130)
+        if not message:
+            sys.exit()
+        reader, writer = os.pipe()
+        between = os.fork()
+        if not between:
+            between = os.getpid()
+            pid = os.fork()
+            if pid:
+                os.write(writer, str(pid).encode())
+                os._exit(0)
+            while os.getppid() == between:  # until the tests are the parent
+                time.sleep(0.0005)
+            for descriptor in (reader, writer):
+                os.close(descriptor)
+            connection.close()
+            return _prepare(json.loads(message), streams)
+        os.waitpid(between, 0)
+        connection.send(os.read(reader, 20))
+        for descriptor in (reader, writer, *streams):
+            os.close(descriptor)
+
+
+def _prepare(program: dict[str, Any], streams: Sequence[int]) -> CodeType:
+    for standard, stream in enumerate(streams):
+        os.dup2(stream, standard)
+        os.close(stream)
+    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+    if program["session"]:
+        os.setsid()
+        if os.isatty(0):
+            import fcntl
+            import termios
+
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    os.chdir(program["cwd"])
+    os.environ.clear()
+    os.environ.update(program["env"])
+    arguments = program["arguments"]
+    if arguments[0] == "-W":
+        sys.warnoptions.append(arguments[1])
+        warnings.simplefilter(arguments[1])
+        del arguments[:2]
+    kind = arguments.pop(0)
+    if kind == "-c":
+        code = arguments[0]
+        sys.argv = ["-c", *arguments[1:]]
+        sys.path[0] = ""
+        return compile(code, "<string>", "exec")
+    if kind == "-m":
+        sys.argv = ["-m", *arguments[1:]]
+        sys.path[0] = os.getcwd()
+        return compile(f"__import__('runpy')._run_module_as_main({arguments[0]!r})", "<module>", "exec")
+    sys.argv = [kind, *arguments]
+    sys.path[0] = os.path.dirname(os.path.abspath(kind))
+    sys.modules["__main__"].__file__ = kind
+    with open(kind, "rb") as file:
+        return compile(file.read(), kind, "exec")

@@ -1324,6 +1324,33 @@ def test_ledger_of_two_ids(harness: Harness, ledger: FakeLedger) -> None:
     assert sorted(ledger.changes[2:]) == sorted([("remove", SESSION), ("remove", OTHER)])
 
 
+def test_failed_stop_of_two_ids(harness: Harness) -> None:
+    """The warning and the note about a session with two ids name both."""
+    harness.starting()("start", started(OTHER))
+    flow = harness.close(OTHER)
+    for _ in range(2):
+        flow("stop", refused(400))
+    flow.error(BadRequestError)
+    assert harness.warnings[-1].startswith(f"Session {OTHER} or {SESSION} may still be running: ")
+    harness.new_client(0)
+    flow = harness.starting()
+    harness.sessions.close()
+    flow("start", started(OTHER))
+    for _ in range(2):
+        flow("stop", refused(400))
+    note = flow.failure().__notes__[-1]
+    assert note.startswith(f"Session {OTHER} or {SESSION} may still be running")
+    assert note.endswith("close_session() tries again.")
+
+
+@pytest.mark.parametrize(("left", "seconds"), [(30.0, 30.0), (1.0, CLEANUP_TIMEOUT), (-1.0, CLEANUP_TIMEOUT)])
+def test_shared_deadline(left: float, seconds: float, harness: Harness) -> None:
+    """Stops that share a deadline have a few seconds each when it is over."""
+    harness.open()
+    flow = harness.run(harness.flows.close_session(SESSION, None, harness.clock.now + left))
+    assert flow.request.deadline == harness.clock.now + seconds
+
+
 def test_adopt(harness: Harness, ledger: FakeLedger) -> None:
     """A session that is taken over is written down, and stopped with its token."""
     assert harness.run(harness.flows.adopt_session(SESSION, Secret("its-token"))).result() is None

@@ -27,7 +27,19 @@ from liveavatar import (
     SessionDurationError,
 )
 from liveavatar._constants import MAX_ERROR_TEXT, MAX_RESPONSE_BYTES
-from liveavatar._endpoints import CREATE_TOKEN, DELETE_EVENTS, GET, KEEP_ALIVE, LIST, START, STOP, Endpoint, custom
+from liveavatar._endpoints import (
+    CREATE_TOKEN,
+    DELETE_EVENTS,
+    GET,
+    KEEP_ALIVE,
+    LIST,
+    START,
+    STOP,
+    Endpoint,
+    custom,
+    has_ended,
+    is_unknown_path,
+)
 from liveavatar._redaction import Secret
 from liveavatar._responses import read, retry_after
 from liveavatar._transports._base import Request, Response, with_read_error
@@ -453,6 +465,34 @@ def test_failure_without_code(endpoint: Endpoint[Any], body: Any, failed: bool) 
         assert error_of(given, endpoint).status == 200
     else:
         assert type(success(given, endpoint)) is endpoint.model
+
+
+@pytest.mark.parametrize(
+    ("body", "ended", "unknown_path"),
+    [
+        (envelope("Session not found"), True, False),
+        (envelope("Not found"), True, True),
+        (envelope("NOT FOUND"), True, True),
+        (envelope("Nothing here"), True, False),
+        (envelope(""), True, True),
+        ({"detail": "Session not found"}, True, True),
+        ({"detail": "Not Found"}, True, True),
+        ("", True, True),
+        ("No such session", True, True),
+        ("404 page not found", False, True),
+        ({"message": "no Route matched with those values"}, False, True),
+        (HTML, False, True),
+        (f"\r\n {HTML}", False, True),
+    ],
+)
+def test_404(body: Any, ended: bool, unknown_path: bool) -> None:
+    """A 404 means that the session does not run, unless it is the page or the text of a proxy."""
+    error = error_of(response(404, body), STOP)
+    assert type(error) is NotFoundError
+    assert has_ended(error) is ended
+    assert not has_ended(error, start_known=False)
+    assert is_unknown_path(error) is unknown_path
+    assert not is_unknown_path(error_of(response(409, body), STOP))
 
 
 RECORD = {

@@ -1,4 +1,4 @@
-"""A mock LiveAvatar service on this machine, for demos and tests: no account, no network, no cost.
+"""A mock server of LiveAvatar's API on this machine, for demos and tests: no account, no network, no cost.
 
 It serves the session endpoints over real HTTP, with the service's credentials, states, limits and error envelopes. It
 checks every request, and every response of its own, against the OpenAPI contract. From a shell::

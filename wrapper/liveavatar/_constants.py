@@ -1,4 +1,7 @@
-"""Every timeout, delay, limit, default and variable name of the clients."""
+"""The timeouts, delays, limits, defaults and variable names of the clients.
+
+A number that only one module needs is at the top of that module.
+"""
 
 BASE_URL = "https://api.liveavatar.com/v1"
 """Base URL of the live service."""

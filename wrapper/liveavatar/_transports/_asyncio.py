@@ -129,13 +129,13 @@ class AsyncIO:
         """Do the work in a limited number of tasks."""
         waiting = deque(works)
 
-        async def work_off() -> None:
+        async def worker() -> None:
             while waiting:
                 await waiting.popleft()()
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(len(waiting), _MAX_CONCURRENT)):
-                group.create_task(work_off())
+                group.create_task(worker())
 
     async def call_blocking(self, function: Callable[[], T]) -> T:
         """Call a function that may block."""

@@ -14,8 +14,8 @@ It needs the extra: ``pip install 'liveavatar[mock]'``.
 
 Where the behavior of the service is not known, the mock server has made these choices. Any avatar exists but the nil
 UUID, unless ``avatar_ids`` lists them. An LLM configuration exists unless it is the nil UUID. Stopping a session that
-never started ends it. No media flows, so only a start and a keep-alive reset the idle timer. All API keys belong to one
-account.
+never started ends it. No media flows, so only a start and a keep-alive reset the idle timer. All API keys belong to
+one account.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class AsyncTransport(ABC):
             failure = error
         except Exception as error:
             if not isinstance(error, self.errors) or find_foreign(error, active) is not None:
-                raise  # of a signal handler or a hook of the caller
+                raise  # raised by a signal handler or a hook of the caller
             failure = self._to_connection_error(request, error)
         finally:
             if token is not None:
@@ -147,7 +147,7 @@ class AsyncIO:
         return task.result()
 
     async def shield_cleanup(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Do the same: no signal interrupts a task."""
+        """Do work as shield does: no signal interrupts a task of its own."""
         return await self.shield(work)
 
 

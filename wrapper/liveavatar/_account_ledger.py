@@ -45,7 +45,7 @@ class AccountLedger:
         raise failure
 
     def remove(self, session_id: str) -> None:
-        """Remove a session that has ended or was released. A failure is only logged, because the session needs no cleanup."""
+        """Remove a session that has ended or was released. A failure is only logged: no session runs because of it."""
         try:
             self._ledger.remove(session_id)
         except Exception as error:

@@ -82,7 +82,7 @@ class _Recovery:
         return stopped
 
     def _log(self, error: Exception) -> None:
-        """Log the failure of a recovery: only the first in a row as a warning, because the next recovery comes soon."""
+        """Log the failure of a recovery: only the first in a row as a warning, as the next recovery comes soon."""
         log = logger.debug if self._has_failed else logger.warning
         log("Sessions of dead processes could not be recovered: %s", error)
         self._has_failed = True

@@ -3,7 +3,7 @@
     POST /avatars          {"avatar_id": "..."}: opens a session, and returns 201 and how to join its room
     DELETE /avatars/{id}   closes the session, and returns 204 once it has ended
 
-    pip install liveavatar starlette uvicorn
+    pip install . starlette uvicorn  # in the root of the repository
     export LIVEAVATAR_API_KEY=...
     uvicorn async_service:app --workers 2
 

@@ -4,7 +4,7 @@ The script opens the free avatar "Wayne", prints how to join its room, and waits
 that you pass. Ctrl-C or SIGTERM (from a supervisor or a container that stops) ends the script early, and the session
 with it.
 
-    pip install liveavatar
+    pip install .  # in the root of the repository
     export LIVEAVATAR_API_KEY=...
     python blocking_script.py 30
 

@@ -4,7 +4,7 @@ The first process releases the session: its client stops tracking it and returns
 the token to stop the session. The token travels through a pipe, because other users of the machine can read arguments
 and environment variables, and they end up in logs.
 
-    pip install liveavatar
+    pip install .  # in the root of the repository
     export LIVEAVATAR_API_KEY=...
     python handoff.py
 """

@@ -3,7 +3,7 @@
 An agent in a LiveKit room, with the free sandbox avatar as its face. Whatever fails after the session has started, the
 WebSocket or the room for example, the session is stopped.
 
-    pip install liveavatar livekit-plugins-liveavatar
+    pip install . livekit-plugins-liveavatar  # in the root of the repository
     export LIVEAVATAR_API_KEY=... LIVEKIT_URL=... LIVEKIT_API_KEY=... LIVEKIT_API_SECRET=...
     python livekit_plugin.py dev
 """

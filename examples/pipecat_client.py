@@ -1,14 +1,15 @@
 """Pipecat's own HeyGenVideoService, which opens and closes its session through this client.
 
-A pipeline of nothing but the avatar, to show where the client goes in; a bot has its transport, ears, mind and voice
-around it. It runs for 20 seconds, or as many as you say, or until Ctrl-C or SIGTERM.
+The pipeline contains nothing but the avatar, to show where the client goes in. A bot adds a transport, speech
+recognition, a language model and a voice. The script runs for 20 seconds, or the number of seconds that you pass, or
+until Ctrl-C or SIGTERM.
 
-    pip install liveavatar 'pipecat-ai[heygen]'
+    pip install . 'pipecat-ai[heygen]'  # in the root of the repository
     export LIVEAVATAR_API_KEY=...
     python pipecat_client.py 60
 
-Against `python -m liveavatar.mock` all of it works but the room, which the mock server does not have: Pipecat says so,
-and goes on without.
+With `python -m liveavatar.mock` everything works but the room, which the mock server does not have: Pipecat logs that,
+and goes on without it.
 """
 
 import asyncio

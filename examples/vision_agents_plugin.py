@@ -3,7 +3,7 @@
 An agent in a Stream call, with the free sandbox avatar as its face. Whatever fails after the session has started, or
 cancels it, the session is stopped.
 
-    pip install liveavatar vision-agents-plugins-liveavatar vision-agents-plugins-gemini
+    pip install . vision-agents-plugins-liveavatar vision-agents-plugins-gemini  # in the root of the repository
     export LIVEAVATAR_API_KEY=... STREAM_API_KEY=... STREAM_API_SECRET=... GOOGLE_API_KEY=...
     python vision_agents_plugin.py
 """

@@ -863,11 +863,12 @@ def test_debug(run: Run) -> None:
 
 
 def test_no_service(run: Run) -> None:
-    """A service that does not respond is code 1, and the message names doctor."""
+    """A service that does not respond is code 1; the message names doctor, and how to start a mock server there."""
     done = run("new", "--sandbox", "--base-url", "http://127.0.0.1:9")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "liveavatar doctor" in done.stderr
+    assert "`liveavatar mock --port 9` starts it" in done.stderr
 
 
 @pytest.mark.parametrize(

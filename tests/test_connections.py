@@ -555,7 +555,10 @@ def test_mock_server_not_running(flavour: str, host: str, closed_port: int) -> N
     """A refused connection to loopback asks whether the mock server is running."""
     with (
         client(flavour, "key", base_url=f"http://{host}:{closed_port}", max_retries=0) as api,
-        pytest.raises(LiveAvatarConnectionError, match=r"is the mock server running at [^ ]+\? `python -m"),
+        pytest.raises(
+            LiveAvatarConnectionError,
+            match=r"is the mock server running at [^ ]+:(\d+)\? `python -m liveavatar\.mock --port \1`",
+        ),
     ):
         api.new_session(LITE)
 

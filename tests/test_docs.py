@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import http.server
@@ -458,3 +459,57 @@ def test_compose_file() -> None:
     assert app["network_mode"] == "service:mock"
     assert app["environment"][_constants.BASE_URL_VARIABLE] == f"http://127.0.0.1:{options.port}/v1"
     assert app["environment"][_constants.API_KEY_VARIABLE] == liveavatar.mock.Settings().api_keys[0]
+
+
+# ---- Layout of the source -------------------------------------------------------------------------------------------
+
+WRAPPER = ROOT / "wrapper" / "liveavatar"
+
+
+def layout() -> dict[str, int]:
+    """Return the row of CONTRIBUTING's table of modules that each module or package is in."""
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    table = text.partition("| modules of `wrapper/liveavatar/` |")[2].partition("\n\n")[0]
+    names = [re.findall(r"`([\w/.]+)`", line.split("|")[1]) for line in table.splitlines()[2:]]
+    return {name: row for row, in_row in enumerate(names) for name in in_row}
+
+
+def part(module: Path) -> str:
+    """Return the name that CONTRIBUTING's table has for a module: its own, or that of its package."""
+    path = module.relative_to(WRAPPER)
+    return path.name if len(path.parts) == 1 else f"{path.parts[0]}/"
+
+
+def imported(module: Path) -> Iterator[Path]:
+    """Yield the modules of the wrapper that a module imports when it runs."""
+    tree = ast.parse(module.read_text("utf-8"))
+    nodes = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    ]
+    not_run = {id(each) for node in nodes for statement in node.body for each in ast.walk(statement)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and id(node) not in not_run:
+            for name in [node.module] if node.module else [alias.name for alias in node.names]:
+                target = module.parents[node.level - 1].joinpath(*name.split("."))
+                yield target.with_suffix(".py") if target.with_suffix(".py").exists() else target / "__init__.py"
+
+
+def test_contributing_names_every_module() -> None:
+    """CONTRIBUTING's table names the modules and packages that there are, and no others."""
+    parts = {part(module) for module in WRAPPER.rglob("*.py")} - {"__init__.py", "__main__.py"}
+    assert set(layout()) == parts
+
+
+def test_imports_go_one_way() -> None:
+    """A module imports only modules of its own row of CONTRIBUTING's table, and of the rows below it."""
+    rows = layout()
+    upward = [
+        f"{module.relative_to(WRAPPER)} imports {target.relative_to(WRAPPER)}"
+        for module in WRAPPER.rglob("*.py")
+        if part(module) in rows
+        for target in imported(module)
+        if part(target) in rows and rows[part(target)] < rows[part(module)]
+    ]
+    assert upward == []

@@ -500,7 +500,7 @@ def test_duration_above_the_limit(make: Any, request_: dict[str, Any], longest: 
 
 
 def test_maximum_duration(make: Any, clock: Clock) -> None:
-    """A session ends at its maximum duration, whatever the signs of life."""
+    """A session ends at its maximum duration, however often it is kept alive."""
     caller = make(max_session_duration=120)
     short, token = caller.create(LITE | {"max_session_duration": 10})
     assert caller.start(token).json()["data"]["max_session_duration"] == 10
@@ -526,7 +526,7 @@ def test_idle_timeout(make: Any, clock: Clock) -> None:
 
 
 def test_keep_alive(caller: Caller, clock: Clock) -> None:
-    """The idle time counts from the last sign of life."""
+    """The idle time counts from the last keep-alive."""
     session_id, token = caller.open()
     quiet, _ = caller.open()
     for sent in (

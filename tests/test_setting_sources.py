@@ -75,7 +75,7 @@ def test_key_in_a_file(folder: Path) -> None:
 
 
 def test_plain_http() -> None:
-    """The error for http:// says why, and how containers share a mock server."""
+    """The error for http:// says why, and how to reach a mock server in another container."""
     with pytest.raises(ValueError, match="http:// would show the API key") as caught:
         LiveAvatarApi("a-key", base_url="http://mock:8080/v1")
     assert "network_mode: service:mock" in str(caught.value)

@@ -1,6 +1,6 @@
 """Tests with cassettes: recorded once, and replayed without a network or an account.
 
-    pip install 'liveavatar[testing]'
+    pip install '.[testing]'  # in the root of the repository
     pytest --block-network
 
 The cassettes here were recorded from the mock server. To record them again, delete `cassettes/` and run

@@ -1,6 +1,6 @@
 """Tests with a mock server in the same process: real HTTP, without a network or an account.
 
-    pip install 'liveavatar[testing]'
+    pip install '.[testing]'  # in the root of the repository
     pytest --block-network
 
 Each test that requests the fixture `liveavatar_mock` gets a new mock server. Clients created without arguments use it.

@@ -38,14 +38,14 @@ class AccountLedger:
             return
         except LedgerError as error:
             failure = error
-        except Exception as error:  # of a ledger that the user has written
+        except Exception as error:  # raised by a ledger that the user has written
             failure = LedgerError(f"Session {session_id} could not be written down: {redact(str(error))}")
             failure.__cause__ = error
         failure.session_id = session_id
         raise failure
 
     def remove(self, session_id: str) -> None:
-        """Remove a session that has ended or was released. A failure is logged: the session is not concerned."""
+        """Remove a session that has ended or was released. A failure is only logged: no session runs because of it."""
         try:
             self._ledger.remove(session_id)
         except Exception as error:
@@ -77,5 +77,5 @@ class AccountLedger:
             return operation()
         except LedgerError:
             raise
-        except Exception as error:  # of a ledger that the user has written
+        except Exception as error:  # raised by a ledger that the user has written
             raise LedgerError(f"The ledger could not be read: {type(error).__name__}: {redact(str(error))}") from error

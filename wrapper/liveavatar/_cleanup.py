@@ -1,4 +1,4 @@
-"""Stops sessions, whatever interrupts it: the cleanup that no failure skips."""
+"""Stops sessions, and finishes that although a failure, a cancellation or Ctrl-C interrupts it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ T = TypeVar("T")
 
 
 class Cleanup(Operations):
-    """Stops sessions, and forgets them once the service says that they do not run."""
+    """Stops sessions, and removes them from the registry once the service says that they do not run."""
 
     async def stop_leftover(self, session: Session, deadline: float) -> None:
-        """Stop a session that the caller does not have; one that was not started yet is not started any more."""
+        """Stop a session that the caller will not close. Discard it instead if its start was not sent."""
         if not session.start_sent:
             await self._discard(session)
             return
         await self.stop_despite_interrupts(session, deadline, is_cleanup=True)
 
     async def close_opening_session(self, session: Session) -> None:
-        """Stop a session whose start has no response yet, because the client is closed."""
+        """Stop a session whose start has no response yet. Called when the client is closed."""
         deadline = time.monotonic() + CLEANUP_TIMEOUT
         await self.io.shield(lambda: self.stop_leftover(session, deadline))
 
@@ -67,11 +67,11 @@ class Cleanup(Operations):
             raise
 
     async def finish(self, work: Callable[[], Coroutine[Any, Any, object]], until: float) -> None:
-        """Do work where no interrupt reaches it, again if one does. The latest interruption is raised at the end.
+        """Do work shielded from interrupts, and again if one gets through. Raise the latest interruption at the end.
 
         Args:
-            work: The work, which ends by itself at `until`.
-            until: Time on `time.monotonic` after which it is not begun again.
+            work: The work. It ends by itself at `until`.
+            until: Time on `time.monotonic` after which the work is not done again.
         """
         interruption: BaseException | None = None
         delays = iter((0.0, *CLEANUP_RETRY_DELAYS))
@@ -89,9 +89,9 @@ class Cleanup(Operations):
         while not ended:
             try:
                 if interruption is not None and (delay := next(delays, CLEANUP_RETRY_DELAYS[-1])):
-                    await self.io.sleep(delay)  # what interrupts at once each time must not send a request each time
+                    await self.io.sleep(delay)  # repeated interrupts must not send a request each
                 await self.io.shield_cleanup(attempt)
-            except GeneratorExit:  # the event loop is gone, and with it what could send a request
+            except GeneratorExit:  # the event loop is closed, so no request can be sent
                 raise
             except LiveAvatarError:
                 if interruption is None:
@@ -140,8 +140,8 @@ class Cleanup(Operations):
             except LiveAvatarError as error:
                 if session.ended or has_ended(error, start_known=session.start_settled):
                     return StopSessionResponse(message=getattr(error, "message", "The session has already ended."))
-                # The stop may have reached the service before the start: send it again, the last time at
-                # unknown_until, when a start that a dead process has sent is settled.
+                # The stop may have reached the service before the start: send it again. The last time is
+                # unknown_until. A start that a dead process has sent has arrived by then.
                 now = time.monotonic()
                 delay = min(next(delays, CLEANUP_RETRY_DELAYS[-1]), unknown_until - now)
                 if not is_unknown(error) or delay <= 0 or now + delay >= deadline:

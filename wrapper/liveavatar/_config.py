@@ -119,7 +119,7 @@ def parse_base_url(url: str, name: str) -> str:
     if parts.scheme == "http" and not is_loopback(host):
         raise ValueError(
             f"{name} must start with https://, because http:// would show the API key and is for loopback only. "
-            "Containers that share a mock server share its network, too: `network_mode: service:mock`."
+            "To reach a mock server in another container, share its network: `network_mode: service:mock`."
         )
     path = parts.path.rstrip("/") or "/v1"
     return SplitResult(parts.scheme, parts.netloc, path, "", "").geturl()

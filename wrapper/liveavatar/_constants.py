@@ -1,4 +1,7 @@
-"""Every timeout, delay, limit, default and variable name of the clients."""
+"""The timeouts, delays, limits, defaults and variable names of the clients.
+
+A number that only one module needs is at the top of that module.
+"""
 
 BASE_URL = "https://api.liveavatar.com/v1"
 """Base URL of the live service."""
@@ -25,7 +28,7 @@ CLEANUP_RETRY_DELAYS = (0.25, 0.5, 1.0, 1.0, 1.0)
 """Seconds to wait before the stop is sent again when the service does not know the session yet."""
 
 RECOVERY_INTERVAL = 10.0
-"""Seconds between two looks of a client at its ledger, for sessions that dead processes have left."""
+"""Seconds between two recoveries of the sessions that dead processes have left in the ledger."""
 
 RECOVERED_START_AGE = 60.0
 """Seconds after which a start that a dead process has sent has certainly arrived."""

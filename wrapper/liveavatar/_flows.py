@@ -1,6 +1,6 @@
-"""How a session is opened and closed. This is the place that knows that a session may be running.
+"""Opens, closes and adopts sessions, and tells the caller when a session may still be running.
 
-The async client awaits these coroutines. The blocking client runs them to their end in one step, because its I/O never
+The async client awaits these coroutines. The blocking client runs each of them in one step, because its I/O never
 suspends.
 """
 
@@ -28,7 +28,7 @@ from .models import StandardSessionResponse
 class Recovery(Protocol):
     """The recovery that a client runs in the background."""
 
-    async def first(self) -> None:
+    async def wait_for_first(self) -> None:
         """Wait until the first recovery has ended, for a short time at most."""
 
 
@@ -51,18 +51,18 @@ class Flows(Cleanup):
                 if created is None:
                     created = (await call(self.io, self._config, CREATE_TOKEN, None, deadline, body)).data
                 if self.recovery is not None:
-                    await self.recovery.first()  # it may free the slot that this session needs
+                    await self.recovery.wait_for_first()  # it may free the slot that this session needs
                 return await self._start(created, deadline)
             except ConcurrencyLimitError as error:
                 remaining = until - time.monotonic()
                 if remaining <= 0 or error.session_may_be_running:
                     raise
                 if not never_started(error):
-                    created = None  # the session was stopped, in case it had started
+                    created = None  # the session may have started, so it was stopped, and its token is used up
             except (AuthenticationError, NotFoundError):
                 if not reused:
                     raise
-                created = None  # its token has expired while there was no slot
+                created = None  # the token expired during the wait for a slot
                 continue
             await self.io.sleep(min(remaining, delay * random.uniform(0.75, 1.0)))
             delay = min(MAX_SLOT_DELAY, 2 * delay)
@@ -95,7 +95,7 @@ class Flows(Cleanup):
         if self.sessions.find(check_session_id(session_id)) is None and self.sessions.take_ended(session_id):
             return StopSessionResponse(message="The session has already ended.")
         session = self.sessions.get(session_id)
-        stop_request(session.id, reason)  # a reason that is not valid is an error before anything is sent
+        stop_request(session.id, reason)  # raises for an invalid reason, before anything is sent
         until = self.deadline() if deadline is None else max(deadline, time.monotonic() + CLEANUP_TIMEOUT)
         try:
             return await self.io.shield(lambda: self.stop_despite_interrupts(session, until, reason))
@@ -106,7 +106,7 @@ class Flows(Cleanup):
             raise
 
     async def adopt_session(self, session_id: str, token: Secret[str] | None) -> None:
-        """Make a running session of another client or process this client's own. An interrupt does not prevent it."""
+        """Take over a running session of another client or process. An interrupt is raised after that."""
         was_open = self.sessions.find(check_session_id(session_id)) is not None
 
         async def adopt(until: float) -> None:
@@ -121,7 +121,7 @@ class Flows(Cleanup):
         await self.io.shield(lambda: self.despite_interrupts(adopt, self.deadline()))
 
     async def _compensate(self, session: Session, error: BaseException) -> None:
-        """Stop a session that new_session does not return, unless it certainly never started."""
+        """Stop a session whose opening has failed, unless it certainly never started."""
         refused = isinstance(error, LiveAvatarError) and never_started(error) and not session.start_known
         if refused or not session.start_sent:
             await self._discard(session)
@@ -146,7 +146,7 @@ class Flows(Cleanup):
         """Write a session down in the ledger, if there is one.
 
         Raises:
-            LedgerError: It is not written down.
+            LedgerError: The session could not be written down.
         """
         if self.sessions.ledger is not None:
             was_in_ledger, session.in_ledger = session.in_ledger, True
@@ -162,7 +162,7 @@ def _warn(session: Session, error: BaseException) -> None:
 
 
 def _annotate(error: BaseException, session: Session, failure: BaseException | None) -> None:
-    """Set on an exception, of whatever class, what became of the session."""
+    """Set the session's id on an exception of any class, and whether the session may still be running."""
     error.session_id = session.id  # type: ignore[attr-defined]
     error.session_may_be_running = failure is not None  # type: ignore[attr-defined]
     if failure is not None:

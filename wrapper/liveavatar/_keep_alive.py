@@ -143,7 +143,7 @@ class ThreadWorker:
             logger.warning("Session %s is not kept alive: %s", session.id, error)
 
     def wake(self) -> None:
-        """Let the thread look at its sessions again: some have been closed."""
+        """Wake the thread, because some of its sessions have been closed."""
         with self._changed:
             self._changed.notify()
 

@@ -32,7 +32,7 @@ class TaskWorker:
             self.wake()
 
     def wake(self) -> None:
-        """Let the task look at its sessions again: some have been closed, perhaps by another thread."""
+        """Wake the task, because some of its sessions have been closed, perhaps by another thread."""
         if self._changed is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._changed.set)

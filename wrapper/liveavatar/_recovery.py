@@ -82,7 +82,7 @@ class _Recovery:
         return stopped
 
     def _log(self, error: Exception) -> None:
-        """Log the failure of a recovery. The next one comes soon, so that only the first of a row is a warning."""
+        """Log the failure of a recovery: only the first in a row as a warning, as the next recovery comes soon."""
         log = logger.debug if self._has_failed else logger.warning
         log("Sessions of dead processes could not be recovered: %s", error)
         self._has_failed = True
@@ -110,7 +110,7 @@ class RecoveryThread(_Recovery):
                 except RuntimeError:  # the interpreter is shutting down
                     self._first_done.set()
 
-    async def first(self) -> None:
+    async def wait_for_first(self) -> None:
         """Wait until the first recovery has ended, CLEANUP_TIMEOUT at most."""
         if self._thread is not None:
             self._first_done.wait(CLEANUP_TIMEOUT)
@@ -160,7 +160,7 @@ class RecoveryTask(_Recovery):
         self._task = keep_task(asyncio.get_running_loop().create_task(self._recover_once()))
         return self._task
 
-    async def first(self) -> None:
+    async def wait_for_first(self) -> None:
         """Wait until the first recovery has ended, CLEANUP_TIMEOUT at most."""
         if self._first is not None:
             await asyncio.wait([self._first], timeout=CLEANUP_TIMEOUT)

@@ -35,7 +35,7 @@ class _Leftovers:
         """The I/O to stop them with, if it works without an event loop and has an httpx.Client of the caller."""
         self.pid = os.getpid()
         self.claimed = False
-        """True once somebody stops the sessions. The client may be collected while the interpreter exits."""
+        """True once the sessions are being stopped. The client may be collected while the interpreter exits."""
 
     def claim(self) -> tuple[Session, ...]:
         """Let no further session be opened, and return those that may be running, to the first who asks."""
@@ -49,7 +49,7 @@ class _Leftovers:
 
 _clients: weakref.WeakSet[_Leftovers] = weakref.WeakSet()
 _collected: list[_Leftovers] = []
-"""Leftovers of collected clients whose sessions no thread could be started to stop."""
+"""Leftovers of collected clients. No thread could be started to stop their sessions."""
 _running: set[threading.Event] = set()
 """Set when the work that the end of the program waits for has ended."""
 _claims = threading.RLock()

@@ -161,7 +161,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
 
         Raises:
             SessionTokenNotFoundError: This client did not open the session, or has closed it. Also a ValueError.
-            LiveAvatarError: The stop failed. The session stays remembered, so this may be called again.
+            LiveAvatarError: The stop failed. The client keeps its token, so you can call this again.
         """
         return await self._run_closing(lambda flows: flows.close_session(session_id, reason))
 

@@ -130,7 +130,7 @@ class LiveAvatarApi(AccountApi):
 
         Raises:
             SessionTokenNotFoundError: This client did not open the session, or has closed it. Also a ValueError.
-            LiveAvatarError: The stop failed. The session stays remembered, so this may be called again.
+            LiveAvatarError: The stop failed. The client keeps its token, so you can call this again.
         """
         return self._run(lambda: self._flows.close_session(session_id, reason))
 

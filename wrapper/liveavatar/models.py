@@ -47,7 +47,7 @@ class _RemovedMethod:
 
 
 class _Model:
-    """An attrs class that says so to those who expect a Pydantic model."""
+    """An attrs class in which the methods of Pydantic models raise an error that names the replacement."""
 
     __slots__ = ()
 

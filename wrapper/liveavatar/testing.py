@@ -1,4 +1,4 @@
-"""For your own tests: cassettes without secrets, and a LiveAvatar service on this machine.
+"""For your own tests: cassettes without secrets, and a mock server on this machine.
 
 One line in the `conftest.py` at the root of your tests is enough::
 

@@ -1,4 +1,4 @@
-"""Everything that relies on the inside of aiohttp, each part with the public way to fall back to.
+"""Uses internals of aiohttp, and falls back to its public interface where they are not as expected.
 
 The fast path writes requests directly to a pooled connection, because a ClientSession does more for each request than
 ours need. This module can be deleted; sessions then cost about twice the CPU time.

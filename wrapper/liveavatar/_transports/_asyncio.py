@@ -84,7 +84,7 @@ class AsyncTransport(ABC):
             failure = error
         except Exception as error:
             if not isinstance(error, self.errors) or find_foreign(error, active) is not None:
-                raise  # of a signal handler or a hook of the caller
+                raise  # raised by a signal handler or a hook of the caller
             failure = self._to_connection_error(request, error)
         finally:
             if token is not None:
@@ -129,13 +129,13 @@ class AsyncIO:
         """Do the work in a limited number of tasks."""
         waiting = deque(works)
 
-        async def work_off() -> None:
+        async def worker() -> None:
             while waiting:
                 await waiting.popleft()()
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(len(waiting), _MAX_CONCURRENT)):
-                group.create_task(work_off())
+                group.create_task(worker())
 
     async def call_blocking(self, function: Callable[[], T]) -> T:
         """Call a function that may block."""
@@ -147,7 +147,7 @@ class AsyncIO:
         return task.result()
 
     async def shield_cleanup(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Do the same: no signal interrupts a task."""
+        """Do work as shield does: no signal interrupts a task of its own."""
         return await self.shield(work)
 
 

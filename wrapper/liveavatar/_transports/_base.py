@@ -135,7 +135,8 @@ def _connection_hint(url: str, chain: list[BaseException], *, sent: bool, timed_
     if any(isinstance(each, ssl.SSLError) for each in chain):
         return f"; does the server at {parts.netloc} expect http://, not https://? Check base_url"
     if chain and not (sent or timed_out) and is_loopback(parts.hostname):
-        return f"; is the mock server running at {parts.netloc}? `python -m liveavatar.mock` starts it"
+        port = "" if parts.port is None else f" --port {parts.port}"
+        return f"; is the mock server running at {parts.netloc}? `python -m liveavatar.mock{port}` starts it"
     return ""
 
 

@@ -154,7 +154,7 @@ class BlockingIO:
         return function()
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Do work that handles interrupts itself."""
+        """Do work in this thread. The work handles interrupts itself."""
         return await work()
 
     async def shield_cleanup(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:

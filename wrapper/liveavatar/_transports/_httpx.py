@@ -1,4 +1,4 @@
-"""What both flavours of httpx client need: requests, errors and cookies in httpx's terms."""
+"""Requests, errors and cookies in httpx's terms, for both httpx.Client and httpx.AsyncClient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The group of commands: its help, and what becomes of the errors of its commands."""
+"""The group of commands: its help, and the message and exit code for each error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Settings:
 \b
 Exit codes:
     0  Success.
-    1  The service refused the request or did not respond.
+    1  The service refused the request or did not respond, or you declined.
     2  The command line or a setting is invalid.
     3  A session may still be running. The message says how to stop it.
   129  The terminal was closed. No session is left running.

@@ -111,7 +111,7 @@ def user_message(error: LiveAvatarError) -> str:
     """Return the message of an error, with what to do about it on the command line."""
     hint = next((hint for cls, hint in _HINTS.items() if isinstance(error, cls)), None)
     if hint is None or not isinstance(error, LiveAvatarApiError):
-        return str(error).replace("base_url", "the base URL")
+        return str(error).replace("base_url", "the base URL").replace("python -m liveavatar.mock", "liveavatar mock")
     code = "" if error.code is None else f" (code {error.code})"
     return f"{error.status}{code} {error.message.rstrip('.')}. {hint}"
 

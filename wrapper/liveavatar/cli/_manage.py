@@ -102,7 +102,7 @@ def _read_transcript(api: LiveAvatarApi, session_id: str) -> list[TranscriptLine
 
 @click.command(short_help="Stop sessions of the account.")
 @click.argument("session_ids", metavar="[SESSION_ID...]", type=click.UUID, nargs=-1)
-@click.option("--all", "close_all", is_flag=True, help="Stop all running sessions of the account, after a question.")
+@click.option("--all", "close_all", is_flag=True, help="Stop all running sessions of the account, after asking you.")
 @click.option("--yes", is_flag=True, help="Do not ask before --all.")
 @base_url_option
 @debug_option

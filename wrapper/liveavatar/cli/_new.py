@@ -51,7 +51,7 @@ _READ_TIMEOUT = 5.0  # seconds for what the service records about the session
     type=click.Choice(["VP8", "H264"], case_sensitive=False),
     metavar="[VP8|H264]",
     default="VP8",
-    help="Encoding of the video. The service discourages VP8.",
+    help="Encoding of the video. The service has deprecated VP8.",
 )
 @click.option(
     "--max-duration",

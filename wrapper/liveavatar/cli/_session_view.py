@@ -1,4 +1,4 @@
-"""An open session as it is shown: its rows, its cost, and its secrets apart."""
+"""What is shown of an open session: its rows, its cost and, only if asked for, its secrets."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ class RedisLedger:
         return False
 
     def _run_worker(self) -> None:
-        """Let the worker look at what is owed, and start one if there is none. Called with the lock held."""
+        """Wake the worker, and start one if there is none. Called with the lock held."""
         self._wake.set()
         if self._worker is None or not self._worker.is_alive():
             args = (weakref.ref(self), self._wake)

@@ -1,4 +1,4 @@
-"""A mock LiveAvatar service on this machine, for demos and tests: no account, no network, no cost.
+"""A mock server of LiveAvatar's API on this machine, for demos and tests: no account, no network, no cost.
 
 It serves the session endpoints over real HTTP, with the service's credentials, states, limits and error envelopes. It
 checks every request, and every response of its own, against the OpenAPI contract. From a shell::
@@ -14,8 +14,8 @@ It needs the extra: ``pip install 'liveavatar[mock]'``.
 
 Where the behavior of the service is not known, the mock server has made these choices. Any avatar exists but the nil
 UUID, unless ``avatar_ids`` lists them. An LLM configuration exists unless it is the nil UUID. Stopping a session that
-never started ends it. No media flows, so only a start and a keep-alive are signs of life. All API keys belong to one
-account.
+never started ends it. No media flows, so only a start and a keep-alive reset the idle timer. All API keys belong to
+one account.
 """
 
 from __future__ import annotations

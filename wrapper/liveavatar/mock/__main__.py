@@ -83,7 +83,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         formatter_class=_HelpFormatter,
-        description="Run a mock LiveAvatar service on this machine, for demos and tests: no account, no cost. "
+        description="Run a mock server of LiveAvatar's API on this machine, for demos and tests: no account, no cost. "
         "It prints the two variables that point a client at it, and logs each request to stderr.",
     )
 
@@ -141,8 +141,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--idle-timeout",
         type=float,
         metavar="SECONDS",
-        help="end a session after this time without a start or keep-alive; a start and a keep-alive are signs of life "
-        f"(default: {usual.idle_timeout})",
+        help=f"end a session this long after its start or its last keep-alive (default: {usual.idle_timeout})",
     )
     add(
         "--token-lifetime",

@@ -1,4 +1,4 @@
-"""What holds for every request, whatever its endpoint: the log, the Host check and the limit of a body."""
+"""The handling of every request, before its endpoint: the log, the Host check and the limit of a body."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class SessionSnapshot:
         state: created, running or ended.
         age: seconds since its token was created.
         seconds: seconds for which it has run.
-        idle: seconds since its last sign of life, its start or a keep-alive; None unless it is running.
+        idle: seconds since its start or last keep-alive; None unless it is running.
         credits: what it would have cost at the service so far.
         end_reason: the service's reason for its end ("USER_CLOSED", ...); None before it has ended.
         closed_by_client: whether it ended because a client stopped it.
@@ -80,7 +80,7 @@ class Session:
     max_duration: int
     created_at: float
     started_at: float | None = None
-    last_alive: float | None = None  # the last sign of life: start or keep-alive
+    last_alive: float | None = None  # the time of its start or last keep-alive
     paid_minutes: int = 1
     ended_at: float | None = None
     end_reason: str | None = None

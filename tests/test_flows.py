@@ -1351,6 +1351,24 @@ def test_shared_deadline(left: float, seconds: float, harness: Harness) -> None:
     assert flow.request.deadline == harness.clock.now + seconds
 
 
+def test_stop_that_another_has_confirmed(harness: Harness) -> None:
+    """A stop that gets no response succeeds if the session has been stopped meanwhile."""
+    harness.new_client(0)
+    harness.open()
+    flow, other = harness.close(), harness.close()
+    other("stop", stopped())
+    flow("stop", lost())
+    assert flow.result().message == "The session has already ended."
+
+
+def test_log_of_a_stop(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names the session that a stop is about."""
+    caplog.set_level(logging.DEBUG, "liveavatar")
+    harness.open()
+    harness.close()("stop", stopped())
+    assert caplog.messages[-1].endswith(f"session {SESSION}")
+
+
 def test_adopt(harness: Harness, ledger: FakeLedger) -> None:
     """A session that is taken over is written down, and stopped with its token."""
     assert harness.run(harness.flows.adopt_session(SESSION, Secret("its-token"))).result() is None
@@ -1776,12 +1794,12 @@ def test_wait_for_slot_jitter(harness: Harness) -> None:
 
 def test_wait_for_slot_ends(harness: Harness) -> None:
     """When the time is over, there is one last attempt, and the error is raised."""
-    flow = harness.run(harness.flows.new_session(REQUEST, 2.5))
+    flow = harness.run(harness.flows.new_session(REQUEST, 1.75))
     flow("token", created())
     flow("start", refused(403, AT_LIMIT))
     flow("sleep 1")
     flow("start", refused(403, AT_LIMIT))
-    flow("sleep 1.5")
+    flow("sleep 0.75")
     flow("start", refused(403, AT_LIMIT))
     assert flow.error(ConcurrencyLimitError).session_may_be_running is False
     assert harness.ids == []

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
+import attrs
 import pytest
 from liveavatar import (
     AuthenticationError,
@@ -41,10 +42,12 @@ from liveavatar._endpoints import (
     is_unknown_path,
 )
 from liveavatar._redaction import Secret
+from liveavatar._response_models import from_json
 from liveavatar._responses import read, retry_after
 from liveavatar._transports._base import Request, Response, with_read_error
 
 from liveavatar_client.models import LiveAvatarSessionData
+from liveavatar_client.types import UNSET, Unset
 
 BASE_URL = "https://service.example/v1"
 SESSION = "0c5d8a3e-72b4-4196-ae0f-95d3c1b8e274"
@@ -379,9 +382,9 @@ def test_invalid_duration(invalid: Any) -> None:
         (HTML, "not JSON"),
         ('{"code":1000,"da', "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ("null", "null"),
-        ("[]", "a list"),
-        ('"x"', "a string"),
+        ("null", "the body is not an object but null"),
+        ("[]", "the body is not an object but a list"),
+        ('"x"', "the body is not an object but a string"),
         ("7", "a number"),
         ("true", "a boolean"),
         ({"code": 1000}, "data is not an object but null"),
@@ -495,6 +498,12 @@ def test_404(body: Any, ended: bool, unknown_path: bool) -> None:
     assert not is_unknown_path(error_of(response(409, body), STOP))
 
 
+@pytest.mark.parametrize(("message", "ended"), [("Session not found", True), ("Not found", False), ("Session", False)])
+def test_end_under_success(message: str, ended: bool) -> None:
+    """An error envelope under a 2xx ends a session if its message says so of the session."""
+    assert has_ended(error_of(response(200, envelope(message)), STOP)) is ended
+
+
 RECORD = {
     "id": SESSION,
     "created_at": "2026-01-02T03:04:05Z",
@@ -538,6 +547,31 @@ def test_violation_of_list() -> None:
     page = {"count": 1, "next": None, "previous": None, "results": ["x"]}
     error = error_of(response(200, envelope("", 1000, page)), LIST)
     assert "data.results[0] is not an object but a string" in str(error)
+
+
+def test_id_under_another_name() -> None:
+    """A record may name its id `session_id`."""
+    record = {name: value for name, value in RECORD.items() if name != "id"} | {"session_id": SESSION}
+    assert success(response(200, envelope("", 1000, record)), GET).data.id == SESSION
+
+
+@attrs.define
+class Options:
+    """A model whose fields may be missing, but not null."""
+
+    first: str | Unset = UNSET
+    second: int | Unset = UNSET
+    third: str | Unset = UNSET
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Options:
+        return cls(**values)
+
+
+@pytest.mark.parametrize("first", [None, 7])
+def test_invalid_optional_value(first: Any) -> None:
+    """An optional field that is null or invalid counts as missing, and the others are checked all the same."""
+    assert from_json(Options, {"first": first, "second": "7", "third": "x"}) == Options(third="x")
 
 
 def test_record() -> None:

@@ -29,6 +29,7 @@ from liveavatar import (
     _recovery,
     _shutdown,
 )
+from liveavatar._transports import _asyncio
 from liveavatar.ledger import Ledger, LedgerEntry, SqliteLedger
 
 from tests.clients import client
@@ -69,6 +70,8 @@ class MemoryLedger:
         self.abandoned: dict[str, LedgerEntry] = {}
         self.on_add: Callable[[], object] = lambda: None
         self.on_remove: Callable[[], object] = lambda: None
+        self.on_read: Callable[[], object] = lambda: None
+        self.on_claim: Callable[[], object] = lambda: None
 
     def add(self, entry: LedgerEntry) -> None:
         self.on_add()
@@ -79,6 +82,7 @@ class MemoryLedger:
         self.added.pop(session_id, None)
 
     def entries(self) -> list[LedgerEntry]:
+        self.on_read()
         return [
             LedgerEntry(each.session_id, each.account, each.base_url, each.started_at, "x", owner_alive)
             for found, owner_alive in ((self.added, True), (self.abandoned, False))
@@ -86,6 +90,7 @@ class MemoryLedger:
         ]
 
     def claim(self, session_id: str) -> bool:
+        self.on_claim()
         entry = self.abandoned.pop(session_id, None)
         if entry is not None:
             self.added[session_id] = entry
@@ -500,6 +505,82 @@ def test_wrong_ledger(flavour: str, server: FaultServer, ledger: Any) -> None:
     """What is no ledger is a TypeError at construction."""
     with pytest.raises(TypeError, match="ledger"), using(flavour, server, ledger=ledger):
         pass
+
+
+@pytest.mark.parametrize("method", ["add", "remove", "entries", "claim"])
+def test_async_ledger(flavour: str, server: FaultServer, method: str) -> None:
+    """A ledger with an async method is refused at construction: nothing would ever run it."""
+
+    async def never_awaited(*_: object) -> None: ...
+
+    ledger = MemoryLedger()
+    setattr(ledger, method, never_awaited)
+    with pytest.raises(TypeError, match="must not be async"), using(flavour, server, ledger=ledger):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        (lambda found: None, "not iterable"),
+        (lambda found: [None, *found], "owner_alive"),
+        (lambda found: [attrs.evolve(found[0], session_id=3)], "session_id must be a str"),
+        (lambda found: [attrs.evolve(found[0], session_id="")], "session_id is empty"),
+        (lambda found: [attrs.evolve(found[0], started_at="today")], "started_at must be a datetime"),
+    ],
+)
+def test_odd_entries(flavour: str, server: FaultServer, entries: Callable[[Any], Any], words: str) -> None:
+    """Odd entries of a ledger that the user has written are a LedgerError, and are not claimed."""
+    ledger = MemoryLedger()
+    leave(server, ledger)
+    read, claimed = ledger.entries, []
+    ledger.entries = lambda: entries(read())  # type: ignore[method-assign]
+    ledger.on_claim = lambda: claimed.append(1)
+    with using(flavour, server, ledger=ledger) as api, pytest.raises(LedgerError, match=words):
+        api.recover_sessions()
+    assert not claimed
+
+
+def test_time_without_zone(flavour: str, server: FaultServer) -> None:
+    """An entry whose time has no zone is recovered like any other."""
+    ledger = MemoryLedger()
+    (session_id,) = leave(server, ledger)
+    left = ledger.abandoned[session_id]
+    ledger.abandoned[session_id] = attrs.evolve(left, started_at=left.started_at.replace(tzinfo=None))
+    with using(flavour, server, ledger=ledger) as api:
+        assert api.recover_sessions() == [session_id]
+
+
+def test_claim_outlasts_the_client(flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that is claimed when its client, and the event loop, are closed already is stopped all the same."""
+    for module in (_recovery, _asyncio):
+        monkeypatch.setattr(module, "CLEANUP_TIMEOUT", 0.1)
+    ledger = MemoryLedger()
+    (session_id,) = leave(server, ledger)
+    entered, gate = threading.Event(), threading.Event()
+    ledger.on_claim = lambda: (entered.set(), gate.wait(20))
+    with using(flavour, server, ledger=ledger) as api:
+        api.__enter__()
+        if flavour == "async":
+            api.runner.run(asyncio.to_thread(entered.wait, 20))
+        assert entered.wait(20)
+    gate.set()
+    wait_until(lambda: ledger.added == ledger.abandoned == {})
+    assert server.ledger.stops == [session_id]
+
+
+def test_wait_for_the_first_recovery(flavour: str, server: FaultServer) -> None:
+    """The wait for the first recovery leaves a call half of its time, and comes to an end for all calls together."""
+    ledger = MemoryLedger()
+    gate = threading.Event()
+    ledger.on_read = lambda: gate.wait(20)
+    with contextlib.closing(client(flavour, KEY, base_url=server.url, timeout=1.5, ledger=ledger)) as api:
+        api.new_session(request())
+        api._recovery._first_until = time.monotonic()
+        started = time.monotonic()
+        api.new_session(request())
+        assert time.monotonic() - started < 0.7
+        gate.set()
 
 
 def test_other_accounts(flavour: str, server: FaultServer) -> None:

@@ -28,8 +28,12 @@ from .models import StandardSessionResponse
 class Recovery(Protocol):
     """The recovery that a client runs in the background."""
 
-    async def first(self) -> None:
-        """Wait until the first recovery has ended, for a short time at most."""
+    async def first(self, deadline: float) -> None:
+        """Wait until the first recovery has ended, until CLEANUP_TIMEOUT after the first such wait at most.
+
+        Args:
+            deadline: Time on `time.monotonic`. At most half of the time until then is used.
+        """
 
 
 class Flows(Cleanup):
@@ -51,7 +55,7 @@ class Flows(Cleanup):
                 if created is None:
                     created = (await call(self.io, self._config, CREATE_TOKEN, None, deadline, body)).data
                 if self.recovery is not None:
-                    await self.recovery.first()  # it may free the slot that this session needs
+                    await self.recovery.first(deadline)  # it may free the slot that this session needs
                 return await self._start(created, deadline)
             except ConcurrencyLimitError as error:
                 remaining = until - time.monotonic()

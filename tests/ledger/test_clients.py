@@ -26,6 +26,8 @@ from liveavatar import (
     LiveAvatarError,
     ServerError,
     SessionTokenNotFoundError,
+    _flows,
+    _operations,
     _recovery,
     _shutdown,
 )
@@ -727,6 +729,31 @@ def test_ledger_does_not_block_the_loop(server: FaultServer) -> None:
         assert longest < 0.45
 
     asyncio.run(run())
+
+
+def test_ledger_hangs(server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The async client does not wait for ever for a ledger that does not respond; nothing is started meanwhile."""
+    for module in (_operations, _flows):
+        monkeypatch.setattr(module, "LEDGER_TIMEOUT", 0.2)
+    ledger = MemoryLedger()
+    gate = threading.Event()
+
+    async def run() -> None:
+        async with asyncio.timeout(15), AsyncLiveAvatarApi(KEY, base_url=server.url, ledger=ledger) as api:
+            session_id = (await api.new_session(request())).session_id
+            ledger.on_add = ledger.on_remove = lambda: gate.wait(20)
+            with pytest.raises(LedgerError, match=r"does not respond within 0\.2 seconds") as caught:
+                await api.new_session(request())
+            assert caught.value.session_id not in {None, session_id}
+            assert server.running == {session_id}
+            await api.close_session(session_id)
+            assert f"Session {session_id} could not be removed from the ledger" in caplog.text
+
+    try:
+        asyncio.run(run())
+    finally:
+        gate.set()
+    assert server.counts == (2, 1, 1)
 
 
 def test_end_without_close(flavour: str, location: str, server: FaultServer) -> None:

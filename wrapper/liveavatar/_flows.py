@@ -15,7 +15,7 @@ from liveavatar_client.models import SessionTokenData, StopReason, StopSessionRe
 from ._arguments import check_seconds, check_session_id
 from ._calls import call, logger
 from ._cleanup import Cleanup
-from ._constants import CLEANUP_TIMEOUT, MAX_SLOT_DELAY, MIN_SLOT_DELAY
+from ._constants import CLEANUP_TIMEOUT, LEDGER_TIMEOUT, MAX_SLOT_DELAY, MIN_SLOT_DELAY
 from ._endpoints import CREATE_TOKEN, START, never_started
 from ._operations import message
 from ._redaction import Secret
@@ -155,9 +155,9 @@ class Flows(Cleanup):
         if self.sessions.ledger is not None:
             was_in_ledger, session.in_ledger = session.in_ledger, True
             try:
-                await self.in_ledger(lambda ledger: ledger.add(session.id))
-            except LedgerError:
-                session.in_ledger = was_in_ledger
+                await self.in_ledger(lambda ledger: ledger.add(session.id), LEDGER_TIMEOUT)
+            except LedgerError as error:
+                session.in_ledger, error.session_id = was_in_ledger, session.id
                 raise
 
 

@@ -149,8 +149,8 @@ class BlockingIO:
         for work in works:
             await work()
 
-    async def call_blocking(self, function: Callable[[], T]) -> T:
-        """Call a function that may block."""
+    async def call_ledger(self, function: Callable[[], T], seconds: float | None) -> T:
+        """Call a function that uses a ledger, until its end."""
         return function()
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:

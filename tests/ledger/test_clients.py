@@ -731,29 +731,52 @@ def test_ledger_does_not_block_the_loop(server: FaultServer) -> None:
     asyncio.run(run())
 
 
-def test_ledger_hangs(server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """The async client does not wait for ever for a ledger that does not respond; nothing is started meanwhile."""
+def test_ledger_hangs(
+    flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client does not wait for ever for a ledger that does not respond; nothing is started meanwhile."""
     for module in (_operations, _flows):
         monkeypatch.setattr(module, "LEDGER_TIMEOUT", 0.2)
     ledger = MemoryLedger()
     gate = threading.Event()
-
-    async def run() -> None:
-        async with asyncio.timeout(15), AsyncLiveAvatarApi(KEY, base_url=server.url, ledger=ledger) as api:
-            session_id = (await api.new_session(request())).session_id
-            ledger.on_add = ledger.on_remove = lambda: gate.wait(20)
-            with pytest.raises(LedgerError, match=r"does not respond within 0\.2 seconds") as caught:
-                await api.new_session(request())
-            assert caught.value.session_id not in {None, session_id}
-            assert server.running == {session_id}
-            await api.close_session(session_id)
-            assert f"Session {session_id} could not be removed from the ledger" in caplog.text
-
-    try:
-        asyncio.run(run())
-    finally:
+    with using(flavour, server, ledger=ledger) as api:
+        session_id = api.new_session(request()).session_id
+        ledger.on_add = ledger.on_remove = lambda: gate.wait(10)
+        with pytest.raises(LedgerError, match=r"does not respond within 0\.2 seconds") as caught:
+            api.new_session(request())
+        assert caught.value.session_id not in {None, session_id}
+        assert server.running == {session_id}
+        api.close_session(session_id)
         gate.set()
+        assert f"Session {session_id} could not be removed from the ledger" in caplog.text
     assert server.counts == (2, 1, 1)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there is no such signal")
+@pytest.mark.parametrize("kind", [TimeoutError, ZeroDivisionError])
+def test_signal_handler_raises(server: FaultServer, kind: type[Exception]) -> None:
+    """An exception of a signal handler is raised as it is, though the signal came while the ledger was used."""
+
+    def fail(*_: object) -> None:
+        raise kind("alarm")
+
+    ledger = MemoryLedger()
+    adds, removes = iter([1]), iter([0, 1])
+    before = signal.signal(signal.SIGUSR1, fail)
+    try:
+        with using("blocking", server, ledger=ledger) as api:
+            session_id = api.new_session(request()).session_id
+            ledger.on_add = lambda: next(adds, 0) and signal.raise_signal(signal.SIGUSR1)
+            ledger.on_remove = lambda: next(removes, 0) and signal.raise_signal(signal.SIGUSR1)
+            with pytest.raises(kind, match="alarm"):
+                api.new_session(request())
+            with pytest.raises(kind, match="alarm"):
+                api.close_session(session_id)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert server.counts[1] == 1
+    assert server.running == set()
+    assert ledger.added == {}
 
 
 def test_end_without_close(flavour: str, location: str, server: FaultServer) -> None:

@@ -61,7 +61,7 @@ class IO(Protocol):
         """Call a function that uses a ledger, and may block for a while.
 
         Raises:
-            LedgerError: It has taken longer than `seconds`, and goes on. Blocking I/O waits for its end instead.
+            LedgerError: It has taken longer than `seconds`, and goes on in a thread.
         """
         raise NotImplementedError
 

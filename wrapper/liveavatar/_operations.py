@@ -185,7 +185,7 @@ class Operations:
         """Perform an operation on the ledger. A cancellation does not leave it half done.
 
         Raises:
-            LedgerError: The operation failed, or has taken longer than `seconds` in an async client.
+            LedgerError: The operation failed, or has taken longer than `seconds`.
         """
         ledger = self.sessions.ledger
         assert ledger is not None

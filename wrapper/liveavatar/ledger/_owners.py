@@ -52,7 +52,7 @@ class Owners:
         owner = self.own or new_owner()  # other entries may have the name
         fd = _hold(self._lock_file(owner))
         self._lock = fd, os.fstat(fd)
-        # An earlier lock is kept: whoever uses the file where it was moved to must see that this process lives.
+        # An earlier lock is kept: a process that uses the moved file must see that this one lives.
         self._releases.append(weakref.finalize(self, _close, *self._lock))
         self._releases[-1].atexit = False  # the kernel does it later, when the process has really ended
         self.own = owner

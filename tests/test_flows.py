@@ -165,7 +165,7 @@ class FakeIO:
         for work in works:
             await work()
 
-    async def call_blocking(self, function: Callable[[], T]) -> T:
+    async def call_ledger(self, function: Callable[[], T], seconds: float | None) -> T:
         return function()
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -89,6 +89,25 @@ def test_fails_for_ever(name: str, api: Any, server: FaultServer, caplog: pytest
 
 
 @pytest.mark.row("L1")
+def test_warning_raises(api: Any, server: FaultServer) -> None:
+    """If a logging filter of the program raises at the warning, the requests go on."""
+    warned: list[logging.LogRecord] = []
+
+    def fail(record: logging.LogRecord) -> bool:
+        warned.append(record)
+        raise ValueError("filter")
+
+    server.on("keep-alive", FAULTS["500"])
+    logger = logging.getLogger("liveavatar")
+    logger.addFilter(fail)
+    try:
+        session_id = api.new_session(session_request(), keep_alive=INTERVAL).session_id
+        wait_until(api, lambda: warned and kept_alive(server)[session_id] >= 6)
+    finally:
+        logger.removeFilter(fail)
+
+
+@pytest.mark.row("L1")
 def test_service_is_away(api: Any, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
     """While the service is away, keep-alive requests are refused; when it is back, they go on."""
     server.on("keep-alive", fault.vanishes, 1)

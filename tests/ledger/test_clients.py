@@ -26,9 +26,12 @@ from liveavatar import (
     LiveAvatarError,
     ServerError,
     SessionTokenNotFoundError,
+    _flows,
+    _operations,
     _recovery,
     _shutdown,
 )
+from liveavatar._transports import _asyncio
 from liveavatar.ledger import Ledger, LedgerEntry, SqliteLedger
 
 from tests.clients import client
@@ -69,6 +72,8 @@ class MemoryLedger:
         self.abandoned: dict[str, LedgerEntry] = {}
         self.on_add: Callable[[], object] = lambda: None
         self.on_remove: Callable[[], object] = lambda: None
+        self.on_read: Callable[[], object] = lambda: None
+        self.on_claim: Callable[[], object] = lambda: None
 
     def add(self, entry: LedgerEntry) -> None:
         self.on_add()
@@ -79,6 +84,7 @@ class MemoryLedger:
         self.added.pop(session_id, None)
 
     def entries(self) -> list[LedgerEntry]:
+        self.on_read()
         return [
             LedgerEntry(each.session_id, each.account, each.base_url, each.started_at, "x", owner_alive)
             for found, owner_alive in ((self.added, True), (self.abandoned, False))
@@ -86,6 +92,7 @@ class MemoryLedger:
         ]
 
     def claim(self, session_id: str) -> bool:
+        self.on_claim()
         entry = self.abandoned.pop(session_id, None)
         if entry is not None:
             self.added[session_id] = entry
@@ -502,6 +509,82 @@ def test_wrong_ledger(flavour: str, server: FaultServer, ledger: Any) -> None:
         pass
 
 
+@pytest.mark.parametrize("method", ["add", "remove", "entries", "claim"])
+def test_async_ledger(flavour: str, server: FaultServer, method: str) -> None:
+    """A ledger with an async method is refused at construction: nothing would ever run it."""
+
+    async def never_awaited(*_: object) -> None: ...
+
+    ledger = MemoryLedger()
+    setattr(ledger, method, never_awaited)
+    with pytest.raises(TypeError, match="must not be async"), using(flavour, server, ledger=ledger):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        (lambda found: None, "not iterable"),
+        (lambda found: [None, *found], "owner_alive"),
+        (lambda found: [attrs.evolve(found[0], session_id=3)], "session_id must be a str"),
+        (lambda found: [attrs.evolve(found[0], session_id="")], "session_id is empty"),
+        (lambda found: [attrs.evolve(found[0], started_at="today")], "started_at must be a datetime"),
+    ],
+)
+def test_odd_entries(flavour: str, server: FaultServer, entries: Callable[[Any], Any], words: str) -> None:
+    """Odd entries of a ledger that the user has written are a LedgerError, and are not claimed."""
+    ledger = MemoryLedger()
+    leave(server, ledger)
+    read, claimed = ledger.entries, []
+    ledger.entries = lambda: entries(read())  # type: ignore[method-assign]
+    ledger.on_claim = lambda: claimed.append(1)
+    with using(flavour, server, ledger=ledger) as api, pytest.raises(LedgerError, match=words):
+        api.recover_sessions()
+    assert not claimed
+
+
+def test_time_without_zone(flavour: str, server: FaultServer) -> None:
+    """An entry whose time has no zone is recovered like any other."""
+    ledger = MemoryLedger()
+    (session_id,) = leave(server, ledger)
+    left = ledger.abandoned[session_id]
+    ledger.abandoned[session_id] = attrs.evolve(left, started_at=left.started_at.replace(tzinfo=None))
+    with using(flavour, server, ledger=ledger) as api:
+        assert api.recover_sessions() == [session_id]
+
+
+def test_claim_outlasts_the_client(flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that is claimed when its client, and the event loop, are closed already is stopped all the same."""
+    for module in (_recovery, _asyncio):
+        monkeypatch.setattr(module, "CLEANUP_TIMEOUT", 0.1)
+    ledger = MemoryLedger()
+    (session_id,) = leave(server, ledger)
+    entered, gate = threading.Event(), threading.Event()
+    ledger.on_claim = lambda: (entered.set(), gate.wait(20))
+    with using(flavour, server, ledger=ledger) as api:
+        api.__enter__()
+        if flavour == "async":
+            api.runner.run(asyncio.to_thread(entered.wait, 20))
+        assert entered.wait(20)
+    gate.set()
+    wait_until(lambda: ledger.added == ledger.abandoned == {})
+    assert server.ledger.stops == [session_id]
+
+
+def test_wait_for_the_first_recovery(flavour: str, server: FaultServer) -> None:
+    """The wait for the first recovery leaves a call half of its time, and comes to an end for all calls together."""
+    ledger = MemoryLedger()
+    gate = threading.Event()
+    ledger.on_read = lambda: gate.wait(20)
+    with contextlib.closing(client(flavour, KEY, base_url=server.url, timeout=1.5, ledger=ledger)) as api:
+        api.new_session(request())
+        api._recovery._first_until = time.monotonic()
+        started = time.monotonic()
+        api.new_session(request())
+        assert time.monotonic() - started < 0.7
+        gate.set()
+
+
 def test_other_accounts(flavour: str, server: FaultServer) -> None:
     """Sessions of another account, another service or a living owner are not touched."""
     ledger = MemoryLedger()
@@ -646,6 +729,54 @@ def test_ledger_does_not_block_the_loop(server: FaultServer) -> None:
         assert longest < 0.45
 
     asyncio.run(run())
+
+
+def test_ledger_hangs(
+    flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client does not wait for ever for a ledger that does not respond; nothing is started meanwhile."""
+    for module in (_operations, _flows):
+        monkeypatch.setattr(module, "LEDGER_TIMEOUT", 0.2)
+    ledger = MemoryLedger()
+    gate = threading.Event()
+    with using(flavour, server, ledger=ledger) as api:
+        session_id = api.new_session(request()).session_id
+        ledger.on_add = ledger.on_remove = lambda: gate.wait(10)
+        with pytest.raises(LedgerError, match=r"does not respond within 0\.2 seconds") as caught:
+            api.new_session(request())
+        assert caught.value.session_id not in {None, session_id}
+        assert server.running == {session_id}
+        api.close_session(session_id)
+        gate.set()
+        assert f"Session {session_id} could not be removed from the ledger" in caplog.text
+    assert server.counts == (2, 1, 1)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there is no such signal")
+@pytest.mark.parametrize("kind", [TimeoutError, ZeroDivisionError])
+def test_signal_handler_raises(server: FaultServer, kind: type[Exception]) -> None:
+    """An exception of a signal handler is raised as it is, though the signal came while the ledger was used."""
+
+    def fail(*_: object) -> None:
+        raise kind("alarm")
+
+    ledger = MemoryLedger()
+    adds, removes = iter([1]), iter([0, 1])
+    before = signal.signal(signal.SIGUSR1, fail)
+    try:
+        with using("blocking", server, ledger=ledger) as api:
+            session_id = api.new_session(request()).session_id
+            ledger.on_add = lambda: next(adds, 0) and signal.raise_signal(signal.SIGUSR1)
+            ledger.on_remove = lambda: next(removes, 0) and signal.raise_signal(signal.SIGUSR1)
+            with pytest.raises(kind, match="alarm"):
+                api.new_session(request())
+            with pytest.raises(kind, match="alarm"):
+                api.close_session(session_id)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert server.counts[1] == 1
+    assert server.running == set()
+    assert ledger.added == {}
 
 
 def test_end_without_close(flavour: str, location: str, server: FaultServer) -> None:

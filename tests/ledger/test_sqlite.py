@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -322,13 +324,76 @@ def test_foreign_owner(sqlite_path: str) -> None:
     assert not ledger.claim("a")
 
 
-def test_deleted_file(sqlite_path: str) -> None:
-    """If something deletes the file, a new one takes its place."""
+def delete_file(path: Path) -> None:
+    path.unlink()
+
+
+def empty_file(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def delete_directory(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def move_directory(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("old"))
+
+
+@pytest.mark.parametrize("change", [delete_file, empty_file, delete_directory, move_directory])
+def test_deleted_file(sqlite_path: str, change: Callable[[Path], None]) -> None:
+    """If something deletes, empties or moves the file, the next look writes this process's sessions into a new one."""
     ledger = SqliteLedger(sqlite_path)
-    ledger.add(entry("a"))
+    with program("exit_at_once", sqlite_path, "claimed") as holder:
+        holder.process.wait(30)
+    for session_id in ("kept", "ended"):
+        ledger.add(entry(session_id))
+    assert ledger.claim("claimed")
+    ledger.remove("ended")
+    change(Path(sqlite_path))
+    ledger.entries()
+    assert alive(SqliteLedger(sqlite_path)) == {"kept": True, "claimed": True}
+    if change is move_directory:
+        moved = SqliteLedger(Path(sqlite_path).parent.with_name("old") / Path(sqlite_path).name)
+        assert alive(moved) == {"kept": True, "claimed": True}
+    ledger.remove("kept")
     Path(sqlite_path).unlink()
+    assert alive(ledger) == {"claimed": True}
+
+
+def test_closed_descriptor(sqlite_path: str) -> None:
+    """If something closes the descriptor of the lock, the next look takes the lock again, and harms no other file."""
+    ledger, other = SqliteLedger(sqlite_path), SqliteLedger(sqlite_path)
+    ledger.add(entry("a"))
+    assert ledger._owners._lock is not None
+    descriptor = ledger._owners._lock[0]
+    os.close(descriptor)
+    assert ledger.entries()
+    assert alive(other) == {"a": True}
+    (descriptor, _) = ledger._owners._lock
+    reader, writer = os.pipe()
+    os.dup2(writer, descriptor, inheritable=False)  # closed, and its number used for another file
     ledger.add(entry("b"))
-    assert alive(SqliteLedger(sqlite_path)) == {"b": True}
+    assert alive(other) == {"a": True, "b": True}
+    del ledger
+    gc.collect()
+    os.fstat(descriptor)
+    assert alive(other) == {"a": False, "b": False}
+    for each in (reader, writer, descriptor):
+        os.close(each)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_closed_descriptor_in_a_forked_child(sqlite_path: str) -> None:
+    """All threads of a child can use the ledger, though its parent's lock was closed before the fork."""
+    result = run(
+        "import os, threading; from tests.ledger.support import entry; from liveavatar.ledger import SqliteLedger\n"
+        f"ledger = SqliteLedger({sqlite_path!r}); os.closerange(3, 100)\n"
+        "if os.fork(): os._exit(os.waitstatus_to_exitcode(os.wait()[1]))\n"
+        "thread = threading.Thread(target=lambda: (ledger.add(entry('a')), os._exit(7)))\n"
+        "thread.start(); thread.join()"
+    )
+    assert (result.returncode, result.stderr) == (7, "")
 
 
 def test_no_descriptors_are_left(sqlite_path: str) -> None:

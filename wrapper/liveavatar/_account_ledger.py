@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from ._arguments import check_session_id
 from ._calls import logger
 from ._config import Config
 from ._redaction import redact
@@ -19,10 +21,12 @@ class AccountLedger:
     """The part of a ledger that belongs to one account at one service."""
 
     def __init__(self, ledger: Ledger, config: Config) -> None:
-        if not isinstance(ledger, Ledger):
+        if not isinstance(ledger, Ledger) or isinstance(ledger, type):
             raise TypeError(
                 f"ledger must have the methods of liveavatar.ledger.Ledger, not be a {type(ledger).__name__}"
             )
+        if any(map(inspect.iscoroutinefunction, (ledger.add, ledger.remove, ledger.entries, ledger.claim))):
+            raise TypeError("the methods of the ledger must not be async: the async client calls them in a thread")
         self._ledger = ledger
         self._account = account_id(config.api_key.reveal())
         self._base_url = config.base_url
@@ -57,11 +61,16 @@ class AccountLedger:
         Raises:
             LedgerError: The ledger could not be read.
         """
-        return [
-            entry
-            for entry in self._read(self._ledger.entries)
-            if entry.owner_alive is False and (entry.account, entry.base_url) == (self._account, self._base_url)
-        ]
+        return self._read(lambda: [entry for entry in self._ledger.entries() if self._is_abandoned(entry)])
+
+    def _is_abandoned(self, entry: LedgerEntry) -> bool:
+        is_own = entry.owner_alive is False and (entry.account, entry.base_url) == (self._account, self._base_url)
+        if is_own:
+            # Before it is claimed: afterwards, no other process could stop it.
+            check_session_id(entry.session_id)
+            if not isinstance(entry.started_at, datetime):
+                raise TypeError(f"started_at must be a datetime, not {type(entry.started_at).__name__}")
+        return is_own
 
     def claim(self, session_id: str) -> bool:
         """Take over a session whose owner is dead; return whether that has succeeded.

@@ -57,8 +57,12 @@ class IO(Protocol):
         """Do all of the work, at the same time where that is possible."""
         raise NotImplementedError
 
-    async def call_blocking(self, function: Callable[[], T]) -> T:
-        """Call a function that may block for a while."""
+    async def call_ledger(self, function: Callable[[], T], seconds: float | None) -> T:
+        """Call a function that uses a ledger, and may block for a while.
+
+        Raises:
+            LedgerError: It has taken longer than `seconds`, and goes on in a thread.
+        """
         raise NotImplementedError
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -15,7 +15,7 @@ from liveavatar_client.models import SessionTokenData, StopReason, StopSessionRe
 from ._arguments import check_seconds, check_session_id
 from ._calls import call, logger
 from ._cleanup import Cleanup
-from ._constants import CLEANUP_TIMEOUT, MAX_SLOT_DELAY, MIN_SLOT_DELAY
+from ._constants import CLEANUP_TIMEOUT, LEDGER_TIMEOUT, MAX_SLOT_DELAY, MIN_SLOT_DELAY
 from ._endpoints import CREATE_TOKEN, START, never_started
 from ._operations import message
 from ._redaction import Secret
@@ -28,8 +28,12 @@ from .models import StandardSessionResponse
 class Recovery(Protocol):
     """The recovery that a client runs in the background."""
 
-    async def wait_for_first(self) -> None:
-        """Wait until the first recovery has ended, for a short time at most."""
+    async def wait_for_first(self, deadline: float) -> None:
+        """Wait until the first recovery has ended, until CLEANUP_TIMEOUT after the first such wait at most.
+
+        Args:
+            deadline: Time on `time.monotonic`. At most half of the time until then is used.
+        """
 
 
 class Flows(Cleanup):
@@ -51,7 +55,7 @@ class Flows(Cleanup):
                 if created is None:
                     created = (await call(self.io, self._config, CREATE_TOKEN, None, deadline, body)).data
                 if self.recovery is not None:
-                    await self.recovery.wait_for_first()  # it may free the slot that this session needs
+                    await self.recovery.wait_for_first(deadline)  # it may free the slot that this session needs
                 return await self._start(created, deadline)
             except ConcurrencyLimitError as error:
                 remaining = until - time.monotonic()
@@ -151,9 +155,9 @@ class Flows(Cleanup):
         if self.sessions.ledger is not None:
             was_in_ledger, session.in_ledger = session.in_ledger, True
             try:
-                await self.in_ledger(lambda ledger: ledger.add(session.id))
-            except LedgerError:
-                session.in_ledger = was_in_ledger
+                await self.in_ledger(lambda ledger: ledger.add(session.id), LEDGER_TIMEOUT)
+            except LedgerError as error:
+                session.in_ledger, error.session_id = was_in_ledger, session.id
                 raise
 
 

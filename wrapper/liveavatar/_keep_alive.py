@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import math
@@ -109,11 +110,12 @@ class Schedule:
 
     def _on_failure(self, entry: _Entry, error: Exception) -> None:
         entry.failures += 1
-        if entry.failures == _WARN_AFTER:
-            reason = redact(str(error)) or type(error).__name__
-            logger.warning("Session %s may end as idle: keep-alive requests fail: %s", entry.session.id, reason)
         retry_after = getattr(error, "retry_after", None) or 0.0
         self._push(entry, max(min(entry.interval / 4, _MAX_RETRY_DELAY), min(entry.interval, retry_after)))
+        if entry.failures == _WARN_AFTER:
+            reason = redact(str(error)) or type(error).__name__
+            with contextlib.suppress(Exception):  # of a logging filter: it must not end the requests of all sessions
+                logger.warning("Session %s may end as idle: keep-alive requests fail: %s", entry.session.id, reason)
 
 
 class ThreadWorker:

@@ -19,6 +19,7 @@ from liveavatar_client.models import (
 from ._arguments import check_params, check_request, check_session_id, check_timestamp, check_uuid
 from ._calls import IO, call, logger
 from ._config import Config
+from ._constants import LEDGER_TIMEOUT
 from ._endpoints import (
     CREATE_TOKEN,
     DELETE_EVENTS,
@@ -35,7 +36,7 @@ from ._endpoints import (
 from ._redaction import Secret, redact
 from ._request_bodies import session_request, stop_request
 from ._sessions import Session, Sessions
-from .errors import AuthenticationError, LiveAvatarError, NotFoundError
+from .errors import AuthenticationError, LedgerError, LiveAvatarError, NotFoundError
 
 if TYPE_CHECKING:
     from ._account_ledger import AccountLedger
@@ -175,13 +176,20 @@ class Operations:
 
     async def _remove_from_ledger(self, session_id: str) -> None:
         if self.sessions.ledger is not None:
-            await self.in_ledger(lambda ledger: ledger.remove(session_id))
+            try:
+                await self.in_ledger(lambda ledger: ledger.remove(session_id), LEDGER_TIMEOUT)
+            except LedgerError as error:
+                logger.warning("Session %s could not be removed from the ledger: %s", session_id, error)
 
-    async def in_ledger(self, operation: Callable[[AccountLedger], T]) -> T:
-        """Perform an operation on the ledger. A cancellation does not leave it half done."""
+    async def in_ledger(self, operation: Callable[[AccountLedger], T], seconds: float | None = None) -> T:
+        """Perform an operation on the ledger. A cancellation does not leave it half done.
+
+        Raises:
+            LedgerError: The operation failed, or has taken longer than `seconds`.
+        """
         ledger = self.sessions.ledger
         assert ledger is not None
-        return await self.io.shield(lambda: self.io.call_blocking(lambda: operation(ledger)))
+        return await self.io.shield(lambda: self.io.call_ledger(lambda: operation(ledger), seconds))
 
     def deadline(self) -> float:
         """Return the time on `time.monotonic` at which a call that begins now must have ended."""

@@ -7,7 +7,9 @@ import threading
 import time
 import weakref
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
+from . import _shutdown
 from ._calls import logger
 from ._constants import CLEANUP_TIMEOUT, RECOVERED_START_AGE, RECOVERY_INTERVAL
 from ._flows import Flows
@@ -17,6 +19,9 @@ from ._transports._blocking import run
 from .errors import LiveAvatarConnectionError, LiveAvatarError
 from .ledger._protocol import LedgerEntry
 
+if TYPE_CHECKING:
+    from ._account_ledger import AccountLedger
+
 
 class _Recovery:
     """Recovers sessions in the background, from the first use of a client until it is closed."""
@@ -25,6 +30,14 @@ class _Recovery:
         self._flows = flows
         self._stopped: list[str] = []
         self._has_failed = False
+        self._first_until = 0.0
+        """Time on `time.monotonic` until which calls wait for the first recovery; 0 before the first of them."""
+
+    def _first_wait(self, deadline: float) -> float:
+        """Return the seconds that a call may wait for the first recovery: what it needs itself is not used up."""
+        now = time.monotonic()
+        self._first_until = self._first_until or now + CLEANUP_TIMEOUT
+        return max(0.0, min(self._first_until - now, (deadline - now) / 2))
 
     async def _recover(self) -> None:
         """Stop the sessions whose owners are dead.
@@ -59,14 +72,23 @@ class _Recovery:
         return await self._flows.io.shield(lambda: self._claim(entry))
 
     async def _claim(self, entry: LedgerEntry) -> Session | None:
-        if self._flows.sessions.find(entry.session_id) is not None:  # it is being adopted
+        flows, sessions = self._flows, self._flows.sessions
+        if sessions.find(entry.session_id) is not None:  # it is being adopted
             return None
-        if not await self._flows.in_ledger(lambda ledger: ledger.claim(entry.session_id)):
-            return None
-        age = (datetime.now(UTC) - entry.started_at).total_seconds()
         # The last request of a process that has just died may still be on its way.
-        delay = CLEANUP_TIMEOUT if age < RECOVERED_START_AGE else 0.0
-        return self._flows.sessions.claim(entry.session_id, time.monotonic() + delay)
+        delay = CLEANUP_TIMEOUT if _age(entry) < RECOVERED_START_AGE else 0.0
+
+        def claim(ledger: AccountLedger) -> Session | None:
+            if not ledger.claim(entry.session_id):
+                return None
+            session = sessions.claim(entry.session_id, time.monotonic() + delay)
+            if not sessions.closed:
+                return session
+            # The claim has outlasted the client, perhaps its event loop too.
+            _shutdown.stop_in_background(flows._config, sessions, "a client was closed during a recovery")
+            return None
+
+        return await flows.in_ledger(claim)
 
     async def _stop(self, session: Session) -> None:
         deadline = self._flows.deadline()
@@ -86,6 +108,14 @@ class _Recovery:
         log = logger.debug if self._has_failed else logger.warning
         log("Sessions of dead processes could not be recovered: %s", error)
         self._has_failed = True
+
+
+def _age(entry: LedgerEntry) -> float:
+    """Return the seconds since a session was written down."""
+    started_at = entry.started_at
+    if started_at.tzinfo is None:  # of a ledger that the user has written
+        started_at = started_at.replace(tzinfo=UTC)
+    return (datetime.now(UTC) - started_at).total_seconds()
 
 
 class RecoveryThread(_Recovery):
@@ -110,10 +140,10 @@ class RecoveryThread(_Recovery):
                 except RuntimeError:  # the interpreter is shutting down
                     self._first_done.set()
 
-    async def wait_for_first(self) -> None:
-        """Wait until the first recovery has ended, CLEANUP_TIMEOUT at most."""
+    async def wait_for_first(self, deadline: float) -> None:
+        """Wait until the first recovery has ended. See `Recovery.wait_for_first`."""
         if self._thread is not None:
-            self._first_done.wait(CLEANUP_TIMEOUT)
+            self._first_done.wait(self._first_wait(deadline))
 
     def recover(self) -> list[str]:
         """Recover sessions, and return the ids of all that were stopped since the last call."""
@@ -160,10 +190,10 @@ class RecoveryTask(_Recovery):
         self._task = keep_task(asyncio.get_running_loop().create_task(self._recover_once()))
         return self._task
 
-    async def wait_for_first(self) -> None:
-        """Wait until the first recovery has ended, CLEANUP_TIMEOUT at most."""
+    async def wait_for_first(self, deadline: float) -> None:
+        """Wait until the first recovery has ended. See `Recovery.wait_for_first`."""
         if self._first is not None:
-            await asyncio.wait([self._first], timeout=CLEANUP_TIMEOUT)
+            await asyncio.wait([self._first], timeout=self._first_wait(deadline))
 
     async def recover(self) -> list[str]:
         """Recover sessions, and return the ids of all that were stopped since the last call."""

@@ -25,6 +25,9 @@ _CALLER_TIMEOUT = 1.0
 """Seconds to stop sessions one by one through a caller's httpx.Client, before all are stopped at the same time."""
 
 
+_ADVICE = " Close the client, or use it in a `with` block."
+
+
 class _Leftovers:
     """The sessions of one client, kept for when the client is gone."""
 
@@ -79,11 +82,18 @@ def _on_collected(leftovers: _Leftovers) -> None:
     """Stop sessions in a thread: the garbage collector may run in any thread, also in that of an event loop."""
     if leftovers.claimed or not len(leftovers.sessions) or leftovers.pid != os.getpid():
         return
+    _stop_in_background(leftovers, "its client was garbage-collected")
+
+
+def stop_in_background(config: Config, sessions: Sessions, reason: str) -> None:
+    """Stop the sessions of a closed client, in a thread that the end of the program waits for."""
+    _stop_in_background(_Leftovers(config, sessions, None), reason, advice="")
+
+
+def _stop_in_background(leftovers: _Leftovers, reason: str, advice: str = _ADVICE) -> None:
     leftovers.sessions.close()
     try:
-        run_in_background(
-            lambda: _stop([leftovers], time.monotonic() + CLEANUP_TIMEOUT, "its client was garbage-collected")
-        )
+        run_in_background(lambda: _stop([leftovers], time.monotonic() + CLEANUP_TIMEOUT, reason, advice))
     except RuntimeError:
         _collected.append(leftovers)  # the interpreter is about to exit
 
@@ -120,7 +130,7 @@ def _on_exit() -> None:
             done.wait(max(0.0, deadline - time.monotonic()))
 
 
-def _stop(clients: Iterable[_Leftovers], deadline: float, reason: str) -> None:
+def _stop(clients: Iterable[_Leftovers], deadline: float, reason: str, advice: str = _ADVICE) -> None:
     """Stop the sessions of clients that are gone, and log one WARNING that names them."""
     import asyncio  # imported when needed: a blocking client that is closed needs no event loop
 
@@ -137,10 +147,11 @@ def _stop(clients: Iterable[_Leftovers], deadline: float, reason: str) -> None:
     finally:  # also after Ctrl-C
         running = [each for session in named if not session.ended for each in session.ids]
         logger.warning(
-            "Still open when %s: session %s. %s Close the client, or use it in a `with` block.",
+            "Still open when %s: session %s. %s%s",
             reason,
             ", ".join(each for session in named for each in session.ids),
             f"May still be running: {', '.join(running)}." if running else "Stopped now.",
+            advice,
         )
 
 

@@ -289,7 +289,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         calls = [each for each in self._ledger_calls if not each.is_set()]
         until = time.monotonic() + CLEANUP_TIMEOUT
         if calls:
-            await self._flows.io.call_blocking(lambda: [each.wait(until - time.monotonic()) for each in calls])
+            await self._flows.io.call_ledger(lambda: [each.wait(until - time.monotonic()) for each in calls], None)
 
     async def __aenter__(self) -> Self:
         self._flows.sessions.ensure_open()

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 from .._constants import CLEANUP_TIMEOUT
-from ..errors import LiveAvatarConnectionError
+from ..errors import LedgerError, LiveAvatarConnectionError
 from ._base import Request, Response, find_foreign, with_read_error
 
 T = TypeVar("T")
@@ -137,9 +137,15 @@ class AsyncIO:
             for _ in range(min(len(waiting), _MAX_CONCURRENT)):
                 group.create_task(worker())
 
-    async def call_blocking(self, function: Callable[[], T]) -> T:
-        """Call a function that may block."""
-        return await call_blocking(function)
+    async def call_ledger(self, function: Callable[[], T], seconds: float | None) -> T:
+        """Call a function that uses a ledger, in a thread; wait until its end, for `seconds` at most."""
+        try:
+            async with asyncio.timeout(seconds) as scope:
+                return await call_blocking(function)
+        except TimeoutError:
+            if scope.expired():
+                raise LedgerError(f"The ledger does not respond within {seconds:g} seconds.") from None
+            raise
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work in a task of its own, so that cancelling the caller's task does not reach it."""

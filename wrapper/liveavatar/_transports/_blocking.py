@@ -17,7 +17,7 @@ import httpx
 
 from .._constants import CLEANUP_TIMEOUT, INTERRUPT_INTERVAL
 from .._proxies import proxy_from_environment
-from ..errors import LiveAvatarConnectionError, LiveAvatarTimeoutError
+from ..errors import LedgerError, LiveAvatarConnectionError, LiveAvatarTimeoutError
 from ._base import Request, Response, find_foreign, with_read_error
 from ._httpcore import PooledTransport, current_request
 from ._httpx import ERRORS, build_request, discard_cookies, ensure_open, has_trailing_data, to_connection_error
@@ -149,9 +149,12 @@ class BlockingIO:
         for work in works:
             await work()
 
-    async def call_blocking(self, function: Callable[[], T]) -> T:
-        """Call a function that may block."""
-        return function()
+    async def call_ledger(self, function: Callable[[], T], seconds: float | None) -> T:
+        """Call a function that uses a ledger; with `seconds`, in a thread, as an interrupt must not be lost in it."""
+        if seconds is None:
+            return function()
+        late = LedgerError(f"The ledger does not respond within {seconds:g} seconds.")
+        return _run_in_thread(function, seconds, late)
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work in this thread. The work handles interrupts itself."""
@@ -161,7 +164,8 @@ class BlockingIO:
         """Do work in a thread, where no signal reaches it; an interrupt is raised after the work has ended."""
         if threading.current_thread() is not threading.main_thread():
             return await work()
-        return _run_in_thread(lambda: run(work))
+        late = LiveAvatarTimeoutError("The cleanup did not end in time.")
+        return _run_in_thread(lambda: run(work), CLEANUP_TIMEOUT + 1.0, late)  # it ends by itself before that
 
 
 def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -173,7 +177,8 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     raise RuntimeError("a flow of the blocking client has suspended")
 
 
-def _run_in_thread(work: Callable[[], T]) -> T:
+def _run_in_thread(work: Callable[[], T], seconds: float, late: Exception) -> T:
+    """Run work where no signal reaches it. An interrupt is raised after its end, and `late` if it takes too long."""
     results: list[T] = []
     failures: list[BaseException] = []
     claim, running = threading.Lock(), threading.Lock()  # implemented in C: an interrupt cannot half acquire them
@@ -191,7 +196,7 @@ def _run_in_thread(work: Callable[[], T]) -> T:
     thread = threading.Thread(target=context.run, args=(claimed_work,), name="liveavatar-cleanup", daemon=True)
     interruption: BaseException | None = None
     cannot_start = False
-    until = time.monotonic() + CLEANUP_TIMEOUT + 1.0  # the work ends by itself before that
+    until = time.monotonic() + seconds
     while not (results or failures) and time.monotonic() < until:
         try:
             if cannot_start:
@@ -209,5 +214,5 @@ def _run_in_thread(work: Callable[[], T]) -> T:
     if failures:
         raise failures[0]
     if not results:
-        raise LiveAvatarTimeoutError("The cleanup did not end in time.")
+        raise late
     return results[0]

@@ -40,21 +40,28 @@ class Owners:
         self.path = path
         self.own = ""
         """The name of this process; empty while it is no owner."""
-        self._fd: int | None = None
-        self._release: weakref.finalize[..., Owners] | None = None
+        self._lock: tuple[int, os.stat_result] | None = None
+        """The file descriptor that holds the lock, and the file that it is of."""
+        self._releases: list[weakref.finalize[..., Owners]] = []
 
     def become_one(self) -> str:
         """Return the name of this process, whose lock it holds from here on."""
-        if self._fd is not None and os.fstat(self._fd).st_nlink:
+        if self._holds_lock():
             return self.own
-        # The first time, or something has deleted the lock file: keep the name, which other entries may have.
-        owner = self.own or new_owner()
+        # The first time; or something has deleted or moved the file, or closed all descriptors, as daemons do.
+        owner = self.own or new_owner()  # other entries may have the name
         fd = _hold(self._lock_file(owner))
-        self._close_lock()
-        self._release = weakref.finalize(self, os.close, fd)
-        self._release.atexit = False  # the kernel does it later, when the process has really ended
-        self._fd, self.own = fd, owner
+        self._lock = fd, os.fstat(fd)
+        # An earlier lock is kept: a process that uses the moved file must see that this one lives.
+        self._releases.append(weakref.finalize(self, _close, *self._lock))
+        self._releases[-1].atexit = False  # the kernel does it later, when the process has really ended
+        self.own = owner
         return owner
+
+    def _holds_lock(self) -> bool:
+        return self._lock is not None and all(
+            _names(name, self._lock[1]) for name in (self._lock[0], self._lock_file(self.own))
+        )
 
     def is_alive(self, owner: str) -> bool | None:
         """Return whether an owner is alive, or None if that is unknown."""
@@ -73,30 +80,41 @@ class Owners:
 
     def forget_parent(self) -> None:
         """Start anew in a forked child. The parent's lock stays locked, since the parent has it open."""
-        self._close_lock()
-        self._fd, self.own = None, ""
-
-    def _close_lock(self) -> None:
-        if self._release is not None:
-            self._release()
+        for release in self._releases:
+            release()
+        self._releases, self._lock, self.own = [], None, ""
 
     def _lock_file(self, owner: str) -> str:
         return str(self.path / f"{owner}.lock")
 
 
 def _hold(path: str) -> int:
-    """Create the file and lock it, and return its file descriptor. Closing that releases the lock.
+    """Lock the file, created if necessary, and return its file descriptor. Closing that releases the lock.
 
     Raises:
-        OSError: The file exists, or cannot be created or locked.
+        OSError: The file cannot be created or locked.
     """
-    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         _lock(fd, shared=False)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _close(fd: int, file: os.stat_result) -> None:
+    """Close a descriptor, unless it is closed already and its number that of another file."""
+    if _names(fd, file):
+        os.close(fd)
+
+
+def _names(name: int | str, file: os.stat_result) -> bool:
+    """Return whether a file descriptor or a path is still that of a file."""
+    try:
+        return os.path.samestat(os.stat(name), file)
+    except OSError:
+        return False
 
 
 def _is_held(path: str) -> bool | None:

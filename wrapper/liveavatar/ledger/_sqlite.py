@@ -84,6 +84,7 @@ class SqliteLedger:
             raise ValueError(f"path must name a file, not {text!r}: a ledger outlives the process")
         self._path = Path(os.path.abspath(os.path.expanduser(text)))
         self._owners = Owners(Path(f"{self._path}-owners"))
+        self._own: dict[str, tuple[str, ...]] = {}  # the rows of this process's sessions
         self._to_remove: set[str] = set()
         self._database: sqlite3.Connection | None = None
         _ledgers.add(self)
@@ -97,23 +98,18 @@ class SqliteLedger:
     def add(self, entry: LedgerEntry) -> None:
         """Write a session down as this process's own. See `Ledger.add`."""
         self._to_remove.discard(entry.session_id)
+        started_at = entry.started_at.astimezone(UTC).isoformat()
         with self._transaction() as database:
-            database.execute(
-                "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?)",
-                (
-                    entry.session_id,
-                    entry.account,
-                    entry.base_url,
-                    entry.started_at.astimezone(UTC).isoformat(),
-                    self._owners.become_one(),
-                ),
-            )
+            row = (entry.session_id, entry.account, entry.base_url, started_at, self._owners.become_one())
+            database.execute("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?)", row)
+        self._own[entry.session_id] = row
 
     def remove(self, session_id: str) -> None:
         """Remove a session if it is this process's own. See `Ledger.remove`.
 
         If it fails, the next operation removes the session too.
         """
+        self._own.pop(session_id, None)
         if self._owners.own:
             self._to_remove.add(session_id)
             with self._transaction():
@@ -134,12 +130,13 @@ class SqliteLedger:
     def claim(self, session_id: str) -> bool:
         """Take over a session whose owner is dead. See `Ledger.claim`."""
         with self._transaction() as database:
-            row = database.execute("SELECT owner FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
-            if row is None or self._owners.is_alive(row[0]) is not False:
+            row = database.execute("SELECT * FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
+            if row is None or self._owners.is_alive(row[4]) is not False:
                 return False
             owner = self._owners.become_one()
             database.execute("UPDATE sessions SET owner = ? WHERE session_id = ?", (owner, session_id))
-            return True
+        self._own[session_id] = (*row[:4], owner)
+        return True
 
     def __repr__(self) -> str:
         return f"SqliteLedger({str(self._path)!r})"
@@ -162,6 +159,8 @@ class SqliteLedger:
                 _execute(database, "PRAGMA synchronous = FULL", deadline)  # survives a power failure
                 _execute(database, "BEGIN IMMEDIATE", deadline)
                 self._create_table(database)
+                if self._owners.own:
+                    self._owners.become_one()  # again, if the lock was lost
                 database.executemany(
                     "DELETE FROM sessions WHERE session_id = ? AND owner = ?",
                     [(session_id, self._owners.own) for session_id in removed],
@@ -204,6 +203,8 @@ class SqliteLedger:
         if application_id == 0 and not tables:
             database.execute(_SCHEMA)
             database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            # Something may have deleted the file while this process had sessions in it.
+            database.executemany("INSERT INTO sessions VALUES (?, ?, ?, ?, ?)", tuple(self._own.values()))
         elif application_id != _APPLICATION_ID:
             raise LedgerError(self._message("it is the database of another program"))
         elif version > _VERSION:
@@ -212,7 +213,7 @@ class SqliteLedger:
     def _forget_parent(self) -> None:
         """Start anew in a forked child."""
         self._owners.forget_parent()
-        self._to_remove = set()
+        self._own, self._to_remove = {}, set()
         self._database = None
 
     def _message(self, reason: str) -> str:

@@ -55,7 +55,8 @@ def frequent(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextlib.contextmanager
 def using(flavour: str, server: FaultServer, **settings: Any) -> Iterator[Any]:
     """A client that is closed at the end, without entering its own block, which recovers in the background."""
-    api = client(flavour, settings.pop("api_key", KEY), base_url=server.url, timeout=10.0, **settings)
+    key = settings.pop("api_key", KEY)
+    api = client(flavour, key, **{"base_url": server.url, "timeout": 10.0} | settings)
     try:
         yield api
     finally:
@@ -576,7 +577,7 @@ def test_wait_for_the_first_recovery(flavour: str, server: FaultServer) -> None:
     ledger = MemoryLedger()
     gate = threading.Event()
     ledger.on_read = lambda: gate.wait(20)
-    with contextlib.closing(client(flavour, KEY, base_url=server.url, timeout=1.5, ledger=ledger)) as api:
+    with using(flavour, server, timeout=1.5, ledger=ledger) as api:
         api.new_session(request())
         api._recovery._first_until = time.monotonic()
         started = time.monotonic()

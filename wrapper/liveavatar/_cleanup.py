@@ -11,7 +11,7 @@ from liveavatar_client.models import StopReason, StopSessionResponse
 
 from ._calls import Body, call
 from ._constants import CLEANUP_RETRY_DELAYS, CLEANUP_TIMEOUT
-from ._endpoints import STOP, has_ended, is_unknown
+from ._endpoints import STOP, has_ended, is_error_of, is_unknown
 from ._operations import Operations, credentials
 from ._redaction import Secret
 from ._request_bodies import stop_request
@@ -138,6 +138,8 @@ class Cleanup(Operations):
             try:
                 return await self._stop(session, deadline, body, is_cleanup)
             except LiveAvatarError as error:
+                if not is_error_of(error, STOP, session.ids):
+                    raise
                 if session.ended or has_ended(error, start_known=session.start_settled):
                     return StopSessionResponse(message=getattr(error, "message", "The session has already ended."))
                 # The stop may have reached the service before the start: send it again, the last time at

@@ -16,7 +16,7 @@ from ._arguments import check_seconds, check_session_id
 from ._calls import call, logger
 from ._cleanup import Cleanup
 from ._constants import CLEANUP_TIMEOUT, MAX_SLOT_DELAY, MIN_SLOT_DELAY
-from ._endpoints import CREATE_TOKEN, START, never_started
+from ._endpoints import CREATE_TOKEN, START, is_error_of, never_started
 from ._operations import message
 from ._redaction import Secret
 from ._request_bodies import session_request, stop_request
@@ -57,7 +57,7 @@ class Flows(Cleanup):
                 remaining = until - time.monotonic()
                 if remaining <= 0 or error.session_may_be_running:
                     raise
-                if not never_started(error):
+                if created is not None and not _is_refused(error, created.session_id):
                     created = None  # the session was stopped, in case it had started
             except (AuthenticationError, NotFoundError):
                 if not reused:
@@ -122,8 +122,7 @@ class Flows(Cleanup):
 
     async def _compensate(self, session: Session, error: BaseException) -> None:
         """Stop a session that new_session does not return, unless it certainly never started."""
-        refused = isinstance(error, LiveAvatarError) and never_started(error) and not session.start_known
-        if refused or not session.start_sent:
+        if (_is_refused(error, session.id) and not session.start_known) or not session.start_sent:
             await self._discard(session)
             return
         failure = latest = error
@@ -155,6 +154,11 @@ class Flows(Cleanup):
             except LedgerError:
                 session.in_ledger = was_in_ledger
                 raise
+
+
+def _is_refused(error: BaseException, session_id: str) -> bool:
+    """Return whether an error means that the start of this session was refused."""
+    return is_error_of(error, START, (session_id,)) and never_started(error)
 
 
 def _warn(session: Session, error: BaseException) -> None:

@@ -30,6 +30,7 @@ from ._endpoints import (
     TRANSCRIPT,
     custom,
     has_ended,
+    is_error_of,
     is_unknown_path,
 )
 from ._redaction import Secret, redact
@@ -112,6 +113,7 @@ class Operations:
     async def _note_end(self, session: Session, error: LiveAvatarError) -> bool:
         """Remove a session that has ended, as an error says; return whether it does."""
         known = session.other_id is None and (session.opened or session not in self.sessions)
+        known = known and is_error_of(error, KEEP_ALIVE, session.ids)
         ended = known and has_ended(error, start_known=session.start_settled) and not is_unknown_path(error)
         if ended and self.sessions.discard_ended(session):
             logger.info("Session %s has ended: %s", session.id, message(error))
@@ -131,7 +133,7 @@ class Operations:
         response = await call(self.io, self._config, GET, None, self.deadline(), path=path, session_id=session_id)
         if response.data is None:
             error = NotFoundError("200 The service has no such session.", 200, "")
-            error.endpoint, error.session_id = GET.full_path, session_id
+            error.endpoint, error.attempts, error.session_id = GET.full_path, 1, session_id
             raise error
         return response.data
 

@@ -183,9 +183,9 @@ def with_read_error(response: Response | None, error: LiveAvatarConnectionError)
     """Return the part of a response that arrived before the connection broke.
 
     Raises:
-        LiveAvatarConnectionError: Nothing arrived.
+        LiveAvatarConnectionError: Nothing arrived, or a signal handler or a hook has raised the error of another call.
     """
-    if response is None:
+    if response is None or error.attempts:
         raise error
     error.request_sent = True  # a response head arrived, so the request was sent
     response.read_error = error

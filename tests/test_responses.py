@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import queue
+import threading
 import time
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
+import httpx
 import pytest
 from liveavatar import (
     AuthenticationError,
@@ -30,7 +33,7 @@ from liveavatar._constants import MAX_ERROR_TEXT, MAX_RESPONSE_BYTES
 from liveavatar._endpoints import CREATE_TOKEN, DELETE_EVENTS, GET, KEEP_ALIVE, LIST, START, STOP, Endpoint, custom
 from liveavatar._redaction import Secret
 from liveavatar._responses import read, retry_after
-from liveavatar._transports._base import Request, Response, with_read_error
+from liveavatar._transports._base import Request, Response, find_foreign, with_read_error
 
 from liveavatar_client.models import LiveAvatarSessionData
 
@@ -119,6 +122,24 @@ def test_error_class(endpoint: str, status: int, message: str, cls: type[LiveAva
     assert "<" not in str(error)
     if message and not page:
         assert message in str(error)
+
+
+def test_error_class_takes_linear_time() -> None:
+    """A long message that repeats itself does not stop the program for minutes."""
+    began = time.process_time()
+    error = error_of(response(400, envelope("max_session_duration " * 20_000)))
+    assert type(error) is BadRequestError
+    assert time.process_time() - began < 5.0
+
+
+def test_find_foreign_ends() -> None:
+    """An exception that is the cause of its own context is examined once, not for ever."""
+    wrapped = ConnectionResetError("the connection broke")
+    wrapper = httpx.ConnectError("no connection")
+    wrapper.__cause__, wrapped.__context__ = wrapped, wrapper
+    found = queue.Queue[object]()
+    threading.Thread(target=lambda: found.put(find_foreign(wrapped)), daemon=True).start()
+    assert found.get(timeout=10) is None
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 422, 429, 500, 502, 520])

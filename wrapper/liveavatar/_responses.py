@@ -32,7 +32,9 @@ _BY_STATUS: dict[int, type[errors.LiveAvatarApiError]] = {
 
 _CONCURRENCY = re.compile(r"\bconcurren(t|cy)", re.IGNORECASE)
 _CREDITS = re.compile(r"\bcredits?\b", re.IGNORECASE)
-_DURATION = re.compile(r"\bmax_session_duration\b.*\bmaximum\b(?:\D*(\d+))?", re.IGNORECASE | re.DOTALL)
+_DURATION = re.compile(
+    r"\bmax_session_duration\b.{0,300}?\bmaximum\b(?:\D{0,100}(\d{1,9}))?", re.IGNORECASE | re.DOTALL
+)
 _VP8 = re.compile(r"\bVP8\b", re.IGNORECASE)
 # Only used for error envelopes sent with a 2xx status; otherwise the status decides.
 _BY_MESSAGE: tuple[tuple[re.Pattern[str], type[errors.LiveAvatarApiError]], ...] = (

@@ -156,14 +156,14 @@ def find_foreign(error: BaseException, active: BaseException | None = None) -> B
         error: What a transport raised.
         active: The exception that the caller was handling when it called; it and its causes are left out.
     """
-    current: BaseException | None = error
-    while current is not None and current is not active:
+    for current in exception_chain(error):
+        if current is active:
+            break
         is_known = type(current).__module__.partition(".")[0] in _LIBRARIES
         if not is_known and (current is error or isinstance(current, OSError)):
             return current
         if isinstance(current, OSError | RuntimeError | UnicodeError) and _is_raised_by_caller(current):
             return current
-        current = current.__cause__ or current.__context__
     return None
 
 

@@ -569,9 +569,10 @@ def test_body_too_large() -> None:
     assert type(error_of(endless)) is BadResponseError
 
 
-def test_body_truncated() -> None:
+@pytest.mark.parametrize("body", ['{"data":', '{"code": 1000, "data": null, "message": ""}'])
+def test_body_truncated(body: str) -> None:
     """A truncated body is a connection error, unless the status has said enough."""
-    truncated = response(201, '{"data":')
+    truncated = response(201, body)
     truncated.read_error = LiveAvatarConnectionError("cut off")
     with pytest.raises(LiveAvatarConnectionError, match="cut off"):
         success(truncated)

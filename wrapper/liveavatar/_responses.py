@@ -70,8 +70,8 @@ def read(response: Response, endpoint: Endpoint[T], base_url: str, secrets: Call
     failed = code not in SUCCESS_CODES if code is not None else not endpoint.body_required and _says_failed(body)
     if not 200 <= response.status <= 299 or failed:
         raise error(response, endpoint, base_url, secrets())
-    if not isinstance(body, dict) and not endpoint.body_required:
-        body, problem = {}, None
+    if not endpoint.body_required:
+        body, problem = body if isinstance(body, dict) else {}, None
     elif response.read_error is not None:
         raise response.read_error
     elif response.unreadable:
@@ -127,8 +127,8 @@ def error(
     made.message = message
     made.code = code
     made.endpoint = endpoint.full_path
-    made.retry_after = retry_after(response.headers.get("retry-after"))
-    request_id = response.headers.get("x-request-id") or response.headers.get("cf-ray")
+    made.retry_after = retry_after(response.header("retry-after"))
+    request_id = response.header("x-request-id") or response.header("cf-ray")
     made.request_id = _one_line(redact(request_id, secrets)) if request_id else None
     if isinstance(made, errors.InvalidRequestError):
         made.errors = tuple((redact(loc, secrets), redact(msg, secrets)) for loc, msg in _error_items(body))

@@ -91,9 +91,13 @@ class Response:
     """The connection error that truncated the body, if one did."""
 
     def __attrs_post_init__(self) -> None:
-        encoding = self.headers.get("content-encoding", "identity").strip().lower()
+        encoding = self.header("content-encoding").strip().lower()
         if encoding not in ("", "identity"):
             self.unreadable = f"a body in the encoding {encoding[:20]!r}, which was not asked for"
+
+    def header(self, name: str) -> str:
+        """Return a header, given in lower case; its values are joined if the service has sent it more than once."""
+        return ", ".join(value for each, value in self.headers.items() if each.lower() == name)
 
     def feed(self, chunk: bytes) -> bool:
         """Add a part of the body; return False once the body is too large."""

@@ -54,11 +54,12 @@ def _name_pattern() -> str:
 def _field_value() -> re.Pattern[str]:
     """Return a pattern of secret fields in JSON, in JSON inside a JSON string, complete or truncated.
 
-    JSON inside four JSON strings has 31 backslashes before a quote. Without a limit, the time for a text of backslashes
-    would grow with the square of its length.
+    JSON in five nested JSON strings has 31 backslashes before a quote. Without a limit, the time for a text of
+    backslashes would grow with the square of its length.
     """
     return re.compile(
-        rf'((\\{{0,31}})(["\'])(?:{_name_pattern()})\2\3\s*[:=]\s*\2\3)(?:(?!(?<!\\)\2\3).)*', re.DOTALL | re.IGNORECASE
+        rf'((\\{{0,31}})(["\'])(?:{_name_pattern()})\2\3\s*[:=]\s*\2\3)(?:(?!(?<!\\)\2\3).)*',
+        re.DOTALL | re.IGNORECASE,
     )
 
 

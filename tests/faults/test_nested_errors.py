@@ -28,14 +28,14 @@ def error_of_another_call(api: Any, kind: str) -> LiveAvatarError:
     return error  # type: ignore[no-any-return]
 
 
-def raise_in_hook(api: Any, event: str, path: str, error: LiveAvatarError) -> None:
+def raise_in_hook(api: Any, event: str, path: str, error: Exception) -> None:
     """Raise an error as the caller's httpx client sends its next request to a path, or has its response."""
     pending = [error]
 
     def hook(passed: httpx.Request | httpx.Response) -> None:
         request = passed.request if isinstance(passed, httpx.Response) else passed
         if pending and request.url.path.endswith(path):
-            if api.open_sessions and error.session_id is not None:
+            if api.open_sessions and getattr(error, "session_id", None) is not None:
                 error.session_id = api.open_sessions[0]  # as of a handler that closes all open sessions
             raise pending.pop()
 
@@ -85,6 +85,34 @@ def test_keep_alive_does_not_believe_the_error_of_another_call(flavour: str, fas
         _, caught = outcome(api.begin("keep_session_alive", opened_id))
         assert caught is error
         assert api.open_sessions == (opened_id,)
+
+
+class FrozenError(Exception):
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "__traceback__":
+            raise AttributeError(name)
+
+
+@pytest.mark.row("H10")
+def test_exception_that_takes_no_attributes(
+    flavour: str, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An exception whose attributes cannot be set is raised as it is, and a WARNING names the session."""
+    with driven(f"{flavour} http_client") as (server, api):
+        error: Any = FrozenError()
+        raise_in_hook(api, "response", "/start", error)
+        server.on("stop", fault.refuses(400, "no"), 1)
+        _, caught = outcome(api.begin("new_session", session_request()))
+        assert caught is error
+        (session_id,) = server.running
+        raise_in_hook(api, "request", "/stop", error)
+        server.on("stop", fault.refuses(400, "no"), 1)
+        _, caught = outcome(api.begin("close_session", session_id))
+        assert caught is error
+        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert [session_id in warning for warning in warnings] == [True, True]
+        api.call("close_session", session_id)
+        assert server.running == set()
 
 
 @pytest.mark.row("H10", "H11")

@@ -6,6 +6,7 @@ suspends.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from typing import Protocol
@@ -17,7 +18,7 @@ from ._calls import call, logger
 from ._cleanup import Cleanup
 from ._constants import CLEANUP_TIMEOUT, MAX_SLOT_DELAY, MIN_SLOT_DELAY
 from ._endpoints import CREATE_TOKEN, START, is_error_of, never_started
-from ._operations import message
+from ._operations import add_note, message
 from ._redaction import Secret
 from ._request_bodies import session_request, stop_request
 from ._sessions import Session
@@ -101,8 +102,8 @@ class Flows(Cleanup):
             return await self.io.shield(lambda: self.stop_despite_interrupts(session, until, reason))
         except BaseException as error:
             if session in self.sessions:
-                error.session_id, error.session_may_be_running = session.id, True  # type: ignore[attr-defined]
                 _warn(session, error)
+                _set_attributes(error, session, may_be_running=True)
             raise
 
     async def adopt_session(self, session_id: str, token: Secret[str] | None) -> None:
@@ -167,8 +168,13 @@ def _warn(session: Session, error: BaseException) -> None:
 
 def _annotate(error: BaseException, session: Session, failure: BaseException | None) -> None:
     """Set on an exception, of whatever class, what became of the session."""
-    error.session_id = session.id  # type: ignore[attr-defined]
-    error.session_may_be_running = failure is not None  # type: ignore[attr-defined]
+    _set_attributes(error, session, may_be_running=failure is not None)
     if failure is not None:
         cause = "" if failure is error else f", because its stop failed too: {message(failure)}"
-        error.add_note(f"Session {' or '.join(session.ids)} may still be running{cause}. close_session() tries again.")
+        ids = " or ".join(session.ids)
+        add_note(error, f"Session {ids} may still be running{cause}. close_session() tries again.")
+
+
+def _set_attributes(error: BaseException, session: Session, *, may_be_running: bool) -> None:
+    with contextlib.suppress(Exception):  # the class of a signal handler's exception may not allow it
+        error.session_id, error.session_may_be_running = session.id, may_be_running  # type: ignore[attr-defined]

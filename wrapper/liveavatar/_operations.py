@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -193,6 +194,12 @@ class Operations:
 def credentials(session: Session) -> tuple[Secret[str] | None, ...]:
     """Return the tokens to try for a session; None is the API key."""
     return (None,) if session.token is None else (session.token, None)
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an exception, if its class allows it."""
+    with contextlib.suppress(Exception):
+        error.add_note(note)
 
 
 def message(error: BaseException) -> str:

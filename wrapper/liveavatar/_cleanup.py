@@ -46,21 +46,29 @@ class Cleanup(Operations):
     ) -> StopSessionResponse:
         """Stop a session. If interrupted, go on for CLEANUP_TIMEOUT at most, then re-raise the interruption."""
         return await self.despite_interrupts(
-            lambda until: self._stop_and_discard(session, until, reason, is_cleanup=is_cleanup), deadline
+            lambda until: self._stop_and_discard(session, until, reason, is_cleanup=is_cleanup),
+            deadline,
+            lambda error: session.ended or is_error_of(error, STOP, session.ids),
         )
 
-    async def despite_interrupts(self, work: Callable[[float], Coroutine[Any, Any, T]], deadline: float) -> T:
+    async def despite_interrupts(
+        self,
+        work: Callable[[float], Coroutine[Any, Any, T]],
+        deadline: float,
+        is_outcome: Callable[[LiveAvatarError], bool] = lambda error: True,
+    ) -> T:
         """Do work until a deadline. If interrupted, go on for CLEANUP_TIMEOUT at most, then re-raise the interruption.
 
         Args:
             work: The work; its argument is the deadline, which an interruption brings forward.
             deadline: Time on `time.monotonic`.
+            is_outcome: Whether an error is the outcome of the work. If not, a signal handler or a hook has raised it.
         """
         try:
             return await work(deadline)
-        except (LiveAvatarError, GeneratorExit):
-            raise
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) or (isinstance(error, LiveAvatarError) and is_outcome(error)):
+                raise
             until = min(deadline, time.monotonic() + CLEANUP_TIMEOUT)
             with contextlib.suppress(LiveAvatarError):
                 await self.finish(lambda: work(until), until)

@@ -362,6 +362,14 @@ def test_success_message(given: Any, kept: str) -> None:
     assert success(response(201, {"code": 1000, "data": START_DATA, "message": given})).message == kept
 
 
+@pytest.mark.parametrize("given", [".", ".."])
+def test_id_that_no_method_takes(given: str) -> None:
+    """An id that close_session would refuse is not handed out."""
+    error = error_of(response(201, {"data": START_DATA | {"session_id": given}}))
+    assert type(error) is BadResponseError
+    assert "data.session_id" in str(error)
+
+
 def test_success_with_byte_order_mark() -> None:
     """A body that begins with a byte order mark is read."""
     assert success(response(201, "\ufeff" + json.dumps({"data": START_DATA}))).data.session_id == SESSION

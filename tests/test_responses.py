@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import queue
+import threading
 import time
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
 import attrs
+import httpx
 import pytest
 from liveavatar import (
     AuthenticationError,
@@ -44,7 +47,7 @@ from liveavatar._endpoints import (
 from liveavatar._redaction import Secret
 from liveavatar._response_models import from_json
 from liveavatar._responses import read, retry_after
-from liveavatar._transports._base import Request, Response, with_read_error
+from liveavatar._transports._base import Request, Response, find_foreign, with_read_error
 
 from liveavatar_client.models import LiveAvatarSessionData
 from liveavatar_client.types import UNSET, Unset
@@ -134,6 +137,24 @@ def test_error_class(endpoint: str, status: int, message: str, cls: type[LiveAva
     assert "<" not in str(error)
     if message and not page:
         assert message in str(error)
+
+
+def test_error_class_takes_linear_time() -> None:
+    """A long message that repeats itself does not stop the program for minutes."""
+    began = time.process_time()
+    error = error_of(response(400, envelope("max_session_duration " * 20_000)))
+    assert type(error) is BadRequestError
+    assert time.process_time() - began < 5.0
+
+
+def test_find_foreign_ends() -> None:
+    """An exception that is the cause of its own context is examined once, not for ever."""
+    wrapped = ConnectionResetError("the connection broke")
+    wrapper = httpx.ConnectError("no connection")
+    wrapper.__cause__, wrapped.__context__ = wrapped, wrapper
+    found = queue.Queue[object]()
+    threading.Thread(target=lambda: found.put(find_foreign(wrapped)), daemon=True).start()
+    assert found.get(timeout=10) is None
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 422, 429, 500, 502, 520])
@@ -354,6 +375,14 @@ def test_success(status: int, code: int | None, endpoint: str, data: dict[str, A
 def test_success_message(given: Any, kept: str) -> None:
     """The message of a success is kept if it is text."""
     assert success(response(201, {"code": 1000, "data": START_DATA, "message": given})).message == kept
+
+
+@pytest.mark.parametrize("given", [".", ".."])
+def test_id_that_no_method_takes(given: str) -> None:
+    """An id that close_session would refuse is not handed out."""
+    error = error_of(response(201, {"data": START_DATA | {"session_id": given}}))
+    assert type(error) is BadResponseError
+    assert "data.session_id" in str(error)
 
 
 def test_success_with_byte_order_mark() -> None:
@@ -622,9 +651,10 @@ def test_body_too_large() -> None:
     assert type(error_of(endless)) is BadResponseError
 
 
-def test_body_truncated() -> None:
+@pytest.mark.parametrize("body", ['{"data":', '{"code": 1000, "data": null, "message": ""}'])
+def test_body_truncated(body: str) -> None:
     """A truncated body is a connection error, unless the status has said enough."""
-    truncated = response(201, '{"data":')
+    truncated = response(201, body)
     truncated.read_error = LiveAvatarConnectionError("cut off")
     with pytest.raises(LiveAvatarConnectionError, match="cut off"):
         success(truncated)

@@ -65,13 +65,14 @@ def test_id_of_other_session() -> None:
 
 
 def test_same_id_twice() -> None:
-    """Discarding a session does not discard another one with the same id."""
+    """A session does not take the place of an open one with the same id."""
     sessions = Sessions()
     first = sessions.add("1", Secret("first"))
-    second = sessions.add("1", Secret("second"))
-    assert first not in sessions
+    with pytest.raises(LiveAvatarError, match="open already"):
+        sessions.add("1", Secret("second"))
+    assert first in sessions
     sessions.discard(first)
-    assert second in sessions
+    assert sessions.add("1", Secret("third")) in sessions
 
 
 def test_latest_token() -> None:
@@ -298,7 +299,7 @@ def test_only_uuids() -> None:
         lambda sessions, given: sessions.add(given, None),
         lambda sessions, given: sessions.adopt(given, None),
         lambda sessions, given: sessions.claim(given, 0.0),
-        lambda sessions, given: sessions.mark_started(sessions.add(uuid, None), given),
+        lambda sessions, given: sessions.mark_started(Session(uuid, None), given),
     ):
         sessions = Sessions()
         note(sessions, uuid)

@@ -92,7 +92,8 @@ def fast_retries(monkeypatch: pytest.MonkeyPatch) -> FastRetries:
 def short_cleanup(monkeypatch: pytest.MonkeyPatch) -> float:
     """The time a stop may take behind the caller's back, shortened."""
     seconds = 0.6
-    for module in ("_flows", "_cleanup", "_shutdown", "_transports._blocking", "_transports._asyncio"):
+    transports = [f"_transports.{name}" for name in ("_blocking", "_asyncio", "_aiohttp")]
+    for module in ("_flows", "_cleanup", "_shutdown", *transports):
         monkeypatch.setattr(f"liveavatar.{module}.CLEANUP_TIMEOUT", seconds)
     return seconds
 

@@ -121,6 +121,7 @@ FORMS: dict[str, Form] = {
     "a content type that is broken": _body(lambda body: body, b"Content-Type: ;;=\xff"),
     "a charset of UTF-16 with UTF-8": _body(lambda body: body, b"Content-Type: application/json; charset=utf-16"),
     "the content encoding IDENTITY": _body(lambda body: body, b"Content-Encoding: IDENTITY"),
+    "a content encoding twice": _body(lambda body: body, b"Content-Encoding: identity\r\nContent-Encoding: gzip"),
     "an empty content encoding": _body(lambda body: body, b"Content-Encoding:"),
     "a content encoding of gzip without gzip": _body(lambda body: body, b"Content-Encoding: gzip"),
     # JSON

@@ -397,6 +397,20 @@ def test_async_close_from_another_loop(kind: str, how: str, state: str, fast_ret
         gc.collect()
 
 
+@pytest.mark.row("H3")
+def test_async_close_while_its_loop_is_blocked(server: FaultServer, short_cleanup: float) -> None:
+    """The loop waits for the thread that closes the client: the close does not wait for the loop in turn."""
+
+    async def open_and_block() -> None:
+        api = await made("own", server)
+        session_id = (await api.new_session(session_request())).session_id
+        in_thread(asyncio.run, stopped(api, "close", session_id)).result(15)
+        assert server.running == set()
+        await asyncio.sleep(0.1)  # the connections are closed now
+
+    asyncio.run(open_and_block())
+
+
 async def made(kind: str, server: FaultServer) -> AsyncLiveAvatarApi:
     session: Any = None
     http: Any = None

@@ -13,6 +13,7 @@ import time
 import traceback
 from typing import Any
 
+import aiohttp
 import pytest
 from liveavatar import AsyncLiveAvatarApi, LiveAvatarApiError, LiveAvatarError, _shutdown
 
@@ -185,6 +186,30 @@ def test_callers_exception(flavour: str, server: FaultServer, fast_retries: Fast
         assert any(frame.f_locals.get("precious") == "the caller's own" for frame in frames)
         assert server.counts == (3, 0, 0)
         assert server.running == set()
+
+
+@pytest.mark.parametrize("how", ["close_session", "close_all_sessions", "aclose"])
+def test_async_hook_that_fails_while_a_session_is_stopped(how: str, server: FaultServer, short_cleanup: float) -> None:
+    """The traceback of an exception that a caller's hook has raised in a stop holds no credential."""
+    stopping = []
+
+    async def fail(*args: object) -> None:
+        if stopping:
+            raise RuntimeError("the hook has failed")
+
+    async def scenario() -> None:
+        tracing = aiohttp.TraceConfig()
+        tracing.on_request_start.append(fail)
+        async with aiohttp.ClientSession(trace_configs=[tracing]) as session:
+            api = AsyncLiveAvatarApi(KEY, session, base_url=server.url, timeout=0.6)
+            session_id = (await api.new_session(session_request())).session_id
+            stopping.append(session_id)
+            with pytest.raises(RuntimeError) as caught:
+                await getattr(api, how)(*([session_id] if how == "close_session" else []))
+        exception = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        assert not any(CANARY in line for line in exception.format() if "test_secrets" not in line)
+
+    asyncio.run(scenario())
 
 
 def test_async_cancellation(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -141,3 +141,18 @@ def test_started_after_its_stop(flavour: str, fast_retries: FastRetries) -> None
         assert api.open_sessions == (error.session_id,)
         api.call("close_session", error.session_id)
         assert server.running == set()
+
+
+@pytest.mark.row("H4")
+def test_token_of_an_open_session(api: Any, server: FaultServer) -> None:
+    """A token for a session that is open already starts nothing, and the open session stays known."""
+    server.on("start", fault.normal)
+    opened_id = api.new_session(session_request()).session_id
+    server.on("token", fault.edits(lambda body: body["data"].update(session_id=opened_id)), 1)
+    server.on("start", fault.refuses(401, "no"), 1)
+    with pytest.raises(LiveAvatarError, match=f"{opened_id}, which is open already"):
+        api.new_session(session_request())
+    assert api.open_sessions == (opened_id,)
+    assert server.counts == (2, 1, 0)
+    api.close_session(opened_id)
+    assert server.running == set()

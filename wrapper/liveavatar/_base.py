@@ -12,7 +12,8 @@ from ._calls import IO
 from ._config import Config
 from ._endpoints import CREATE_TOKEN, START, STOP
 from ._flows import Flows
-from ._redaction import redact, scrub_traceback
+from ._operations import add_note, message
+from ._redaction import scrub_traceback
 from ._schema import load
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class BaseApi:
 def add_failure_note(error: BaseException, failure: BaseException) -> None:
     """Add a note to the caller's exception that the cleanup after it has failed as well."""
     session_id = getattr(failure, "session_id", None)
-    error.add_note(f"Session {session_id} may still be running: {redact(str(failure)) or type(failure).__name__}")
+    add_note(error, f"Session {session_id} may still be running: {message(failure)}")
 
 
 def raise_first(failures: list[BaseException]) -> None:

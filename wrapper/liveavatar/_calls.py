@@ -139,6 +139,8 @@ async def call(
             return read(response, endpoint, config.base_url, lambda: _secrets(config, token, body))
         except LiveAvatarError as error:
             outcome = outcome or type(error).__name__
+            if error.attempts:
+                raise  # of another call, made by a signal handler or a hook
             error.endpoint, error.attempts, error.session_id = endpoint.full_path, attempt, session_id
             error.session_may_be_running = endpoint.may_be_running(error)
             response_lost = isinstance(error, LiveAvatarConnectionError) and error.request_sent

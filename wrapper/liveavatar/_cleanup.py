@@ -11,7 +11,7 @@ from liveavatar_client.models import StopReason, StopSessionResponse
 
 from ._calls import Body, call
 from ._constants import CLEANUP_RETRY_DELAYS, CLEANUP_TIMEOUT
-from ._endpoints import STOP, has_ended, is_unknown
+from ._endpoints import STOP, has_ended, is_error_of, is_unknown
 from ._operations import Operations, credentials
 from ._redaction import Secret
 from ._request_bodies import stop_request
@@ -46,21 +46,29 @@ class Cleanup(Operations):
     ) -> StopSessionResponse:
         """Stop a session. If interrupted, go on for CLEANUP_TIMEOUT at most, then re-raise the interruption."""
         return await self.despite_interrupts(
-            lambda until: self._stop_and_discard(session, until, reason, is_cleanup=is_cleanup), deadline
+            lambda until: self._stop_and_discard(session, until, reason, is_cleanup=is_cleanup),
+            deadline,
+            lambda error: session.ended or is_error_of(error, STOP, session.ids),
         )
 
-    async def despite_interrupts(self, work: Callable[[float], Coroutine[Any, Any, T]], deadline: float) -> T:
+    async def despite_interrupts(
+        self,
+        work: Callable[[float], Coroutine[Any, Any, T]],
+        deadline: float,
+        is_outcome: Callable[[LiveAvatarError], bool] = lambda error: True,
+    ) -> T:
         """Do work until a deadline. If interrupted, go on for CLEANUP_TIMEOUT at most, then re-raise the interruption.
 
         Args:
             work: The work; its argument is the deadline, which an interruption brings forward.
             deadline: Time on `time.monotonic`.
+            is_outcome: Whether an error is the outcome of the work. If not, a signal handler or a hook has raised it.
         """
         try:
             return await work(deadline)
-        except (LiveAvatarError, GeneratorExit):
-            raise
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) or (isinstance(error, LiveAvatarError) and is_outcome(error)):
+                raise
             until = min(deadline, time.monotonic() + CLEANUP_TIMEOUT)
             with contextlib.suppress(LiveAvatarError):
                 await self.finish(lambda: work(until), until)
@@ -138,6 +146,8 @@ class Cleanup(Operations):
             try:
                 return await self._stop(session, deadline, body, is_cleanup)
             except LiveAvatarError as error:
+                if not is_error_of(error, STOP, session.ids):
+                    raise
                 if session.ended or has_ended(error, start_known=session.start_settled):
                     return StopSessionResponse(message=getattr(error, "message", "The session has already ended."))
                 # The stop may have reached the service before the start: send it again. The last time is

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Collection
+from typing import Any, Generic, TypeGuard, TypeVar
 
 import attrs
 
@@ -126,6 +126,18 @@ class Endpoint(Generic[T]):
     def full_path(self) -> str:
         """The path as the service's reference gives it."""
         return f"/v1{self.path}"
+
+
+def is_error_of(
+    error: BaseException, endpoint: Endpoint[Any], session_ids: Collection[str]
+) -> TypeGuard[LiveAvatarError]:
+    """Return whether an error is of a request to this endpoint, about this session.
+
+    A signal handler or a hook of the caller may use a client, and raise the error of another request.
+    """
+    return (
+        isinstance(error, LiveAvatarError) and error.endpoint == endpoint.full_path and error.session_id in session_ids
+    )
 
 
 def _transient(status: int) -> bool:

@@ -6,6 +6,7 @@ suspends.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from typing import Protocol
@@ -16,8 +17,8 @@ from ._arguments import check_seconds, check_session_id
 from ._calls import call, logger
 from ._cleanup import Cleanup
 from ._constants import CLEANUP_TIMEOUT, LEDGER_TIMEOUT, MAX_SLOT_DELAY, MIN_SLOT_DELAY
-from ._endpoints import CREATE_TOKEN, START, never_started
-from ._operations import message
+from ._endpoints import CREATE_TOKEN, START, is_error_of, never_started
+from ._operations import add_note, message
 from ._redaction import Secret
 from ._request_bodies import session_request, stop_request
 from ._sessions import Session
@@ -61,7 +62,7 @@ class Flows(Cleanup):
                 remaining = until - time.monotonic()
                 if remaining <= 0 or error.session_may_be_running:
                     raise
-                if not never_started(error):
+                if created is not None and not _is_refused(error, created.session_id):
                     created = None  # the session may have started, so it was stopped, and its token is used up
             except (AuthenticationError, NotFoundError):
                 if not reused:
@@ -105,8 +106,8 @@ class Flows(Cleanup):
             return await self.io.shield(lambda: self.stop_despite_interrupts(session, until, reason))
         except BaseException as error:
             if session in self.sessions:
-                error.session_id, error.session_may_be_running = session.id, True  # type: ignore[attr-defined]
                 _warn(session, error)
+                _set_attributes(error, session, may_be_running=True)
             raise
 
     async def adopt_session(self, session_id: str, token: Secret[str] | None) -> None:
@@ -126,8 +127,7 @@ class Flows(Cleanup):
 
     async def _compensate(self, session: Session, error: BaseException) -> None:
         """Stop a session whose opening has failed, unless it certainly never started."""
-        refused = isinstance(error, LiveAvatarError) and never_started(error) and not session.start_known
-        if refused or not session.start_sent:
+        if (_is_refused(error, session.id) and not session.start_known) or not session.start_sent:
             await self._discard(session)
             return
         failure = latest = error
@@ -161,14 +161,24 @@ class Flows(Cleanup):
                 raise
 
 
+def _is_refused(error: BaseException, session_id: str) -> bool:
+    """Return whether an error means that the start of this session was refused."""
+    return is_error_of(error, START, (session_id,)) and never_started(error)
+
+
 def _warn(session: Session, error: BaseException) -> None:
     logger.warning("Session %s may still be running: %s", " or ".join(session.ids), message(error))
 
 
 def _annotate(error: BaseException, session: Session, failure: BaseException | None) -> None:
     """Set the session's id on an exception of any class, and whether the session may still be running."""
-    error.session_id = session.id  # type: ignore[attr-defined]
-    error.session_may_be_running = failure is not None  # type: ignore[attr-defined]
+    _set_attributes(error, session, may_be_running=failure is not None)
     if failure is not None:
         cause = "" if failure is error else f", because its stop failed too: {message(failure)}"
-        error.add_note(f"Session {' or '.join(session.ids)} may still be running{cause}. close_session() tries again.")
+        ids = " or ".join(session.ids)
+        add_note(error, f"Session {ids} may still be running{cause}. close_session() tries again.")
+
+
+def _set_attributes(error: BaseException, session: Session, *, may_be_running: bool) -> None:
+    with contextlib.suppress(Exception):  # the class of a signal handler's exception may not allow it
+        error.session_id, error.session_may_be_running = session.id, may_be_running  # type: ignore[attr-defined]

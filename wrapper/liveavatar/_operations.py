@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,6 +32,7 @@ from ._endpoints import (
     TRANSCRIPT,
     custom,
     has_ended,
+    is_error_of,
     is_unknown_path,
 )
 from ._redaction import Secret, redact
@@ -113,6 +115,7 @@ class Operations:
     async def _note_end(self, session: Session, error: LiveAvatarError) -> bool:
         """Remove a session that has ended, as an error says; return whether it does."""
         known = session.other_id is None and (session.opened or session not in self.sessions)
+        known = known and is_error_of(error, KEEP_ALIVE, session.ids)
         ended = known and has_ended(error, start_known=session.start_settled) and not is_unknown_path(error)
         if ended and self.sessions.discard_ended(session):
             logger.info("Session %s has ended: %s", session.id, message(error))
@@ -132,7 +135,7 @@ class Operations:
         response = await call(self.io, self._config, GET, None, self.deadline(), path=path, session_id=session_id)
         if response.data is None:
             error = NotFoundError("200 The service has no such session.", 200, "")
-            error.endpoint, error.session_id = GET.full_path, session_id
+            error.endpoint, error.attempts, error.session_id = GET.full_path, 1, session_id
             raise error
         return response.data
 
@@ -199,6 +202,12 @@ class Operations:
 def credentials(session: Session) -> tuple[Secret[str] | None, ...]:
     """Return the tokens to try for a session; None is the API key."""
     return (None,) if session.token is None else (session.token, None)
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an exception, if its class allows it."""
+    with contextlib.suppress(Exception):
+        error.add_note(note)
 
 
 def message(error: BaseException) -> str:

@@ -52,9 +52,14 @@ def _name_pattern() -> str:
 
 @functools.cache
 def _field_value() -> re.Pattern[str]:
-    """Return a pattern of secret fields in JSON, in JSON inside a JSON string, complete or truncated."""
+    """Return a pattern of secret fields in JSON, in JSON inside a JSON string, complete or truncated.
+
+    JSON in five nested JSON strings has 31 backslashes before a quote. Without a limit, the time for a text of
+    backslashes would grow with the square of its length.
+    """
     return re.compile(
-        rf'((\\*)(["\'])(?:{_name_pattern()})\2\3\s*[:=]\s*\2\3)(?:(?!(?<!\\)\2\3).)*', re.DOTALL | re.IGNORECASE
+        rf'((\\{{0,31}})(["\'])(?:{_name_pattern()})\2\3\s*[:=]\s*\2\3)(?:(?!(?<!\\)\2\3).)*',
+        re.DOTALL | re.IGNORECASE,
     )
 
 
@@ -83,7 +88,7 @@ def _escaped_variants(secret: str) -> re.Pattern[str]:
         "".join(
             character
             if character.isalnum() or character in "-_"
-            else rf"(?:\\*{re.escape(character)}|\\+u{ord(character):04x}|%{ord(character):02x})"
+            else rf"(?:\\{{0,31}}{re.escape(character)}|\\{{1,31}}u{ord(character):04x}|%{ord(character):02x})"
             for character in secret
         ),
         re.IGNORECASE,

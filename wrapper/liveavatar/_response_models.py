@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any, TypeVar
 
-from ._config import VCHAR
 from ._schema import Field, fields, is_instance
 
 T = TypeVar("T")
 
 _TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
 _ALIASES = {"id": "session_id"}
+
+_IDENTIFIER = re.compile(r"(?!\.{1,2}\Z)[!-~]+")
+"""An id, URL or credential: visible ASCII. The methods take no "." and "..", which mean another endpoint in a path."""
 
 
 class ContractViolationError(ValueError):
@@ -54,7 +57,7 @@ def _valid_object(model: type[Any], value: Any) -> dict[str, Any]:
     for field in fields(model):
         name = field.json_name
         inner = value.get(name)
-        if type(inner) in field.plain_types and (not field.is_identifier or VCHAR.fullmatch(str(inner))):
+        if type(inner) in field.plain_types and (not field.is_identifier or _IDENTIFIER.fullmatch(str(inner))):
             continue
         if inner is None:
             if field.nullable:
@@ -83,7 +86,7 @@ def _valid_value(field: Field, value: Any) -> Any:
         return [_valid_item(field.item, inner, index) for index, inner in enumerate(value)]
     for kind in field.types:
         if is_instance(value, kind):
-            if field.is_identifier and isinstance(value, str) and not VCHAR.fullmatch(value):
+            if field.is_identifier and isinstance(value, str) and not _IDENTIFIER.fullmatch(value):
                 raise _Violation("is empty, or not plain text")
             return value
     raise _Violation(f"is not {_expected(field)} but {_type_name(value)}")

@@ -32,7 +32,9 @@ _BY_STATUS: dict[int, type[errors.LiveAvatarApiError]] = {
 
 _CONCURRENCY = re.compile(r"\bconcurren(t|cy)", re.IGNORECASE)
 _CREDITS = re.compile(r"\bcredits?\b", re.IGNORECASE)
-_DURATION = re.compile(r"\bmax_session_duration\b.*\bmaximum\b(?:\D*(\d+))?", re.IGNORECASE | re.DOTALL)
+_DURATION = re.compile(
+    r"\bmax_session_duration\b.{0,300}?\bmaximum\b(?:\D{0,100}(\d{1,9}))?", re.IGNORECASE | re.DOTALL
+)
 _VP8 = re.compile(r"\bVP8\b", re.IGNORECASE)
 # Only used for error envelopes sent with a 2xx status; otherwise the status decides.
 _BY_MESSAGE: tuple[tuple[re.Pattern[str], type[errors.LiveAvatarApiError]], ...] = (
@@ -68,8 +70,8 @@ def read(response: Response, endpoint: Endpoint[T], base_url: str, secrets: Call
     failed = code not in SUCCESS_CODES if code is not None else not endpoint.body_required and _says_failed(body)
     if not 200 <= response.status <= 299 or failed:
         raise error(response, endpoint, base_url, secrets())
-    if not isinstance(body, dict) and not endpoint.body_required:
-        body, problem = {}, None
+    if not endpoint.body_required:
+        body, problem = body if isinstance(body, dict) else {}, None
     elif response.read_error is not None:
         raise response.read_error
     elif response.unreadable:
@@ -125,8 +127,8 @@ def error(
     made.message = message
     made.code = code
     made.endpoint = endpoint.full_path
-    made.retry_after = retry_after(response.headers.get("retry-after"))
-    request_id = response.headers.get("x-request-id") or response.headers.get("cf-ray")
+    made.retry_after = retry_after(response.header("retry-after"))
+    request_id = response.header("x-request-id") or response.header("cf-ray")
     made.request_id = _one_line(redact(request_id, secrets)) if request_id else None
     if isinstance(made, errors.InvalidRequestError):
         made.errors = tuple((redact(loc, secrets), redact(msg, secrets)) for loc, msg in _error_items(body))

@@ -98,11 +98,13 @@ class Sessions:
         """Add a session before its start request is sent.
 
         Raises:
-            LiveAvatarError: The client was closed meanwhile.
+            LiveAvatarError: The client was closed meanwhile, or the id belongs to another open session.
         """
         session = Session(session_id, token)
         with self._lock:
             self.ensure_open()
+            if session_id in self._open:
+                raise LiveAvatarError(f"The service gave a token for session {session_id}, which is open already.")
             self.note_id(session_id)
             self._open[session_id] = session
         return session

@@ -13,11 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
 
-from liveavatar_client.models import (
-    LiveAvatarNewSessionRequest,
-    StopReason,
-    StopSessionResponse,
-)
+from liveavatar_client.models import LiveAvatarNewSessionRequest, StopReason, StopSessionResponse
 
 from . import _shutdown
 from ._async_account_api import AsyncAccountApi
@@ -242,6 +238,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         stopped: list[str] = await self._run(self._recovery.recover)
         return stopped
 
+    @scrub_traceback
     async def close_all_sessions(self) -> None:
         """Stop every session that this client has opened and that is still open, at the same time; try all of them.
 

@@ -9,11 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
 
-from liveavatar_client.models import (
-    LiveAvatarNewSessionRequest,
-    StopReason,
-    StopSessionResponse,
-)
+from liveavatar_client.models import LiveAvatarNewSessionRequest, StopReason, StopSessionResponse
 
 from ._account_api import AccountApi
 from ._base import NO_LEDGER, add_failure_note, raise_first

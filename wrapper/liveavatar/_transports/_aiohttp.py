@@ -15,7 +15,7 @@ import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.http_exceptions import HttpProcessingError
 
-from .._constants import CONNECT_TIMEOUT, KEEPALIVE_EXPIRY
+from .._constants import CLEANUP_TIMEOUT, CONNECT_TIMEOUT, KEEPALIVE_EXPIRY
 from .._proxies import proxy_from_environment
 from ..errors import LiveAvatarConnectionError
 from ._aiohttp_direct import (
@@ -185,7 +185,8 @@ async def _close_in_its_loop(session: aiohttp.ClientSession, loop: asyncio.Abstr
     if loop is None or loop is asyncio.get_running_loop():
         await session.close()
     elif loop.is_running():
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(session.close(), loop))
+        closing = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(session.close(), loop))
+        await asyncio.wait([closing], timeout=CLEANUP_TIMEOUT)  # the loop may be blocked until this has ended
     else:
         with contextlib.suppress(RuntimeError):  # the connections are closed; their loop cannot confirm it
             await session.close()

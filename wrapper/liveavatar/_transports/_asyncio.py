@@ -262,10 +262,8 @@ async def wait_shielded(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 def _stop_anyio_cancellation() -> contextlib.AbstractContextManager[Any]:
     """Return a scope in which anyio does not cancel the task at every turn of the loop."""
-    anyio = sys.modules.get("anyio")
-    if anyio is None:
-        return contextlib.nullcontext()
-    return anyio.CancelScope(shield=True)  # type: ignore[no-any-return]
+    scope = getattr(sys.modules.get("anyio"), "CancelScope", None)  # None also while another thread imports anyio
+    return contextlib.nullcontext() if scope is None else scope(shield=True)
 
 
 def keep_task(task: asyncio.Task[T]) -> asyncio.Task[T]:

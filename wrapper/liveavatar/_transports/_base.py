@@ -91,9 +91,13 @@ class Response:
     """The connection error that truncated the body, if one did."""
 
     def __attrs_post_init__(self) -> None:
-        encoding = self.headers.get("content-encoding", "identity").strip().lower()
+        encoding = self.header("content-encoding").strip().lower()
         if encoding not in ("", "identity"):
             self.unreadable = f"a body in the encoding {encoding[:20]!r}, which was not asked for"
+
+    def header(self, name: str) -> str:
+        """Return a header, given in lower case; its values are joined if the service has sent it more than once."""
+        return ", ".join(value for each, value in self.headers.items() if each.lower() == name)
 
     def feed(self, chunk: bytes) -> bool:
         """Add a part of the body; return False once the body is too large."""
@@ -157,14 +161,14 @@ def find_foreign(error: BaseException, active: BaseException | None = None) -> B
         error: What a transport raised.
         active: The exception that the caller was handling when it called; it and its causes are left out.
     """
-    current: BaseException | None = error
-    while current is not None and current is not active:
+    for current in exception_chain(error):
+        if current is active:
+            break
         is_known = type(current).__module__.partition(".")[0] in _LIBRARIES
         if not is_known and (current is error or isinstance(current, OSError)):
             return current
         if isinstance(current, OSError | RuntimeError | UnicodeError) and _is_raised_by_caller(current):
             return current
-        current = current.__cause__ or current.__context__
     return None
 
 
@@ -184,9 +188,9 @@ def with_read_error(response: Response | None, error: LiveAvatarConnectionError)
     """Return the part of a response that arrived before the connection broke.
 
     Raises:
-        LiveAvatarConnectionError: Nothing arrived.
+        LiveAvatarConnectionError: Nothing arrived, or a signal handler or a hook has raised the error of another call.
     """
-    if response is None:
+    if response is None or error.attempts:
         raise error
     error.request_sent = True  # a response head arrived, so the request was sent
     response.read_error = error

@@ -38,8 +38,8 @@ demo: $(DEMO)/$(STAMP) ## run a demo that opens and closes sessions; no account 
 # The tests' processes read compiled modules in place of compiling them again, and have the usual settings.
 unexport PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED
 
-# Most tests wait for a socket or a process, so there are twice as many workers as processors.
-WORKERS  = $(shell $(PYTHON) -c "import os; print(2 * (os.cpu_count() or 1))")
+# Most tests wait for a socket or a process, so there are three times as many workers as processors.
+WORKERS  = $(shell $(PYTHON) -c "import os; print(3 * (os.cpu_count() or 1))")
 PARALLEL = -n $(WORKERS) --dist worksteal
 
 test: install ## run the tests: about 3 minutes on 2 cores; no account and no network needed

@@ -66,7 +66,7 @@ def blocking_client_block(url: str) -> None:
         with LiveAvatarApi(KEY, base_url=url, timeout=20) as api:
             api.new_session(session_request())
             api.new_session(session_request())
-            api.stop_session("here-we-are")
+            api.stop_session("00000000-0000-4000-8000-000000000000")
             time.sleep(30)
     except KeyboardInterrupt as error:
         report(api, error)
@@ -90,7 +90,7 @@ def signal_on_another_thread(url: str, **settings: Any) -> None:
     api = LiveAvatarApi(KEY, base_url=url, timeout=45, **settings)
     begun = time.monotonic()
     try:
-        api.stop_session("here-we-are")
+        api.stop_session("00000000-0000-4000-8000-000000000000")
     except KeyboardInterrupt:
         print(json.dumps({"ended": "KeyboardInterrupt", "seconds": time.monotonic() - begun}))
     close(api)
@@ -118,7 +118,7 @@ async def async_block(url: str) -> None:
 
     async def block() -> None:
         async with api.session(session_request()):
-            await api.stop_session("here-we-are")
+            await api.stop_session("00000000-0000-4000-8000-000000000000")
             await asyncio.sleep(30)
 
     child = asyncio.create_task(block())

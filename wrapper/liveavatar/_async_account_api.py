@@ -28,8 +28,8 @@ T = TypeVar("T")
 class AsyncAccountApi(BaseApi):
     """Calls one endpoint at a time, for any session of the account, those of other programs included."""
 
-    async def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Await a flow of the client."""
+    def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
+        """Return a flow of the client."""
         raise NotImplementedError
 
     @scrub_traceback

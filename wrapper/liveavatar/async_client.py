@@ -313,17 +313,17 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
             self._worker = self._worker or TaskWorker(self._flows)
             self._worker.add(session, interval)
 
-    async def _new_session(self, request_data: object, wait_for_slot: float) -> StandardSessionResponse:
+    def _new_session(self, request_data: object, wait_for_slot: float) -> Coroutine[Any, Any, StandardSessionResponse]:
         self._start_recovery()
-        return await self._flows.new_session(request_data, wait_for_slot)
+        return self._flows.new_session(request_data, wait_for_slot)
 
-    async def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
             raise LiveAvatarError("This client belongs to another event loop: create one client per loop.")
-        return await work()
+        return work()
 
     async def _run_closing(self, work: Callable[[Flows], Coroutine[Any, Any, T]]) -> T:
         """Do work that stops sessions, even if the client is closed or belongs to another event loop."""

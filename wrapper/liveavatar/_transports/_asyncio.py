@@ -117,9 +117,9 @@ class AsyncIO:
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
 
-    async def send(self, request: Request) -> Response:
+    def send(self, request: Request) -> Coroutine[Any, Any, Response]:
         """Send a request and return its response."""
-        return await self._transport.send(request)
+        return self._transport.send(request)
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""

@@ -39,18 +39,18 @@ class Field:
     """Whether it is an id, a URL or a credential, which consists of visible ASCII."""
     rules: Mapping[str, Any]
     """The contract's rules for its values: pattern, minimum, maximum, mode."""
-    json_name: str = attrs.field(init=False)
+    json_name: str = attrs.field(
+        init=False, default=attrs.Factory(lambda self: self.name.removesuffix("_"), takes_self=True)
+    )
     """Its name in JSON. The generator appends `_` to a name that Python uses itself."""
-    plain_types: frozenset[type[Any]] = attrs.field(init=False)
+    plain_types: frozenset[type[Any]] = attrs.field(
+        init=False, default=attrs.Factory(lambda self: _plain_types(self), takes_self=True)
+    )
     """The types of its values that are JSON as they are, for a quick check of the usual value."""
 
-    @json_name.default
-    def _without_suffix(self) -> str:
-        return self.name.removesuffix("_")
 
-    @plain_types.default
-    def _plain_types(self) -> frozenset[type[Any]]:
-        return frozenset(self.types).intersection({str} if self.is_identifier else {str, int, float, bool})
+def _plain_types(field: Field) -> frozenset[type[Any]]:
+    return frozenset(field.types).intersection({str} if field.is_identifier else {str, int, float, bool})
 
 
 def _field(

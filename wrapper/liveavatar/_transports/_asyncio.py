@@ -117,9 +117,9 @@ class AsyncIO:
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
 
-    def send(self, request: Request) -> Coroutine[Any, Any, Response]:
+    async def send(self, request: Request) -> Response:
         """Send a request and return its response."""
-        return self._transport.send(request)
+        return await self._transport.send(request)
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
@@ -139,8 +139,9 @@ class AsyncIO:
 
     async def call_ledger(self, function: Callable[[], T], seconds: float | None) -> T:
         """Call a function that uses a ledger, in a thread; wait until its end, for `seconds` at most."""
+        scope = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds) as scope:
+            async with scope:
                 return await call_blocking(function)
         except TimeoutError:
             if scope.expired():

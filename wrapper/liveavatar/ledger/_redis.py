@@ -144,7 +144,7 @@ class RedisLedger:
         with self._claiming:
             if self._knows(session_id):
                 return False
-            wait = math.inf
+            wait, entry = math.inf, None
             while wait > 0:
                 wait, entry = self._checked(lambda: self._store.claim(session_id, self._owner, validity, suspicion))
                 time.sleep(wait)

@@ -96,7 +96,7 @@ audit: install ## check what users install for known vulnerabilities (AUDIT=--st
 	$(RUN) pip_audit $(AUDIT) --disable-pip --progress-spinner off --requirement build/runtime.txt
 
 coverage: install ## run all tests and require that they cover 95 % of the hand-written lines
-	$(RUN) pytest $(PARALLEL) --cov --cov-report=term --cov-fail-under=95
+	CYCLES=10000 $(RUN) pytest $(PARALLEL) --cov --cov-report=term --cov-fail-under=95
 
 record: install ## record the cassettes again: from the live service if LIVEAVATAR_API_KEY is set, else from the mock server
 	$(BIN)/python scripts/record.py
@@ -150,7 +150,7 @@ pythons: install ## run the tests on each of PYTHONS that is installed (TESTS=te
 	[ -z "$$failed" ] || { echo "Failed on Python$$failed"; exit 1; }
 
 constraints: install ## update constraints.txt to the newest versions that pyproject.toml allows
-	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command 'make constraints' pyproject.toml --output-file constraints.txt
+	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --no-annotate --custom-compile-command 'make constraints' pyproject.toml --output-file constraints.txt
 
 ROUNDS = 5
 CYCLES = 2000

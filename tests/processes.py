@@ -5,6 +5,8 @@ imported the libraries that most programs need, but nothing of `liveavatar` itse
 process is a child of the tests like any other, with its own streams, environment, working folder, signals and exit
 code. This needs Linux, which hands a grandchild over to the tests; elsewhere, both are those of `subprocess`.
 
+The fork server of `multiprocessing` would not do: its processes leave out what an interpreter does at its end.
+
 A test of what a program imports, or of how an interpreter starts, uses `subprocess`.
 """
 

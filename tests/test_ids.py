@@ -130,3 +130,15 @@ def test_way_around(api: Any, service: OtherIds) -> None:
     """`request()` sends any value."""
     api.request("POST", "/sessions/stop", json={"session_id": "abc"})
     assert service.received == [("stop", "abc")]
+
+
+@pytest.mark.parametrize("secret", ["k" * 41, "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"])
+def test_credential_in_place_of_an_id(secret: str, api: Any, service: OtherIds) -> None:
+    """A token or a key that is passed in the place of an id does not show in the error."""
+    calls = [api.stop_session, api.get_session, api.keep_session_alive, api.close_session, api.release_session]
+    calls += [lambda value: list(api.list_sessions(avatar_id=value))]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"\*\*\*") as caught:
+            call(secret)
+        assert secret[:8] not in str(caught.value)
+    assert service.received == []

@@ -7,9 +7,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ._redaction import MASK
+
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _PATH = re.compile(r"/[!-~]*")
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
+_MAX_SHOWN = 40
+"""Characters of an id that a message shows. A UUID in braces has 38."""
 
 
 def check_session_id(session_id: object) -> str:
@@ -34,6 +38,11 @@ def is_uuid(value: str) -> bool:
     return _UUID.fullmatch(value) is not None
 
 
+def shown(value: str) -> str:
+    """Return a value for a message. A longer one than an id may be a token or a key, and is masked."""
+    return repr(value) if len(value) <= _MAX_SHOWN else MASK
+
+
 def check_uuid(value: object, name: str) -> str:
     """Return `value` if it is a UUID.
 
@@ -43,7 +52,7 @@ def check_uuid(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
     if not is_uuid(value):
-        raise ValueError(f"{name} is {value[:40]!r}; it must be a UUID. request() sends any value.")
+        raise ValueError(f"{name} is {shown(value)}; it must be a UUID. request() sends any value.")
     return value
 
 

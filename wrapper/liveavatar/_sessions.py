@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ._arguments import check_session_id, is_uuid
+from ._arguments import check_session_id, is_uuid, shown
 from ._constants import MAX_ENDED_IDS
 from ._redaction import Secret
 from .errors import LiveAvatarError, SessionTokenNotFoundError
@@ -269,6 +269,6 @@ class Sessions:
 
 
 def _not_found(session_id: str, reason: str) -> SessionTokenNotFoundError:
-    error = SessionTokenNotFoundError(f"No token for session {session_id!r}: {reason}.")
+    error = SessionTokenNotFoundError(f"No token for session {shown(session_id)}: {reason}.")
     error.session_id = session_id
     return error

@@ -21,10 +21,13 @@ REPORT = ROOT / "build" / "mutants.txt"
 CODE = ("_calls", "_cleanup", "_endpoints", "_flows", "_response_models", "_responses", "_sessions", "errors")
 TESTS = ("test_flows", "test_responses", "test_sessions")
 HELPERS = ("__init__", "clients", "conftest")
+# A change can make a cleanup go on for ever. It catches every exception, so the timeout has to end the process.
 # mutmut names a module after its path below src/, which must be the name under which it is imported.
 SETTINGS = f"""
 [tool.pytest.ini_options]
 filterwarnings = ["error"]
+timeout = 10
+timeout_method = "thread"
 [tool.mutmut]
 source_paths = ["src"]
 only_mutate = {json.dumps([f"src/liveavatar/{name}.py" for name in CODE])}

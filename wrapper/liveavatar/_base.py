@@ -64,7 +64,8 @@ class BaseApi:
 
     def _start_recovery(self) -> None:
         """Start to recover sessions in the background, if there is a ledger and the client is not closed."""
-        if self._flows.recovery is not None and not self._flows.sessions.closed:
+        flows = self._flows
+        if flows.recovery is not None and not flows.sessions.closed:
             self._recovery.start()
 
     def _new_io(self) -> tuple[IO, IO | None]:

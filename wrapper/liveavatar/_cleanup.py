@@ -36,16 +36,16 @@ class Cleanup(Operations):
         deadline = time.monotonic() + CLEANUP_TIMEOUT
         await self.io.shield(lambda: self.stop_leftover(session, deadline))
 
-    async def stop_despite_interrupts(
+    def stop_despite_interrupts(
         self,
         session: Session,
         deadline: float,
         reason: StopReason | str | None = None,
         *,
         is_cleanup: bool = False,
-    ) -> StopSessionResponse:
+    ) -> Coroutine[Any, Any, StopSessionResponse]:
         """Stop a session. If interrupted, go on for CLEANUP_TIMEOUT at most, then re-raise the interruption."""
-        return await self.despite_interrupts(
+        return self.despite_interrupts(
             lambda until: self._stop_and_discard(session, until, reason, is_cleanup=is_cleanup),
             deadline,
             lambda error: session.ended or is_error_of(error, STOP, session.ids),

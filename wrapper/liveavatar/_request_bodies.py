@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 import liveavatar_client.models as generated
-from liveavatar_client.types import UNSET, Unset
+from liveavatar_client.types import Unset
 
 from ._schema import Field, enum_member, fields, is_instance, model_from_mapping
 
@@ -27,35 +27,30 @@ def session_request(request: object) -> dict[str, Any]:
         given = f"{type(request).__module__}.{type(request).__qualname__}"
         raise TypeError(f"the request must be a liveavatar.LiveAvatarNewSessionRequest, not {given}")
     body = {"mode": "LITE", **to_json(request)}
+    _check_mode(request, body)
     if request.video_settings is None:
         body.setdefault("video_settings", {"encoding": generated.VideoEncoding.VP8.value})
-    _check_mode(request, str(body["mode"]))
     return body
 
 
-def _check_mode(request: generated.LiveAvatarNewSessionRequest, mode: str) -> None:
+def _check_mode(request: generated.LiveAvatarNewSessionRequest, body: Mapping[str, Any]) -> None:
     """Check that the request has the fields of its mode, and no others."""
     if "mode" in request.additional_properties:
         return  # a mode that this version may not know
+    mode = body["mode"]
     other = "FULL" if mode in ("LITE", "CUSTOM") else "LITE"
-    for name in _fields_of_mode(other):
-        if getattr(request, name) not in (None, UNSET):
-            raise ValueError(f"{name} is for mode={other!r}, and the mode is {mode!r}")
-    personas = [name for name in ("avatar_persona", "voice_agent") if _is_given(request, name)]
-    if mode == "FULL" and len(personas) != 1:
+    wrong = _fields_of_mode(other).intersection(body).difference(request.additional_properties)
+    if wrong:
+        raise ValueError(f"{min(wrong)} is for mode={other!r}, and the mode is {mode!r}")
+    if mode == "FULL" and (body.get("avatar_persona") is None) == (body.get("voice_agent") is None):
         raise ValueError("mode='FULL' needs exactly one of avatar_persona and voice_agent")
 
 
 @functools.cache
-def _fields_of_mode(mode: str) -> tuple[str, ...]:
+def _fields_of_mode(mode: str) -> frozenset[str]:
     """Return the names of the fields that only sessions of a mode have."""
     every = fields(generated.LiveAvatarNewSessionRequest)
-    return tuple(field.name for field in every if field.rules.get("mode") == mode)
-
-
-def _is_given(request: generated.LiveAvatarNewSessionRequest, name: str) -> bool:
-    value = request.additional_properties.get(name, getattr(request, name))
-    return value is not None and not isinstance(value, Unset)
+    return frozenset(field.json_name for field in every if field.rules.get("mode") == mode)
 
 
 def stop_request(session_id: str, reason: object = None) -> dict[str, Any]:
@@ -91,7 +86,7 @@ def to_json(model: Any, location: str = "") -> dict[str, Any]:
 def _value_to_json(field: Field, value: Any, location: str) -> Any:
     if field.enum is not None:
         return enum_member(field.enum, value, location).value
-    if attrs.has(type(value)):
+    if type(value) not in field.plain_types and attrs.has(type(value)):
         return to_json(value, f"{location}.")
     if not field.models:
         _check_value(field, value, location)

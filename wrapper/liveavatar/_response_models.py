@@ -56,8 +56,8 @@ def _valid_object(model: type[Any], value: Any) -> dict[str, Any]:
     valid = dict(value)
     for field in fields(model):
         name = field.json_name
-        inner = value.get(name)
-        if type(inner) in field.plain_types and (not field.is_identifier or _IDENTIFIER.fullmatch(str(inner))):
+        inner: Any = value.get(name)
+        if type(inner) in field.plain_types and (not field.is_identifier or _IDENTIFIER.fullmatch(inner)):
             continue
         if inner is None:
             if field.nullable:

@@ -19,6 +19,8 @@ from ._transports._base import Response
 
 T = TypeVar("T")
 
+_decode_json = json.JSONDecoder().decode
+
 _BY_STATUS: dict[int, type[errors.LiveAvatarApiError]] = {
     400: errors.BadRequestError,
     401: errors.AuthenticationError,
@@ -77,10 +79,10 @@ def read(response: Response, endpoint: Endpoint[T], base_url: str, secrets: Call
     elif response.unreadable:
         problem = f"the service sent {response.unreadable}"
     if problem is None and isinstance(body, dict) and endpoint.model is not None:
-        message = body.get("message")
-        body = {**body, "message": message if isinstance(message, str) else ""}
-        if endpoint.body_required:
-            body["code"] = code or SUCCESS_CODES[0]
+        if not isinstance(body.get("message"), str):
+            body["message"] = ""
+        if endpoint.body_required and not code:
+            body["code"] = SUCCESS_CODES[0]
     try:
         is_empty = not (response.content or response.unreadable)
         if problem is not None and not (is_empty and endpoint.model is None):
@@ -97,7 +99,7 @@ def read(response: Response, endpoint: Endpoint[T], base_url: str, secrets: Call
 def _parse(content: bytes | bytearray) -> tuple[Any, str | None]:
     """Return a JSON body, and what is wrong with it."""
     try:
-        return json.loads(content.decode().removeprefix("\ufeff")), None
+        return _decode_json(content.decode().removeprefix("\ufeff")), None
     except (ValueError, RecursionError):
         return None, "the body is not JSON" if content else "the body is empty"
 

@@ -148,6 +148,8 @@ def enum_member(kind: type[enum.Enum], value: object, location: str) -> enum.Enu
     Raises:
         TypeError, ValueError: There is none. The message names the location and what is allowed.
     """
+    if isinstance(value, kind):
+        return value
     if isinstance(value, str):
         try:
             return kind(value)

@@ -126,7 +126,6 @@ class Sessions:
             LiveAvatarError: The session or the client was closed meanwhile, so it must not be returned to the caller.
         """
         with self._lock:
-            self.note_id(session_id)
             try:
                 self._ensure_wanted(session)
                 session.opened = True
@@ -134,6 +133,7 @@ class Sessions:
                 # A stop that was confirmed before the start was carried out has not ended the session.
                 session.start_known, session.ended = True, False
                 if session_id != session.id and session_id not in self._open:
+                    self.note_id(session_id)
                     if session in self:
                         del self._open[session.id]
                     session.id, session.other_id = session_id, session.id

@@ -325,10 +325,13 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
             raise LiveAvatarError("This client belongs to another event loop: create one client per loop.")
         return work()
 
-    async def _run_closing(self, work: Callable[[Flows], Coroutine[Any, Any, T]]) -> T:
+    def _run_closing(self, work: Callable[[Flows], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
         """Do work that stops sessions, even if the client is closed or belongs to another event loop."""
         if not self._closed and self._loop in (None, asyncio.get_running_loop()):
-            return await work(self._flows)
+            return work(self._flows)
+        return self._run_beside_pool(work)
+
+    async def _run_beside_pool(self, work: Callable[[Flows], Coroutine[Any, Any, T]]) -> T:
         from ._transports._asyncio import AsyncIO
 
         transport = self._transport.spare()

@@ -126,8 +126,8 @@ class AiohttpTransport(AsyncTransport):
             raise
         try:
             response = attempt.response = Response(status, headers)
-            while not response.unreadable and (chunk := await content.readany()):
-                response.feed(chunk)
+            while not (response.unreadable or content.at_eof()):
+                response.feed(await content.readany())
         finally:
             release()  # the connection returns to the pool if the body was read to its end, and is closed if not
 

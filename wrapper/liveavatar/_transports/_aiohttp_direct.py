@@ -95,6 +95,7 @@ class DirectSender:
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
         self._origin = "/".join(base_url.split("/", 3)[:3])
+        self._host = ""
         self._target: aiohttp.ClientRequest | None = None
 
     async def send(
@@ -104,6 +105,7 @@ class DirectSender:
         if self._target is None:
             url = yarl.URL(self._base_url)
             self._target = aiohttp.ClientRequest("POST", url, loop=asyncio.get_running_loop())
+            self._host = self._target.headers["Host"]
         connector = session.connector
         if connector is None:
             raise NotSentError("the connector was closed")
@@ -127,13 +129,11 @@ class DirectSender:
 
     def _serialize(self, request: Request) -> bytes:
         """Return the bytes of a request. Its headers are validated where they are set: no value breaks a line."""
-        assert self._target is not None
-        host, target = self._target.headers["Host"], request.url.removeprefix(self._origin)
+        target, content = request.url.removeprefix(self._origin), request.content.reveal()
         name, credential = request.credential
-        content = request.content.reveal()
         length = f"Content-Length: {len(content)}\r\n" if content or request.method not in ("GET", "DELETE") else ""
         head = (
-            f"{request.method} {target} HTTP/1.1\r\nHost: {host}\r\n{_lines(request.headers)}"
+            f"{request.method} {target} HTTP/1.1\r\nHost: {self._host}\r\n{_lines(request.headers)}"
             f"{name}: {credential.reveal()}\r\n{length}\r\n"
         )
         return head.encode("ascii") + content

@@ -55,21 +55,8 @@ class AsyncTransport(ABC):
         Raises:
             LiveAvatarConnectionError: There was no response.
         """
-        if self.owns_pool or not (request.new_connection and request.last_resort):
-            try:
-                return await self._send(request)
-            except LiveAvatarConnectionError as error:
-                is_closed = request.is_stop and (self.closed or self.is_callers_pool_closed())
-                if error.request_sent or not (is_closed or (request.is_cleanup and not self.owns_pool)):
-                    raise
-        # The pool has no usable connection, and a session may be running: open one beside it.
-        spare = self.spare()
-        try:
-            return await spare._send(request)
-        finally:
-            await spare.close()
-
-    async def _send(self, request: Request) -> Response:
+        if not self.owns_pool and request.new_connection and request.last_resort:
+            return await self._send_beside_pool(request)
         attempt = None
         token = None
         active = sys.exception()
@@ -89,7 +76,20 @@ class AsyncTransport(ABC):
         finally:
             if token is not None:
                 current_attempt.reset(token)
-        return with_read_error(attempt.response if attempt else None, failure)
+        response = attempt.response if attempt else None
+        if response is None and not failure.request_sent:
+            is_closed = request.is_stop and (self.closed or self.is_callers_pool_closed())
+            if is_closed or (request.is_cleanup and not self.owns_pool):
+                return await self._send_beside_pool(request)
+        return with_read_error(response, failure)
+
+    async def _send_beside_pool(self, request: Request) -> Response:
+        """Send a request on a connection of its own: the pool has none, and a session may be running."""
+        spare = self.spare()
+        try:
+            return await spare.send(request)
+        finally:
+            await spare.close()
 
     @abstractmethod
     async def _exchange(self, attempt: Attempt) -> None:
@@ -115,11 +115,7 @@ class AsyncIO:
     """Performs the I/O of flows on asyncio."""
 
     def __init__(self, transport: AsyncTransport) -> None:
-        self._transport = transport
-
-    async def send(self, request: Request) -> Response:
-        """Send a request and return its response."""
-        return await self._transport.send(request)
+        self.send = transport.send
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""

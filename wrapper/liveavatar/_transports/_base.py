@@ -84,6 +84,7 @@ class Response:
 
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)
+    """The headers, in a mapping that ignores the case of their names."""
     content: bytearray = attrs.field(factory=bytearray, repr=False)
     unreadable: str | None = None
     """Why the body was not read to its end, if it is too large or in an encoding that was not asked for."""
@@ -91,12 +92,17 @@ class Response:
     """The connection error that truncated the body, if one did."""
 
     def __attrs_post_init__(self) -> None:
-        encoding = self.header("content-encoding").strip().lower()
-        if encoding not in ("", "identity"):
-            self.unreadable = f"a body in the encoding {encoding[:20]!r}, which was not asked for"
+        if "content-encoding" in self.headers:
+            encoding = self.header("content-encoding").strip().lower()
+            if encoding not in ("", "identity"):
+                self.unreadable = f"a body in the encoding {encoding[:20]!r}, which was not asked for"
 
     def header(self, name: str) -> str:
-        """Return a header, given in lower case; its values are joined if the service has sent it more than once."""
+        """Return a header; its values are joined if the service has sent it more than once.
+
+        Args:
+            name: Its name in lower case.
+        """
         return ", ".join(value for each, value in self.headers.items() if each.lower() == name)
 
     def feed(self, chunk: bytes) -> bool:

@@ -52,7 +52,7 @@ class BlockingTransport:
             self._thread.is_sending = True
             try:
                 request.limit_to_reused()
-                return _send(request, self._send_through_caller)
+                return _send(request, self._send_through_caller, is_callers_pool=True)
             except LiveAvatarConnectionError as error:
                 is_closed = request.is_stop and self._client is not None and self._client.is_closed
                 if error.request_sent or not (request.is_cleanup or is_closed):
@@ -89,7 +89,9 @@ def _send_through_pool(pool: PooledTransport, prepared: httpx.Request) -> httpx.
     return pool.handle_request(prepared)
 
 
-def _send(request: Request, send: Callable[[httpx.Request], httpx.Response]) -> Response:
+def _send(
+    request: Request, send: Callable[[httpx.Request], httpx.Response], *, is_callers_pool: bool = False
+) -> Response:
     response = None
     active = sys.exception()
     token = current_request.set(request)
@@ -102,7 +104,7 @@ def _send(request: Request, send: Callable[[httpx.Request], httpx.Response]) -> 
                     if not response.feed(chunk):
                         break
                     request.remaining()
-            if has_trailing_data(incoming):
+            if is_callers_pool and has_trailing_data(incoming):  # our own pool checks it itself
                 incoming.extensions["network_stream"].close()
         return response
     except LiveAvatarConnectionError as error:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import httpcore
 import httpx
 import pytest
 import trustme
@@ -32,6 +33,8 @@ from liveavatar import (
     LiveAvatarTimeoutError,
 )
 from liveavatar import LiveAvatarNewSessionRequest as Request
+from liveavatar._constants import INTERRUPT_INTERVAL
+from liveavatar._transports._blocking import BlockingIO, run
 from liveavatar.mock import MockServer, mock_server
 
 from tests.clients import client, observe_aiohttp
@@ -571,6 +574,68 @@ def test_service_not_reached(flavour: str) -> None:
     ):
         api.new_session(LITE)
     assert "mock" not in str(caught.value)
+
+
+@pytest.fixture
+def addresses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses of the host name "localhost"."""
+    known: list[str] = []
+    resolve = socket.getaddrinfo
+
+    def getaddrinfo(host: str, port: int, *args: Any, **kwargs: Any) -> Any:
+        return (
+            [entry for each in known for entry in resolve(each, port, *args, **kwargs)]
+            if host == "localhost"
+            else resolve(host, port, *args, **kwargs)
+        )
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return known
+
+
+def test_address_that_refuses(flavour: str, service: RecordingServer, addresses: list[str]) -> None:
+    """If a host has several addresses, the next is tried when one refuses the connection."""
+    addresses += ["127.0.0.2", "127.0.0.1"]
+    with client(flavour, "k", base_url=service.url.replace("127.0.0.1", "localhost")) as api:
+        api.close_session(api.new_session(LITE).session_id)
+
+
+def test_addresses_share_the_timeout(addresses: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses that do not respond share the time of the call. The blocking client; asyncio bounds all of them."""
+    addresses += [f"127.0.0.{number}" for number in range(2, 8)]
+    limits: list[float] = []
+
+    def connect_tcp(backend: object, host: str, port: int, timeout: float, **options: Any) -> None:
+        limits.append(timeout)
+        raise httpcore.ConnectTimeout("timed out")
+
+    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", connect_tcp)
+    with LiveAvatarApi("k", base_url="http://localhost/v1", timeout=3, max_retries=0) as api:
+        with pytest.raises(LiveAvatarTimeoutError) as caught:
+            api.new_session(LITE)
+        assert caught.value.request_sent is False
+    assert len(limits) == 6
+    assert limits[0] <= 0.5
+
+
+def test_unknown_host(flavour: str, addresses: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host name without an address is a connection error, and nothing was sent."""
+    monkeypatch.setattr(socket, "getaddrinfo", unittest.mock.Mock(side_effect=socket.gaierror(-2, "Name not known")))
+    with client(flavour, "k", base_url="http://localhost/v1", max_retries=0) as api:
+        with pytest.raises(LiveAvatarConnectionError, match="Name not known") as caught:
+            api.new_session(LITE)
+        assert caught.value.request_sent is False
+
+
+def test_delay_while_the_clock_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delay of the blocking client ends although a test of a user stops the clock."""
+    slept: list[float] = []
+    monkeypatch.setattr(
+        "liveavatar._transports._blocking.time", unittest.mock.Mock(sleep=slept.append, monotonic=float)
+    )
+    run(lambda: BlockingIO(unittest.mock.Mock()).sleep(1.75))
+    assert sum(slept) == 1.75
+    assert max(slept) == INTERRUPT_INTERVAL
 
 
 # ---- Proxies -----------------------------------------------------------------------------------------------

@@ -100,6 +100,9 @@ class RecordingIO:
         self.requests.append(request)
         return Response(401, {}, bytearray(b"{}"))
 
+    def is_usable(self) -> bool:
+        return True
+
     async def sleep(self, seconds: float) -> None:
         raise AssertionError("a 401 is not retried")
 

@@ -114,14 +114,20 @@ def test_ended_ids_bounded() -> None:
             sessions.get(str(number))
 
 
+def release(sessions: Sessions, session_id: str) -> Session:
+    session = sessions.get_opened(session_id)
+    sessions.release(session)
+    return session
+
+
 def test_release() -> None:
     """A token is handed over once, and is then no longer the client's."""
     sessions = Sessions()
     opened(sessions, "1", "its-token")
-    assert token_of(sessions.release("1")) == "its-token"
+    assert token_of(release(sessions, "1")) == "its-token"
     assert sessions.ids == ()
     with pytest.raises(SessionTokenNotFoundError, match="did not open it"):
-        sessions.release("1")
+        release(sessions, "1")
 
 
 def test_release_while_opening() -> None:
@@ -131,11 +137,11 @@ def test_release_while_opening() -> None:
     for mark in (lambda: None, lambda: sessions.mark_starting(session)):
         mark()
         with pytest.raises(SessionTokenNotFoundError, match="still being opened") as caught:
-            sessions.release("1")
+            release(sessions, "1")
         assert caught.value.session_id == "1"
         assert sessions.get("1") is session
     sessions.mark_started(session, "1")
-    assert token_of(sessions.release("1")) == "its-token"
+    assert token_of(release(sessions, "1")) == "its-token"
 
 
 def test_closed() -> None:
@@ -180,10 +186,10 @@ def test_reentrant_lock() -> None:
     opened(sessions, "1", "its-token")
     released: list[str] = []
 
-    def release(number: int, frame: FrameType | None) -> None:
-        released.append(token_of(sessions.release("1")))
+    def handle(number: int, frame: FrameType | None) -> None:
+        released.append(token_of(release(sessions, "1")))
 
-    previous = signal.signal(signal.SIGUSR1, release)
+    previous = signal.signal(signal.SIGUSR1, handle)
     try:
         with sessions._lock:
             signal.raise_signal(signal.SIGUSR1)
@@ -201,7 +207,7 @@ def test_threads() -> None:
         for number in range(100):
             opened(sessions, f"{name}-{number}", f"token-{name}-{number}")
         for number in range(100):
-            tokens.append(token_of(sessions.release(f"{name}-{number}")))
+            tokens.append(token_of(release(sessions, f"{name}-{number}")))
 
     threads = [threading.Thread(target=work, args=(str(name),)) for name in range(8)]
     for thread in threads:
@@ -230,7 +236,7 @@ def test_repr() -> None:
 def test_session_id(given: object, cls: type[Exception], message: str) -> None:
     """A value that cannot be a session's id is an error that names the argument."""
     sessions = Sessions()
-    for check in (check_session_id, sessions.get, sessions.release):
+    for check in (check_session_id, sessions.get, sessions.get_opened):
         with pytest.raises(cls) as caught:
             check(given)  # type: ignore[operator]
         assert str(caught.value) == message
@@ -249,7 +255,7 @@ def test_adopt() -> None:
     assert sessions.latest_token == "t"
     assert sessions.adopt("1", Secret("newer")) is session
     assert sessions.latest_token == "newer"
-    assert sessions.release("1") is session
+    assert release(sessions, "1") is session
 
 
 def test_adopt_without_token() -> None:
@@ -314,17 +320,30 @@ def test_release_still_opening() -> None:
     sessions = Sessions()
     sessions.add("1", Secret("t"))
     with pytest.raises(SessionTokenNotFoundError, match=r"No token for session '1': it is still being opened\.$"):
-        sessions.release("1")
+        release(sessions, "1")
 
 
 def test_restore() -> None:
     """A session whose release was interrupted is open again, unless another has its id by now."""
     sessions = Sessions()
     session = opened(sessions, "1")
-    sessions.release("1")
+    release(sessions, "1")
     sessions.restore(session)
     assert sessions.find("1") is session
-    sessions.release("1")
+    release(sessions, "1")
     other = opened(sessions, "1")
     sessions.restore(session)
     assert sessions.find("1") is other
+
+
+def test_restore_after_another_thread() -> None:
+    """A thread whose release was interrupted does not bring back a session that another thread has released."""
+    sessions = Sessions()
+    session = opened(sessions, "1")
+    thread = threading.Thread(target=release, args=(sessions, "1"))
+    thread.start()
+    thread.join()
+    sessions.restore(session)
+    assert sessions.ids == ()
+    with pytest.raises(SessionTokenNotFoundError):
+        sessions.release(session)

@@ -167,10 +167,10 @@ def fork_async(url: str) -> None:
         return (await api.new_session(session_request())).session_id
 
     async def in_child(mine: str) -> bool:
+        own = (await api.new_session(session_request())).session_id
         known = api.open_sessions
-        async with api:
-            own = (await api.new_session(session_request())).session_id
-            return known == () and api.open_sessions == (own,) and own != mine
+        await api.aclose()
+        return known == (own,) and own != mine
 
     runner = asyncio.Runner()
     mine = runner.run(open_one())
@@ -338,7 +338,9 @@ def interrupted(method: str, interrupting: contextlib.AbstractContextManager[Any
         api = LiveAvatarApi(KEY, base_url=server.url, timeout=5)
         given: set[str] = set()
         came = False
-        session_id = api.new_session(session_request()).session_id if method == "close_session" else ""
+        session_id = token = ""
+        if method in ("close_session", "release_session"):
+            session_id = api.new_session(session_request(), keep_alive=method == "release_session").session_id
         try:
             with interrupting:
                 if method == "new_session":
@@ -347,11 +349,15 @@ def interrupted(method: str, interrupting: contextlib.AbstractContextManager[Any
                     given = {api.new_session(session_request(), wait_for_slot=5).session_id}
                 elif method == "close_session":
                     api.close_session(session_id)
+                elif method == "release_session":
+                    token = api.release_session(session_id)
                 else:
                     with api.session(session_request()):
                         time.sleep(0.001)
         except KeyboardInterrupt:
             came = True
+        if token:
+            api.adopt_session(session_id, token)
         server.settle()
         assert server.ledger.running <= set(api.open_sessions), (came, given)
         assert len(server.ledger.starts) <= 1
@@ -380,7 +386,7 @@ def interrupted_at_any_line(method: str) -> None:
     hurried()
     lines = Lines(None)
     interrupted(method, lines)
-    every = 1 + lines.seen // (80 if method == "wait_for_slot" else 200)
+    every = 1 + lines.seen // (80 if method in ("wait_for_slot", "release_session") else 200)
     print(json.dumps({"interrupts": sum(interrupted(method, Lines(at)) for at in range(1, lines.seen + 1, every))}))
 
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from functools import partial
 from typing import Any
 
+import aiohttp
 import anyio
 import pytest
 from liveavatar import AsyncLiveAvatarApi
@@ -203,6 +204,31 @@ def test_group_of_many_ends_with_the_stops(run: Any, server: FaultServer) -> Non
 
     assert run(main()) < 2 * CPU_LIMIT
     assert server.counts == (31, 30, 30)
+
+
+def test_hook_that_fails_inside_a_cancelled_scope(run: Any, server: FaultServer) -> None:
+    """A stop that a hook of the caller breaks is sent again inside a cancelled anyio scope, without spinning."""
+    failures = iter(range(2))
+
+    async def fail(session: object, context: object, params: aiohttp.TraceRequestStartParams) -> None:
+        if params.url.path.endswith("/stop") and next(failures, None) is not None:
+            raise ArithmeticError("a hook of the caller fails")
+
+    async def main() -> float:
+        config = aiohttp.TraceConfig()
+        config.on_request_start.append(fail)
+        async with aiohttp.ClientSession(trace_configs=[config]) as session:
+            api = AsyncLiveAvatarApi(KEY, session=session, base_url=server.url)
+            server.on("start", fault.holds(acts=True), 1)
+            with Meter() as meter, anyio.move_on_after(0.05):
+                await api.new_session(session_request())
+            assert api.open_sessions == ()
+            await api.aclose()
+            return meter.seconds
+
+    assert run(main()) < CPU_LIMIT
+    assert server.counts == (1, 1, 1)
+    assert server.running == set()
 
 
 def test_shielded_block_inside_a_cancelled_scope(run: Any, server: FaultServer) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from liveavatar import AsyncLiveAvatarApi, LiveAvatarError
+from liveavatar._transports import _asyncio
 
 from tests.faults import server as fault
 from tests.faults.cases import session_request
@@ -464,8 +465,12 @@ def test_async_cancelled_block(server: FaultServer) -> None:
 
 @pytest.mark.row("F2")
 @pytest.mark.parametrize("closed", [False, True], ids=["a loop at rest", "a closed loop"])
-def test_async_abandoned_start(closed: bool, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
-    """A start that is abandoned with its event loop warns that a session may run."""
+def test_async_abandoned_start(
+    closed: bool, server: FaultServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that is abandoned with its event loop warns that a session may run, and no stop is tried without one."""
+    tries: list[object] = []
+    monkeypatch.setattr(_asyncio.AsyncIO, "shield_cleanup", tries.append)
     loop = asyncio.new_event_loop()
     api = AsyncLiveAvatarApi(KEY, base_url=server.url)
     server.on("start", fault.holds(acts=True))
@@ -488,6 +493,7 @@ def test_async_abandoned_start(closed: bool, server: FaultServer, caplog: pytest
         loop.close()
         gc.collect()
     assert [r for r in caplog.records if r.levelname == "WARNING" and session_id in r.getMessage()]
+    assert tries == []
     assert api.open_sessions == (session_id,)
     assert server.ledger.counts == (1, 1, 0)
     assert server.ledger.running == {session_id}

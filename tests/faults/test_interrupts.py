@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import signal
 import subprocess
@@ -288,8 +289,13 @@ def test_fork_during_start(server: FaultServer) -> None:
 
 
 @pytest.mark.row("F7")
-@pytest.mark.parametrize("method", ["new_session", "close_session", "session"])
-@pytest.mark.parametrize("when", ["after_any_time", "at_any_line"])
+@pytest.mark.parametrize(
+    ("when", "method"),
+    [
+        *itertools.product(["after_any_time", "at_any_line"], ["new_session", "close_session", "session"]),
+        ("at_any_line", "release_session"),
+    ],
+)
 def test_blocking_at_any_moment(when: str, method: str) -> None:
     """An interrupt at any moment loses no session, and nothing hangs."""
     told = processes.run(

@@ -103,6 +103,27 @@ def test_truncated_response(
         assert server.running == set()
 
 
+MALFORMED = {
+    "a status line": "ERROR the key is {}\r\n\r\n",
+    "a header without a colon": "HTTP/1.1 400 Bad\r\nrejected key {}\r\nContent-Length: 0\r\n\r\n",
+    "a header with a space": "HTTP/1.1 400 Bad\r\nX-API-KEY : {}\r\nContent-Length: 0\r\n\r\n",
+    "a length": "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+    "a chunk size": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}\r\n",
+    "a chunk that is too long": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("where", MALFORMED)
+def test_malformed_response(
+    where: str, flavour: str, server: FaultServer, fast_retries: FastRetries, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the service repeats in a response that is not valid HTTP is not quoted."""
+    server.on("token", fault.sends(MALFORMED[where].format(KEY).encode()))
+    with opened(flavour, server) as api, pytest.raises(LiveAvatarError) as caught:
+        api.new_session(session_request())
+    assert leaks(caught.value, caplog) == []
+
+
 def test_repr(flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
     """An open session, its client and the log show no secret."""
     with opened(flavour, server) as api:

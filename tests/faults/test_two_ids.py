@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from typing import Any
+from unittest import mock
 
 import pytest
-from liveavatar import LiveAvatarError, NotFoundError, SessionTokenNotFoundError
+from liveavatar import LiveAvatarError, LiveAvatarTimeoutError, NotFoundError, SessionTokenNotFoundError
 
 from tests.faults import server as fault
 from tests.faults.cases import session_request
-from tests.faults.conftest import FastRetries
+from tests.faults.conftest import FastRetries, opened
 from tests.faults.pools import driven, outcome
 from tests.faults.server import Exchange, FaultServer
 
@@ -156,3 +157,35 @@ def test_token_of_an_open_session(api: Any, server: FaultServer) -> None:
     assert server.counts == (2, 1, 0)
     api.close_session(opened_id)
     assert server.running == set()
+
+
+@pytest.mark.row("H4")
+def test_token_proves_nothing(api: Any, server: FaultServer) -> None:
+    """Both stops have the API key: the service may not know the running session by the token of the other."""
+    api.new_session(session_request())
+    api.close_session(OTHER)
+    stops = server.ledger.of("stop")
+    assert [(stop.api_key is not None, stop.bearer) for stop in stops] == [(True, None)] * 2
+
+
+@pytest.mark.row("H4")
+def test_stop_that_hangs(flavour: str, server: FaultServer) -> None:
+    """A stop that hangs under one id leaves half of the time for the stop under the other."""
+    server.on("start", names_another)
+    with opened(flavour, server, timeout=1.0, max_retries=0) as api:
+        api.new_session(session_request())
+        server.on("stop", fault.holds(), 1)
+        with mock.patch("liveavatar._flows.CLEANUP_TIMEOUT", 1.0), pytest.raises(LiveAvatarTimeoutError):
+            api.close_session(OTHER)
+        assert stopped_ids(server) == [OTHER, *server.ledger.minted]
+        assert server.ledger.running == set()
+        assert api.open_sessions == (OTHER,)
+
+
+@pytest.mark.row("H4", "H14")
+def test_release(api: Any, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names both ids of a session that is released, as its new owner knows one."""
+    api.new_session(session_request())
+    api.release_session(OTHER)
+    (minted,) = server.ledger.minted
+    assert f"Session {OTHER} may also be running as {minted}" in caplog.text

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import _constants, _shutdown
-from ._calls import IO
+from ._calls import IO, logger
 from ._config import Config
 from ._endpoints import CREATE_TOKEN, START, STOP
 from ._flows import Flows
@@ -74,10 +74,14 @@ class BaseApi:
 
     @property
     def _flows(self) -> Flows:
-        if os.getpid() != self._pid:  # a forked child: the sockets and the sessions belong to its parent
+        self._reset_after_fork()
+        return self._own_flows
+
+    def _reset_after_fork(self) -> None:
+        """Start anew in a forked child: the sockets and the sessions belong to its parent."""
+        if os.getpid() != self._pid:
             _parent_transports.append(self._transport)
             self._reset()
-        return self._own_flows
 
     @property
     def session_token(self) -> str | None:
@@ -106,15 +110,19 @@ class BaseApi:
             SessionTokenNotFoundError: This client did not open the session, is still opening it, or has closed it.
         """
         sessions = self._flows.sessions
-        session = sessions.release(session_id)
-        if sessions.ledger is not None:
-            try:
+        session = sessions.get_opened(session_id)
+        token = "" if session.token is None else session.token.reveal()
+        try:
+            if sessions.ledger is not None:
                 for each in session.ids:
                     self._call_ledger(functools.partial(sessions.ledger.remove, each))
-            except BaseException:  # Ctrl-C: the caller does not get the token, so the client keeps the session
-                sessions.restore(session)
-                raise
-        return "" if session.token is None else session.token.reveal()
+            sessions.release(session)
+            if session.other_id is not None:
+                logger.warning("Session %s may also be running as %s: its new owner must stop both.", *session.ids)
+            return token
+        except BaseException:  # Ctrl-C: the caller does not get the token, so the client keeps the session
+            sessions.restore(session)
+            raise
 
     def _call_ledger(self, operation: Callable[[], None]) -> None:
         """Perform an operation on the ledger that may block for a while."""

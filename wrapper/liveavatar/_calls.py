@@ -49,6 +49,10 @@ class IO(Protocol):
         """Send a request and return its response."""
         raise NotImplementedError
 
+    def is_usable(self) -> bool:
+        """Return whether anything can be awaited: False once the event loop has ended."""
+        raise NotImplementedError
+
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         raise NotImplementedError

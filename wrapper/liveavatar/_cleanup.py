@@ -83,10 +83,12 @@ class Cleanup(Operations):
         """
         interruption: BaseException | None = None
         delays = iter((0.0, *CLEANUP_RETRY_DELAYS))
-        ended = False
+        delay, ended = 0.0, False
 
         async def attempt() -> None:
             nonlocal ended
+            if delay:
+                await self.io.sleep(delay)  # repeated interrupts must not send a request each
             try:
                 await work()
             except LiveAvatarError:
@@ -94,10 +96,8 @@ class Cleanup(Operations):
                 raise
             ended = True
 
-        while not ended:
+        while not ended and self.io.is_usable():
             try:
-                if interruption is not None and (delay := next(delays, CLEANUP_RETRY_DELAYS[-1])):
-                    await self.io.sleep(delay)  # repeated interrupts must not send a request each
                 await self.io.shield_cleanup(attempt)
             except GeneratorExit:  # the event loop is closed, so no request can be sent
                 raise
@@ -106,7 +106,7 @@ class Cleanup(Operations):
                     raise
                 break
             except BaseException as error:
-                interruption = error
+                interruption, delay = error, next(delays, CLEANUP_RETRY_DELAYS[-1])
                 if time.monotonic() >= until:
                     break
         if interruption is not None:
@@ -126,8 +126,10 @@ class Cleanup(Operations):
         tried: set[str] = set()
         while pending := [each for each in session.ids if each not in tried]:  # a start may add one meanwhile
             tried.add(pending[0])
+            now = time.monotonic()
+            until = now + (deadline - now) / len(pending)
             try:
-                response = await self._stop_id(session, pending[0], deadline, reason, is_cleanup)
+                response = await self._stop_id(session, pending[0], until, reason, is_cleanup)
             except LiveAvatarError as error:
                 failures.append(error)
         if failures:

@@ -106,8 +106,8 @@ class Flows(Cleanup):
             return await self.io.shield(lambda: self.stop_despite_interrupts(session, until, reason))
         except BaseException as error:
             if session in self.sessions:
-                _warn(session, error)
                 _set_attributes(error, session, may_be_running=True)
+                _warn(session, error)
             raise
 
     async def adopt_session(self, session_id: str, token: Secret[str] | None) -> None:
@@ -120,7 +120,7 @@ class Flows(Cleanup):
                 await self._write_down(session)
             except LedgerError:
                 if session in self.sessions and not was_open:
-                    self.sessions.release(session_id)
+                    self.sessions.release(session)
                 raise
 
         await self.io.shield(lambda: self.despite_interrupts(adopt, self.deadline()))
@@ -140,9 +140,9 @@ class Flows(Cleanup):
             except BaseException as interruption:
                 failure = latest = interruption
         unconfirmed = session in self.sessions
+        _annotate(latest, session, failure if unconfirmed else None)
         if unconfirmed:
             _warn(session, failure)
-        _annotate(latest, session, failure if unconfirmed else None)
         if latest is not error:
             raise latest
 
@@ -167,7 +167,8 @@ def _is_refused(error: BaseException, session_id: str) -> bool:
 
 
 def _warn(session: Session, error: BaseException) -> None:
-    logger.warning("Session %s may still be running: %s", " or ".join(session.ids), message(error))
+    with contextlib.suppress(Exception):  # a filter of the caller may raise, and must not replace the error
+        logger.warning("Session %s may still be running: %s", " or ".join(session.ids), message(error))
 
 
 def _annotate(error: BaseException, session: Session, failure: BaseException | None) -> None:

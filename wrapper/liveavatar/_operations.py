@@ -200,8 +200,11 @@ class Operations:
 
 
 def credentials(session: Session) -> tuple[Secret[str] | None, ...]:
-    """Return the tokens to try for a session; None is the API key."""
-    return (None,) if session.token is None else (session.token, None)
+    """Return the tokens to try for a session; None is the API key.
+
+    If the session has two ids, its token may be of either, and the service knows no other session by it.
+    """
+    return (None,) if session.token is None or session.other_id is not None else (session.token, None)
 
 
 def add_note(error: BaseException, note: str) -> None:

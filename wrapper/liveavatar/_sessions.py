@@ -43,6 +43,8 @@ class Session:
     """True if it may be written down in the ledger."""
     to_recover: bool = False
     """True if it was claimed from a dead process, and is not stopped yet."""
+    released_by: int | None = None
+    """The thread that has released it."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -196,25 +198,35 @@ class Sessions:
             )
         return session
 
-    def release(self, session_id: str) -> Session:
-        """Remove a session that goes on running, and return it.
+    def get_opened(self, session_id: str) -> Session:
+        """Return the session with this id, which new_session has returned to the caller.
 
         Raises:
             ValueError: `session_id` is empty.
             SessionTokenNotFoundError: The client has no token for it, or is still opening it.
         """
-        with self._lock:
-            session = self.get(session_id)
-            if not session.opened:
-                raise _not_found(session_id, "it is still being opened")
-            del self._open[session_id]
-        self._removed()
+        session = self.get(session_id)
+        if not session.opened:
+            raise _not_found(session_id, "it is still being opened")
         return session
 
-    def restore(self, session: Session) -> None:
-        """Add a session again whose release was interrupted."""
+    def release(self, session: Session) -> None:
+        """Remove a session that goes on running.
+
+        Raises:
+            SessionTokenNotFoundError: It was removed meanwhile.
+        """
         with self._lock:
-            self._open.setdefault(session.id, session)
+            self.get(session.id)
+            session.released_by = threading.get_ident()
+            del self._open[session.id]
+        self._removed()
+
+    def restore(self, session: Session) -> None:
+        """Add a session again whose release by this thread was interrupted."""
+        with self._lock:
+            if session.released_by == threading.get_ident():
+                self._open.setdefault(session.id, session)
 
     def adopt(self, session_id: str, token: Secret[str] | None) -> Session:
         """Add a running session that another client has opened.

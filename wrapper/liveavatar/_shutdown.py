@@ -156,16 +156,18 @@ def _stop(clients: Iterable[_Leftovers], deadline: float, reason: str, advice: s
 
 
 def _stop_through_caller(client: _Leftovers, sessions: Iterable[Session], deadline: float) -> None:
-    from ._transports._blocking import run
+    """Stop sessions through the caller's httpx client, whose reads may outlast any timeout."""
+    from ._transports._blocking import run, run_in_thread
 
     flows = Flows(client.config, client.io, client.sessions)
 
-    def stop(session: Session) -> None:
-        with contextlib.suppress(Exception):
-            run(lambda: flows.stop_leftover(session, deadline))
+    def stop_each() -> None:
+        for session in sessions:
+            with contextlib.suppress(Exception):
+                run(functools.partial(flows.stop_leftover, session, deadline))
 
-    for session in sessions:
-        stop(session)
+    with contextlib.suppress(TimeoutError):
+        run_in_thread(stop_each, deadline - time.monotonic(), TimeoutError())
 
 
 async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]], deadline: float) -> None:

@@ -319,6 +319,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
         loop = asyncio.get_running_loop()
+        self._reset_after_fork()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:

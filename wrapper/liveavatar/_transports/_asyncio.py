@@ -117,6 +117,14 @@ class AsyncIO:
     def __init__(self, transport: AsyncTransport) -> None:
         self.send = transport.send
 
+    def is_usable(self) -> bool:
+        """Return whether there is a running event loop."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+        return True
+
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await asyncio.sleep(seconds)

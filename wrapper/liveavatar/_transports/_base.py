@@ -114,6 +114,10 @@ class Response:
         return self.unreadable is None
 
 
+_PARSERS = {"h11._util", "aiohttp.http_exceptions"}
+"""The modules of exceptions whose messages quote what the service has sent, which may be a secret."""
+
+
 def connection_error(
     request: Request, cause: BaseException | str, *, sent: bool = True, timed_out: bool = False
 ) -> LiveAvatarConnectionError:
@@ -122,11 +126,14 @@ def connection_error(
     The transport's own exception is described and not chained, because it holds the request's headers.
     """
     timed_out = timed_out or isinstance(cause, TimeoutError)
-    reason = str(cause) or ("the call's timeout is over" if timed_out else "the connection broke")
+    chain = list(itertools.islice(exception_chain(cause), 10))
+    if any(type(each).__module__ in _PARSERS for each in chain):
+        reason = "the response is incomplete, or not valid HTTP"
+    else:
+        reason = str(cause) or ("the call's timeout is over" if timed_out else "the connection broke")
     if isinstance(cause, BaseException):
         reason = f"{reason} ({type(cause).__name__})"
     reason = redact(" ".join(reason.split())[:300])
-    chain = list(itertools.islice(exception_chain(cause), 10))
     untrusted = any(isinstance(each, ssl.SSLCertVerificationError) for each in chain)
     if untrusted:
         reason = f"the service's certificate is not trusted: {reason}"

@@ -140,11 +140,15 @@ class BlockingIO:
         """Send a request and return its response."""
         return self._transport.send(request)
 
+    def is_usable(self) -> bool:
+        """Return True: there is no event loop that could end."""
+        return True
+
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        until = time.monotonic() + seconds
-        while (remaining := until - time.monotonic()) > 0:
-            time.sleep(min(remaining, INTERRUPT_INTERVAL))  # noqa: ASYNC251  # blocking by design
+        """Wait. The clock may stand still in the tests of a user."""
+        while seconds > 0:
+            time.sleep(min(seconds, INTERRUPT_INTERVAL))  # noqa: ASYNC251  # blocking by design
+            seconds -= INTERRUPT_INTERVAL
 
     async def run_all(self, works: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
         """Do one piece of work after another."""
@@ -156,7 +160,7 @@ class BlockingIO:
         if seconds is None:
             return function()
         late = LedgerError(f"The ledger does not respond within {seconds:g} seconds.")
-        return _run_in_thread(function, seconds, late)
+        return run_in_thread(function, seconds, late)
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work in this thread. The work handles interrupts itself."""
@@ -167,7 +171,7 @@ class BlockingIO:
         if threading.current_thread() is not threading.main_thread():
             return await work()
         late = LiveAvatarTimeoutError("The cleanup did not end in time.")
-        return _run_in_thread(lambda: run(work), CLEANUP_TIMEOUT + 1.0, late)  # it ends by itself before that
+        return run_in_thread(lambda: run(work), CLEANUP_TIMEOUT + 1.0, late)  # it ends by itself before that
 
 
 def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -179,7 +183,7 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     raise RuntimeError("a flow of the blocking client has suspended")
 
 
-def _run_in_thread(work: Callable[[], T], seconds: float, late: Exception) -> T:
+def run_in_thread(work: Callable[[], T], seconds: float, late: Exception) -> T:
     """Run work where no signal reaches it. An interrupt is raised after its end, and `late` if it takes too long."""
     results: list[T] = []
     failures: list[BaseException] = []

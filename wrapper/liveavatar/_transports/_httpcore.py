@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import socket
 import ssl
 import sys
 from collections import deque
@@ -153,9 +154,21 @@ class _DeadlineBackend(httpcore.NetworkBackend):
         self._inner = inner
 
     def connect_tcp(self, host: str, port: int, timeout: float | None = None, **options: Any) -> _DeadlineStream:  # type: ignore[override]
-        return _DeadlineStream(
-            self._inner.connect_tcp(host, port, timeout=current_request.get().connect_timeout(), **options)
-        )
+        """Connect to the first address that accepts; each has an equal share of the time that is left."""
+        active = sys.exception()
+        try:
+            addresses = list(dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, port)))
+        except (OSError, UnicodeError) as error:
+            if find_foreign(error, active) is not None:
+                raise
+            raise httpcore.ConnectError(str(error)) from error
+        while True:
+            limit = current_request.get().connect_timeout() / len(addresses)
+            try:
+                return _DeadlineStream(self._inner.connect_tcp(addresses.pop(0), port, timeout=limit, **options))
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                if not addresses or find_foreign(error, active) is not None:
+                    raise
 
 
 class _DeadlineStream(httpcore.NetworkStream):

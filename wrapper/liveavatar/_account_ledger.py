@@ -37,16 +37,8 @@ class AccountLedger:
         Raises:
             LedgerError: It could not be written down.
         """
-        try:
-            self._ledger.add(LedgerEntry(session_id, self._account, self._base_url, datetime.now(UTC)))
-            return
-        except LedgerError as error:
-            failure = error
-        except Exception as error:  # raised by a ledger that the user has written
-            failure = LedgerError(f"Session {session_id} could not be written down: {redact(str(error))}")
-            failure.__cause__ = error
-        failure.session_id = session_id
-        raise failure
+        entry = LedgerEntry(session_id, self._account, self._base_url, datetime.now(UTC))
+        _checked(lambda: self._ledger.add(entry), f"Session {session_id} could not be written down")
 
     def remove(self, session_id: str) -> None:
         """Remove a session that has ended or was released. A failure is only logged: no session runs because of it."""
@@ -61,7 +53,7 @@ class AccountLedger:
         Raises:
             LedgerError: The ledger could not be read.
         """
-        return self._read(lambda: [entry for entry in self._ledger.entries() if self._is_abandoned(entry)])
+        return _checked(lambda: [entry for entry in self._ledger.entries() if self._is_abandoned(entry)])
 
     def _is_abandoned(self, entry: LedgerEntry) -> bool:
         is_own = entry.owner_alive is False and (entry.account, entry.base_url) == (self._account, self._base_url)
@@ -78,13 +70,14 @@ class AccountLedger:
         Raises:
             LedgerError: The ledger could not be read or written.
         """
-        return self._read(lambda: self._ledger.claim(session_id))
+        return _checked(lambda: self._ledger.claim(session_id))
 
-    @staticmethod
-    def _read(operation: Callable[[], T]) -> T:
-        try:
-            return operation()
-        except LedgerError:
-            raise
-        except Exception as error:  # raised by a ledger that the user has written
-            raise LedgerError(f"The ledger could not be read: {type(error).__name__}: {redact(str(error))}") from error
+
+def _checked(operation: Callable[[], T], failure: str = "The ledger could not be read") -> T:
+    """Perform an operation on a ledger that the user may have written; raise a LedgerError for any other exception."""
+    try:
+        return operation()
+    except LedgerError:
+        raise
+    except Exception as error:
+        raise LedgerError(f"{failure}: {type(error).__name__}: {redact(str(error))}") from error

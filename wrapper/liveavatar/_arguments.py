@@ -56,26 +56,27 @@ def check_uuid(value: object, name: str) -> str:
     return value
 
 
-def check_seconds(value: object, name: str) -> float:
-    """Return a number of seconds, 0 or more.
+def check_seconds(value: object, name: str, *, positive: bool = False) -> float:
+    """Return a number of seconds, 0 or more, or more than 0.
 
     Raises:
         TypeError, ValueError: It is not one.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not (value >= 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be 0 or more seconds, not {value}")
+    if not (value >= 0 and math.isfinite(value)) or (positive and value == 0):
+        allowed = "a positive number of" if positive else "0 or more"
+        raise ValueError(f"{name} must be {allowed} seconds, not {value}")
     return float(value)
 
 
-def check_timestamp(value: object, name: str) -> int | None:
-    """Return a timestamp, or None.
+def check_int(value: object, name: str) -> int:
+    """Return `value` if it is an int.
 
     Raises:
-        TypeError: It is not an int.
+        TypeError: It is not one.
     """
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+    if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     return value
 

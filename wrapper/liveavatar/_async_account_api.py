@@ -48,7 +48,6 @@ class AsyncAccountApi(BaseApi):
 
         Reference: https://docs.liveavatar.com/api-reference/sessions/create-session-token
         """
-        self._flows.sessions.ensure_open()
         return await self._run(lambda: self._flows.create_session_token(request_data))
 
     @scrub_traceback
@@ -72,7 +71,6 @@ class AsyncAccountApi(BaseApi):
         """
         token = parse_credential(session_token, "session_token")
         del session_token
-        self._flows.sessions.ensure_open()
         return await self._run(lambda: self._flows.start_session(token))
 
     @scrub_traceback
@@ -98,7 +96,6 @@ class AsyncAccountApi(BaseApi):
         """
         token = None if session_token is None else parse_credential(session_token, "session_token")
         del session_token
-        self._flows.sessions.ensure_open()
         return await self._run(lambda: self._flows.stop_session(session_id, token, reason))
 
     @scrub_traceback
@@ -117,7 +114,6 @@ class AsyncAccountApi(BaseApi):
 
         Reference: https://docs.liveavatar.com/api-reference/sessions/keep-session-alive
         """
-        self._flows.sessions.ensure_open()
         await self._run(lambda: self._flows.keep_session_alive(session_id))
 
     def list_sessions(
@@ -159,7 +155,6 @@ class AsyncAccountApi(BaseApi):
 
     @scrub_traceback
     async def _fetch_page(self, query: dict[str, Any]) -> SessionPage:
-        self._flows.sessions.ensure_open()
         return await self._run(lambda: self._flows.list_page(query))
 
     @scrub_traceback
@@ -179,7 +174,6 @@ class AsyncAccountApi(BaseApi):
 
         Reference: https://docs.liveavatar.com/api-reference/sessions/get-session
         """
-        self._flows.sessions.ensure_open()
         return await self._run(lambda: self._flows.get_session(session_id))
 
     @scrub_traceback
@@ -202,7 +196,6 @@ class AsyncAccountApi(BaseApi):
 
         Reference: https://docs.liveavatar.com/api-reference/sessions/get-session-transcript
         """
-        self._flows.sessions.ensure_open()
         return await self._run(lambda: self._flows.get_session_transcript(session_id, start_timestamp, end_timestamp))
 
     @scrub_traceback
@@ -218,7 +211,6 @@ class AsyncAccountApi(BaseApi):
 
         Reference: https://docs.liveavatar.com/api-reference/sessions/delete-session-events
         """
-        self._flows.sessions.ensure_open()
         await self._run(lambda: self._flows.delete_session_events(session_id))
 
     @scrub_traceback
@@ -247,5 +239,4 @@ class AsyncAccountApi(BaseApi):
             LiveAvatarError: The service responded with an error, or not at all.
             ValueError, TypeError: An argument is not valid.
         """
-        self._flows.sessions.ensure_open()
         return await self._run(lambda: self._flows.request(method, path, json, params, idempotent))

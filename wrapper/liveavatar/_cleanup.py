@@ -9,14 +9,13 @@ from typing import Any, TypeVar
 
 from liveavatar_client.models import StopReason, StopSessionResponse
 
-from ._calls import Body, call
 from ._constants import CLEANUP_RETRY_DELAYS, CLEANUP_TIMEOUT
 from ._endpoints import STOP, has_ended, is_error_of, is_unknown
-from ._operations import Operations, credentials
+from ._operations import Operations
 from ._redaction import Secret
 from ._request_bodies import stop_request
 from ._sessions import Session
-from .errors import AuthenticationError, LiveAvatarError
+from .errors import LiveAvatarError
 
 T = TypeVar("T")
 
@@ -146,7 +145,7 @@ class Cleanup(Operations):
         unknown_until = time.monotonic() + CLEANUP_TIMEOUT
         while True:
             try:
-                return await self._stop(session, deadline, body, is_cleanup)
+                return await self.call_for(session, STOP, deadline, body, is_cleanup=is_cleanup)
             except LiveAvatarError as error:
                 if not is_error_of(error, STOP, session.ids):
                     raise
@@ -159,18 +158,6 @@ class Cleanup(Operations):
                 if not is_unknown(error) or delay <= 0 or now + delay >= deadline:
                     raise
             await self.io.sleep(delay)
-
-    async def _stop(self, session: Session, deadline: float, body: Body, is_cleanup: bool) -> StopSessionResponse:
-        """Stop a session with its own token or, if that is no longer valid, with the API key."""
-        for token in credentials(session):
-            try:
-                return await call(
-                    self.io, self._config, STOP, token, deadline, body, session_id=session.id, is_cleanup=is_cleanup
-                )
-            except AuthenticationError:
-                if token is None:
-                    raise
-        raise AssertionError("the last attempt returns or raises")
 
     async def _discard(self, session: Session) -> None:
         """Remove a session that is known not to run from the registry and from the ledger."""

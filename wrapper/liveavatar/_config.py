@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from typing import Self
@@ -10,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import attrs
 
+from ._arguments import check_int, check_seconds
 from ._constants import API_KEY_VARIABLE, BASE_URL, BASE_URL_VARIABLE
 from ._proxies import is_loopback
 from ._redaction import Secret
@@ -45,15 +45,10 @@ class Config:
             LiveAvatarError: There is no API key.
             ValueError, TypeError: An argument is not valid. The message never shows a credential.
         """
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-            raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
-        if not (timeout > 0 and math.isfinite(timeout)):
-            raise ValueError(f"timeout must be a positive number of seconds, not {timeout}")
-        if isinstance(max_retries, bool) or not isinstance(max_retries, int):
-            raise TypeError(f"max_retries must be an int, not {type(max_retries).__name__}")
-        if max_retries < 0:
+        seconds = check_seconds(timeout, "timeout", positive=True)
+        if check_int(max_retries, "max_retries") < 0:
             raise ValueError(f"max_retries must be 0 or more, not {max_retries}")
-        return cls(_api_key(api_key), _base_url(base_url, default_base_url), float(timeout), max_retries)
+        return cls(_api_key(api_key), _base_url(base_url, default_base_url), seconds, max_retries)
 
 
 def parse_credential(value: object, name: str) -> Secret[str]:

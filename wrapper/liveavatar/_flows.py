@@ -22,7 +22,14 @@ from ._operations import add_note, message
 from ._redaction import Secret
 from ._request_bodies import session_request, stop_request
 from ._sessions import Session
-from .errors import AuthenticationError, ConcurrencyLimitError, LedgerError, LiveAvatarError, NotFoundError
+from .errors import (
+    AuthenticationError,
+    ConcurrencyLimitError,
+    LedgerError,
+    LiveAvatarError,
+    NotFoundError,
+    SessionTokenNotFoundError,
+)
 from .models import StandardSessionResponse
 
 
@@ -109,6 +116,14 @@ class Flows(Cleanup):
                 _set_attributes(error, session, may_be_running=True)
                 _warn(session, error)
             raise
+
+    async def close_tracked(self, session: Session, deadline: float | None = None) -> None:
+        """Stop a session that is open or still being opened, unless it is closed meanwhile. See `close_session`."""
+        if not session.opened:
+            await self.close_opening_session(session)
+            return
+        with contextlib.suppress(SessionTokenNotFoundError):
+            await self.close_session(session.id, None, deadline)
 
     async def adopt_session(self, session_id: str, token: Secret[str] | None) -> None:
         """Take over a running session of another client or process. An interrupt is raised after that."""

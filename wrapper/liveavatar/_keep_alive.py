@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-import math
 import os
 import threading
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from ._arguments import check_seconds
 from ._calls import logger
 from ._constants import KEEP_ALIVE_INTERVAL
 from ._flows import Flows
@@ -40,11 +40,7 @@ def keep_alive_interval(value: object) -> float | None:
         return None
     if value is True:
         return KEEP_ALIVE_INTERVAL
-    if not isinstance(value, int | float):
-        raise TypeError(f"keep_alive must be True, False or a number of seconds, not {type(value).__name__}")
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"keep_alive must be a positive number of seconds, not {value}")
-    return float(value)
+    return check_seconds(value, "keep_alive", positive=True)
 
 
 @attrs.define(eq=False)

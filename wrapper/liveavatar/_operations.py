@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from liveavatar_client.models import (
@@ -17,8 +17,8 @@ from liveavatar_client.models import (
     StopSessionResponse,
 )
 
-from ._arguments import check_params, check_request, check_session_id, check_timestamp, check_uuid
-from ._calls import IO, call, logger
+from ._arguments import check_int, check_params, check_request, check_session_id, check_uuid
+from ._calls import IO, Body, call, logger
 from ._config import Config
 from ._constants import LEDGER_TIMEOUT
 from ._endpoints import (
@@ -30,6 +30,7 @@ from ._endpoints import (
     START,
     STOP,
     TRANSCRIPT,
+    Endpoint,
     custom,
     has_ended,
     is_error_of,
@@ -57,13 +58,13 @@ class Operations:
     async def create_session_token(self, request: object) -> SessionTokenResponse:
         """Create a session token."""
         body = Secret(session_request(request))
-        response = await call(self.io, self._config, CREATE_TOKEN, None, self.deadline(), body)
+        response = await self._call(CREATE_TOKEN, body=body)
         self.sessions.note_id(response.data.session_id)
         return response
 
     async def start_session(self, token: Secret[str]) -> LiveAvatarSessionResponse:
         """Start the session of a token, without retries: only the owner of the token knows whether one is right."""
-        response = await call(self.io, self._config, START, token, self.deadline(), max_retries=0)
+        response = await self._call(START, token, max_retries=0)
         self.sessions.note_id(response.data.session_id)
         return response
 
@@ -72,7 +73,7 @@ class Operations:
     ) -> StopSessionResponse:
         """Stop any session of the account."""
         body = Secret(stop_request(self._session_id(session_id, has_token=token is not None), reason))
-        return await call(self.io, self._config, STOP, token, self.deadline(), body, session_id=session_id)
+        return await self._call(STOP, token, body, session_id=session_id)
 
     async def keep_session_alive(self, session_id: str) -> None:
         """Reset the idle timer of a session, with its token if this client has opened it."""
@@ -95,22 +96,7 @@ class Operations:
 
     async def _keep_alive(self, session: Session, deadline: float, max_retries: int | None) -> None:
         body = Secret({"session_id": session.id})
-        for token in credentials(session):
-            try:
-                await call(
-                    self.io,
-                    self._config,
-                    KEEP_ALIVE,
-                    token,
-                    deadline,
-                    body,
-                    session_id=session.id,
-                    max_retries=max_retries,
-                )
-                return
-            except AuthenticationError:
-                if token is None:
-                    raise
+        await self.call_for(session, KEEP_ALIVE, deadline, body, max_retries=max_retries)
 
     async def _note_end(self, session: Session, error: LiveAvatarError) -> bool:
         """Remove a session that has ended, as an error says; return whether it does."""
@@ -124,7 +110,7 @@ class Operations:
 
     async def list_page(self, query: Mapping[str, Any]) -> SessionPage:
         """Return one page of the list of sessions."""
-        page = (await call(self.io, self._config, LIST, None, self.deadline(), query=query)).data
+        page = (await self._call(LIST, query=query)).data
         for entry in page.results:
             self.sessions.note_id(entry.id)
         return page
@@ -132,7 +118,7 @@ class Operations:
     async def get_session(self, session_id: str) -> SessionInfo:
         """Return what the service records about a session."""
         path = {"session_id": self._session_id(session_id)}
-        response = await call(self.io, self._config, GET, None, self.deadline(), path=path, session_id=session_id)
+        response = await self._call(GET, path=path, session_id=session_id)
         if response.data is None:
             error = NotFoundError("200 The service has no such session.", 200, "")
             error.endpoint, error.attempts, error.session_id = GET.full_path, 1, session_id
@@ -143,18 +129,17 @@ class Operations:
         """Return the transcript of a session."""
         path = {"session_id": self._session_id(session_id)}
         query = {
-            "start_timestamp": check_timestamp(start, "start_timestamp"),
-            "end_timestamp": check_timestamp(end, "end_timestamp"),
+            name: check_int(value, name)
+            for name, value in (("start_timestamp", start), ("end_timestamp", end))
+            if value is not None
         }
-        response = await call(
-            self.io, self._config, TRANSCRIPT, None, self.deadline(), path=path, query=query, session_id=session_id
-        )
+        response = await self._call(TRANSCRIPT, path=path, query=query, session_id=session_id)
         return response.data
 
     async def delete_session_events(self, session_id: str) -> None:
         """Delete the stored events of a session."""
         path = {"session_id": self._session_id(session_id)}
-        await call(self.io, self._config, DELETE_EVENTS, None, self.deadline(), path=path, session_id=session_id)
+        await self._call(DELETE_EVENTS, path=path, session_id=session_id)
 
     async def request(
         self, method: str, path: str, json: object, params: Mapping[str, Any] | None, idempotent: bool | None
@@ -163,10 +148,27 @@ class Operations:
         method, path = check_request(method, path)
         endpoint = custom(method, path, idempotent=method == "GET" if idempotent is None else idempotent)
         body = None if json is None else Secret(json)
-        return await call(self.io, self._config, endpoint, None, self.deadline(), body, query=check_params(params))
+        return await self._call(endpoint, body=body, query=check_params(params))
+
+    def _call(
+        self, endpoint: Endpoint[T], token: Secret[str] | None = None, body: Body | None = None, **options: Any
+    ) -> Coroutine[Any, Any, T]:
+        """Call an endpoint within the client's timeout, unless the client is closed."""
+        self.sessions.ensure_open()
+        return call(self.io, self._config, endpoint, token, self.deadline(), body, **options)
+
+    async def call_for(
+        self, session: Session, endpoint: Endpoint[T], deadline: float, body: Body, **options: Any
+    ) -> T:
+        """Call an endpoint with the session's own token or, if that is no longer valid, with the API key."""
+        options["session_id"] = session.id
+        if session.token is not None and session.other_id is None:  # the token may be of either id
+            with contextlib.suppress(AuthenticationError):
+                return await call(self.io, self._config, endpoint, session.token, deadline, body, **options)
+        return await call(self.io, self._config, endpoint, None, deadline, body, **options)
 
     def _session_id(self, session_id: object, *, has_token: bool = False) -> str:
-        """Return the id of a session of the account.
+        """Return the id of a session of the account, unless the client is closed.
 
         It must be a UUID, unless the service has been seen to give other ids, or the caller has the session's token:
         no session is left running because of this check.
@@ -174,6 +176,7 @@ class Operations:
         Raises:
             TypeError, ValueError: It is not an id.
         """
+        self.sessions.ensure_open()
         checked = check_session_id(session_id)
         return checked if has_token or not self.sessions.only_uuids else check_uuid(checked, "session_id")
 
@@ -197,14 +200,6 @@ class Operations:
     def deadline(self) -> float:
         """Return the time on `time.monotonic` at which a call that begins now must have ended."""
         return time.monotonic() + self._config.timeout
-
-
-def credentials(session: Session) -> tuple[Secret[str] | None, ...]:
-    """Return the tokens to try for a session; None is the API key.
-
-    If the session has two ids, its token may be of either, and the service knows no other session by it.
-    """
-    return (None,) if session.token is None or session.other_id is not None else (session.token, None)
 
 
 def add_note(error: BaseException, note: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from liveavatar_client.models import SessionInfo, SessionListType, SessionPage
 
-from ._arguments import check_uuid
+from ._arguments import check_int, check_uuid
 from ._schema import enum_member
 
 MAX_PAGE_SIZE = 100
@@ -27,9 +27,7 @@ class Pages:
         Raises:
             TypeError, ValueError: One of them is not valid.
         """
-        if isinstance(page_size, bool) or not isinstance(page_size, int):
-            raise TypeError(f"page_size must be an int, not {type(page_size).__name__}")
-        if not 1 <= page_size <= MAX_PAGE_SIZE:
+        if not 1 <= check_int(page_size, "page_size") <= MAX_PAGE_SIZE:
             raise ValueError(f"page_size must be 1 to {MAX_PAGE_SIZE}, not {page_size}")
         self._query: dict[str, Any] = {
             "type": enum_member(SessionListType, kind, "type").value,

@@ -25,7 +25,6 @@ from ._flows import Flows
 from ._keep_alive import keep_alive_interval
 from ._keep_alive_task import TaskWorker
 from ._redaction import scrub_traceback
-from ._sessions import Session
 from .errors import LiveAvatarError, SessionTokenNotFoundError
 from .models import StandardSessionResponse
 
@@ -251,7 +250,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         if not sessions:
             return
         stops = await self._run_closing(
-            lambda flows: shield_all([functools.partial(_close_if_open, flows, session) for session in sessions])
+            lambda flows: shield_all([functools.partial(flows.close_tracked, session) for session in sessions])
         )
         failures = [asyncio.CancelledError() if stop.cancelled() else stop.exception() for stop in stops]
         raise_first([failure for failure in failures if failure is not None])
@@ -340,11 +339,3 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
             return await work(Flows(self._config, AsyncIO(transport), self._flows.sessions))
         finally:
             await transport.close()
-
-
-async def _close_if_open(flows: Flows, session: Session) -> None:
-    with contextlib.suppress(SessionTokenNotFoundError):  # closed meanwhile, by the block or another task
-        if session.opened:
-            await flows.close_session(session.id)
-        else:
-            await flows.close_opening_session(session)

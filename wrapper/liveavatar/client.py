@@ -265,11 +265,7 @@ class LiveAvatarApi(AccountApi):
 
     @scrub_traceback
     def _close_tracked(self, session: Session, deadline: float) -> None:
-        if not session.opened:
-            self._run(lambda: self._flows.close_opening_session(session))
-            return
-        with contextlib.suppress(SessionTokenNotFoundError):  # closed meanwhile, by another thread
-            self._run(lambda: self._flows.close_session(session.id, None, deadline))
+        self._run(lambda: self._flows.close_tracked(session, deadline))
 
     def _close_if_open(self, session_id: str) -> None:
         with contextlib.suppress(SessionTokenNotFoundError):  # closed meanwhile, by the block or another thread

@@ -13,14 +13,13 @@ import select
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from types import FunctionType
 from typing import Any, TypeAlias
 
 import aiohttp
 import yarl
 
 from ._asyncio import current_attempt
-from ._base import Request
+from ._base import Request, is_original
 
 _VERSION = tuple(int(number) for number in re.findall(r"\d+", aiohttp.__version__)[:2])
 _MAX_TESTED_VERSION = (3, 14)
@@ -41,10 +40,7 @@ def can_wrap_connector() -> bool:
 
 def can_bypass_session() -> bool:
     """Return whether requests may bypass ClientSession: a tested version, whose methods vcrpy has not replaced."""
-    method: object = aiohttp.ClientSession._request
-    # The exact type, because wrappers pretend to be functions.
-    original = type(method) is FunctionType and method.__code__.co_filename == aiohttp.client.__file__
-    return original and can_wrap_connector()
+    return can_wrap_connector() and is_original(aiohttp.ClientSession._request, aiohttp.client)
 
 
 class CheckedConnector:

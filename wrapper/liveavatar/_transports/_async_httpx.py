@@ -37,7 +37,7 @@ class HttpxTransport(AsyncTransport):
                 async for chunk in incoming.aiter_raw():
                     if not response.feed(chunk):
                         break
-            if _httpx.has_trailing_data(incoming):
+            if _httpx.has_trailing_data(incoming.stream):
                 await incoming.extensions["network_stream"].aclose()
         finally:
             await incoming.aclose()

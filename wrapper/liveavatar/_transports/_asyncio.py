@@ -10,8 +10,9 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from .._constants import CLEANUP_TIMEOUT
 from ..errors import LedgerError, LiveAvatarConnectionError
@@ -55,7 +56,7 @@ class AsyncTransport(ABC):
         Raises:
             LiveAvatarConnectionError: There was no response.
         """
-        if not self.owns_pool and request.new_connection and request.last_resort:
+        if not self.owns_pool and request.last_resort:
             return await self._send_beside_pool(request)
         attempt = None
         token = None
@@ -164,31 +165,21 @@ class AsyncIO:
 
 async def call_blocking(function: Callable[[], T]) -> T:
     """Call a function that may block in a thread of its own; the loop's executor may be busy or shut down."""
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[T] = loop.create_future()
-
-    def deliver(value: T | None, error: BaseException | None) -> None:
-        if not result.done():
-            if error is None:
-                result.set_result(cast(T, value))
-            else:
-                result.set_exception(error)
+    result: Future[T] = Future()
+    result.set_running_or_notify_cancel()  # from here on, a cancellation of the caller does not reach it
 
     def work() -> None:
-        value, failure = None, None
         try:
-            value = function()
+            result.set_result(function())
         except BaseException as error:
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(deliver, value, failure)
+            result.set_exception(error)
 
     thread = threading.Thread(target=work, name="liveavatar-blocking-call", daemon=True)
     try:
         thread.start()
     except RuntimeError:  # the interpreter is shutting down, or out of threads
         return function()
-    return await result
+    return await asyncio.wrap_future(result)
 
 
 _background_tasks: set[asyncio.Task[Any]] = set()

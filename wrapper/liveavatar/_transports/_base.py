@@ -9,6 +9,7 @@ import sysconfig
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import FunctionType, ModuleType
 from urllib.parse import urlsplit
 
 import attrs
@@ -195,6 +196,12 @@ def _is_raised_by_caller(error: BaseException) -> bool:
     file = traceback.tb_frame.f_code.co_filename
     is_compiled = file.startswith("<") or file.endswith((".pyx", ".pxd", ".pxi"))  # uvloop and aiohttp are, in part
     return not (is_compiled or file.startswith(_LIBRARY_FOLDERS))
+
+
+def is_original(method: object, module: ModuleType) -> bool:
+    """Return whether a method is that of a library's module, not one of instrumentation or of a mocking library."""
+    # The exact type, because wrappers pretend to be functions.
+    return type(method) is FunctionType and method.__code__.co_filename == module.__file__
 
 
 def with_read_error(response: Response | None, error: LiveAvatarConnectionError) -> Response:

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from types import FunctionType
 from typing import Any, TypeVar
 
 import httpx
@@ -18,7 +17,7 @@ import httpx
 from .._constants import CLEANUP_TIMEOUT, INTERRUPT_INTERVAL
 from .._proxies import proxy_from_environment
 from ..errors import LedgerError, LiveAvatarConnectionError, LiveAvatarTimeoutError
-from ._base import Request, Response, find_foreign, with_read_error
+from ._base import Request, Response, find_foreign, is_original, with_read_error
 from ._httpcore import PooledTransport, current_request
 from ._httpx import ERRORS, build_request, discard_cookies, ensure_open, has_trailing_data, to_connection_error
 
@@ -48,7 +47,7 @@ class BlockingTransport:
             return _send(request, functools.partial(_send_through_pool, self._pool))
         # A signal handler or finalizer may call while this thread holds a lock of the caller's pool.
         nested = getattr(self._thread, "is_sending", False)
-        if not nested and not (request.new_connection and request.last_resort):
+        if not nested and not request.last_resort:
             self._thread.is_sending = True
             try:
                 request.limit_to_reused()
@@ -104,7 +103,7 @@ def _send(
                     if not response.feed(chunk):
                         break
                     request.remaining()
-            if is_callers_pool and has_trailing_data(incoming):  # our own pool checks it itself
+            if is_callers_pool and has_trailing_data(incoming.stream):  # our own pool checks it itself
                 incoming.extensions["network_stream"].close()
         return response
     except LiveAvatarConnectionError as error:
@@ -122,12 +121,7 @@ def _send(
 
 def _is_observed() -> bool:
     """Return True if a method of httpx.Client was replaced, so that requests are expected there."""
-    for name in _OBSERVED_METHODS:
-        method: object = getattr(httpx.Client, name, None)
-        # The exact type, because wrappers pretend to be functions.
-        if not (type(method) is FunctionType and method.__code__.co_filename == httpx._client.__file__):
-            return True
-    return False
+    return not all(is_original(getattr(httpx.Client, name, None), httpx._client) for name in _OBSERVED_METHODS)
 
 
 class BlockingIO:

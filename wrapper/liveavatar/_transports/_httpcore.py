@@ -17,6 +17,7 @@ import httpx
 
 from .._constants import INTERRUPT_INTERVAL, KEEPALIVE_EXPIRY
 from ._base import Request, find_foreign
+from ._httpx import has_trailing_data
 
 current_request: ContextVar[Request] = ContextVar("liveavatar_request")
 """The request whose deadline the connections keep."""
@@ -99,7 +100,7 @@ class _ConnectionStack:
         return None
 
     def _release(self, connection: httpcore.ConnectionInterface) -> None:
-        if not connection.is_idle() or _has_trailing_data(connection):
+        if not connection.is_idle() or has_trailing_data(connection) is not False:
             connection.close()
             return
         self._idle.append(connection)
@@ -117,16 +118,6 @@ class _ConnectionStack:
         with contextlib.suppress(IndexError):
             while True:
                 self._idle.pop().close()
-
-
-def _has_trailing_data(connection: Any) -> bool:
-    """Return True if bytes follow the response, or if that is unknown. httpcore would parse them as the next one."""
-    for _ in range(3):  # a connection through a proxy wraps another
-        connection = getattr(connection, "_connection", None)
-        parser = getattr(connection, "_h11_state", None)
-        if parser is not None:
-            return bool(parser.trailing_data[0] != b"")
-    return True
 
 
 class _PooledStream:

@@ -31,19 +31,19 @@ def build_request(request: Request) -> httpx.Request:
     )
 
 
-def has_trailing_data(response: httpx.Response) -> bool:
-    """Return True if bytes follow the response, which httpcore would parse as the next one.
+def has_trailing_data(part: object) -> bool | None:
+    """Return whether bytes follow a response, which httpcore would parse as the next one; None if that is unknown.
 
-    Should httpx or httpcore change what this relies on, the bytes are found once they make the next response invalid.
+    Args:
+        part: The connection of the response, or its stream.
     """
-    part: object = response.stream
     for _ in range(8):  # the stream of a response wraps that of its connection, which wraps its parser
         parser = getattr(part, "_h11_state", None)
         if parser is not None:
             return bool(parser.trailing_data[0])
         names = ("_stream", "_httpcore_stream", "_connection")
         part = next((inner for name in names if (inner := getattr(part, name, None)) is not None), None)
-    return False
+    return None
 
 
 def to_connection_error(request: Request, error: Exception) -> LiveAvatarConnectionError:

@@ -640,9 +640,17 @@ def test_start_unknown(harness: Harness, outcome: Any) -> None:
 
 
 ALREADY_ENDED = [
-    refused(status, f"The session {verb}.")
+    refused(status, message)
     for status in (404, 409)
-    for verb in ("has already stopped", "is already ended", "was closed", "has expired", "is FINISHED", "is ended")
+    for message in (
+        "The session has already stopped.",
+        "The session is already ended.",
+        "The session was closed.",
+        "The session has expired.",
+        "The session is FINISHED.",
+        "The session is ended.",
+        "Already stopped",
+    )
 ]
 """The service says that the session has run and has ended."""
 UNKNOWN = [refused(404), refused(409, "The session is NOT ACTIVE"), refused(409, "Session is not running")]

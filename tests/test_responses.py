@@ -361,7 +361,9 @@ def test_hint_of_path() -> None:
 @pytest.mark.parametrize("status", [400, 422])
 def test_hint_of_vp8(status: int) -> None:
     """An error about VP8 says what to use in its place."""
-    assert "VideoEncoding.H264" in str(error_of(response(status, envelope("VP8 is not supported")), CREATE_TOKEN))
+    error = error_of(response(status, envelope("VP8 is not supported")), CREATE_TOKEN)
+    hint = "The service is about to drop VP8: use VideoEncoding.H264 in video_settings."
+    assert str(error) == f"{status} (code 4000) VP8 is not supported. {hint}"
 
 
 @pytest.mark.parametrize(

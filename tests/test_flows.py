@@ -42,7 +42,7 @@ from liveavatar import (
     _operations,
 )
 from liveavatar._config import Config
-from liveavatar._constants import CLEANUP_RETRY_DELAYS, CLEANUP_TIMEOUT
+from liveavatar._constants import CLEANUP_RETRY_DELAYS, CLEANUP_TIMEOUT, LEDGER_TIMEOUT
 from liveavatar._endpoints import CREATE_TOKEN, START, STOP, Endpoint
 from liveavatar._flows import Flows
 from liveavatar._redaction import Secret
@@ -153,7 +153,10 @@ class Shield(Step):
 
 
 class FakeIO:
-    """An IO that performs nothing: each call becomes a step."""
+    """An IO that performs nothing: each call becomes a step. A ledger is called, and the time for it is noted."""
+
+    def __init__(self) -> None:
+        self.ledger_timeouts: list[float | None] = []
 
     async def send(self, request: Request) -> Response:
         return await Send(request)  # type: ignore[no-any-return]
@@ -169,6 +172,7 @@ class FakeIO:
             await work()
 
     async def call_ledger(self, function: Callable[[], T], seconds: float | None) -> T:
+        self.ledger_timeouts.append(seconds)
         return function()
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -577,6 +581,13 @@ def test_error_attributes(harness: Harness, endpoint: Endpoint[Any]) -> None:
     assert (error.endpoint, error.attempts, error.session_id) == (f"/v1/sessions/{NAMES[endpoint]}", 2, SESSION)
 
 
+def test_error_names_base_url(harness: Harness) -> None:
+    """The error of a wrong base URL has the URL in its hint."""
+    flow = harness.call(CREATE_TOKEN)
+    flow("token", Response(404, {}))
+    assert flow.error(NotFoundError).args[0].endswith("Is base_url right? It is https://service.example/base")
+
+
 @pytest.mark.parametrize("outcome", [refused(500), refused(409), lost(), unusable()], ids=name)
 def test_token_runs_nothing(harness: Harness, outcome: Any) -> None:
     """No session runs after a failed creation of a token."""
@@ -633,9 +644,17 @@ def test_start_unknown(harness: Harness, outcome: Any) -> None:
 
 
 ALREADY_ENDED = [
-    refused(status, f"The session {verb}.")
+    refused(status, message)
     for status in (404, 409)
-    for verb in ("has already stopped", "is already ended", "was closed", "has expired", "is FINISHED", "is ended")
+    for message in (
+        "The session has already stopped.",
+        "The session is already ended.",
+        "The session was closed.",
+        "The session has expired.",
+        "The session is FINISHED.",
+        "The session is ended.",
+        "Already stopped",
+    )
 ]
 """The service says that the session has run and has ended."""
 UNKNOWN = [refused(404), refused(409, "The session is NOT ACTIVE"), refused(409, "Session is not running")]
@@ -764,9 +783,11 @@ def test_request_path_and_query(harness: Harness) -> None:
     endpoint = Endpoint(
         method="GET", path="/x/{id}/y", model=None, retry_statuses=lambda status: False, retry_if_lost=True
     )
-    flow = harness.call(endpoint, path={"id": "a/b c?"}, query={"page": 2, "text": "é&", "size": None})
+    flow = harness.call(
+        endpoint, path={"id": "a/b c?"}, query={"page": 2, "text": "é&", "size": None, "by": ["a", "b"]}
+    )
     assert flow.request.method == "GET"
-    assert flow.request.url == "https://service.example/base/x/a%2Fb%20c%3F/y?page=2&text=%C3%A9%26"
+    assert flow.request.url == "https://service.example/base/x/a%2Fb%20c%3F/y?page=2&text=%C3%A9%26&by=a&by=b"
     flow.resume(success([1, 2]))
     assert flow.result() == [1, 2]
 
@@ -785,7 +806,9 @@ def flags(request: Request) -> tuple[bool, bool, bool]:
 @by_endpoint
 def test_flags_of_first_attempt(harness: Harness, endpoint: Endpoint[Any]) -> None:
     """An ordinary request may use an idle connection, and only the caller's pool."""
-    assert flags(harness.call(endpoint).request) == (False, False, False)
+    request = harness.call(endpoint).request
+    assert flags(request) == (False, False, False)
+    assert request.is_stop is (endpoint is STOP)  # only a stop has a connection once the caller's pool is closed
 
 
 def test_new_connection(harness: Harness) -> None:
@@ -941,6 +964,21 @@ def test_new_session(harness: Harness) -> None:
     assert harness.sessions.latest_token == "its-token"
 
 
+def test_recovery_before_start(harness: Harness) -> None:
+    """The first recovery may free the slot that a session needs, so it is waited for, within the call's deadline."""
+    deadlines = []
+
+    class Recovery:
+        async def wait_for_first(self, deadline: float) -> None:
+            deadlines.append(deadline)
+
+    harness.flows.recovery = Recovery()
+    flow = harness.opening()
+    assert deadlines == []
+    flow("token", created(), takes=20)
+    assert deadlines == [flow.request.deadline] == [1000 + TIMEOUT]
+
+
 def test_tracked_before_start(harness: Harness) -> None:
     """A session is tracked before its start is sent, and counts as opened after it."""
     flow = harness.opening()
@@ -1018,6 +1056,21 @@ def test_new_session_interrupted(harness: Harness, cls: type[BaseException]) -> 
     )
     assert harness.ids == []
     assert harness.warnings == []
+
+
+@attrs.frozen
+class FrozenError(Exception):
+    """What a signal handler may raise, too: it takes no attributes."""
+
+
+def test_interrupted_by_a_frozen_exception(harness: Harness) -> None:
+    """An interruption that takes no attributes is raised as it is."""
+    flow = harness.starting()
+    interruption = FrozenError()
+    flow("start", interruption)
+    flow("stop", stopped())
+    assert flow.error(FrozenError) is interruption
+    assert harness.ids == []
 
 
 def test_interrupted_between_starts(harness: Harness) -> None:
@@ -1172,6 +1225,17 @@ def test_interrupted_failing_cleanup(harness: Harness) -> None:
     assert harness.ids == [SESSION]
 
 
+def test_cleanup_interrupted_then_failed(harness: Harness) -> None:
+    """An interruption that reaches the stop itself is raised although the next stop fails."""
+    harness.new_client(0)
+    flow = harness.starting()
+    flow("start", lost())
+    flow("stop", KeyboardInterrupt())
+    flow("stop", refused(503))
+    assert flow.error(KeyboardInterrupt).session_may_be_running is True  # type: ignore[attr-defined]
+    assert harness.ids == [SESSION]
+
+
 @pytest.mark.parametrize("cls", INTERRUPTIONS)
 def test_interruption_in_cleanup(harness: Harness, cls: type[BaseException]) -> None:
     """An interruption that reaches the stop itself, as in a thread without a shield, does not prevent it."""
@@ -1258,11 +1322,12 @@ def test_session_id_of_other_session(harness: Harness) -> None:
 
 
 class FakeLedger:
-    """In place of a ledger: notes what is written down and removed, or cannot be used."""
+    """In place of a ledger: notes what is written down and removed, or cannot be used, or is interrupted once."""
 
     def __init__(self) -> None:
         self.changes: list[tuple[str, str]] = []
         self.is_broken = False
+        self.interruption: BaseException | None = None
 
     def add(self, session_id: str) -> None:
         self._change("add", session_id)
@@ -1274,6 +1339,9 @@ class FakeLedger:
         if self.is_broken:
             raise LedgerError("The ledger cannot be used.")
         self.changes.append((kind, session_id))
+        if self.interruption is not None:
+            interruption, self.interruption = self.interruption, None
+            raise interruption
 
 
 @pytest.fixture
@@ -1294,6 +1362,7 @@ def test_ledger(harness: Harness, ledger: FakeLedger) -> None:
     assert ledger.changes == [("add", SESSION)]
     flow("stop", stopped())
     assert ledger.changes == [("add", SESSION), ("remove", SESSION)]
+    assert harness.io.ledger_timeouts == [LEDGER_TIMEOUT, LEDGER_TIMEOUT]
 
 
 def test_broken_ledger(harness: Harness, ledger: FakeLedger) -> None:
@@ -1380,6 +1449,15 @@ def test_adopt(harness: Harness, ledger: FakeLedger) -> None:
     flow = harness.close()
     assert credential(flow("stop", stopped())) == ("Authorization", "Bearer its-token")
     assert ledger.changes == [("add", SESSION), ("remove", SESSION)]
+
+
+@pytest.mark.parametrize("cls", INTERRUPTIONS)
+def test_adopt_interrupted(cls: type[BaseException], harness: Harness, ledger: FakeLedger) -> None:
+    """An interruption is raised when the session is taken over and written down."""
+    ledger.interruption = cls()
+    harness.run(harness.flows.adopt_session(SESSION, None)).error(cls)
+    assert ledger.changes == [("add", SESSION), ("add", SESSION)]
+    assert harness.ids == [SESSION]
 
 
 @pytest.mark.parametrize("was_open", [True, False])
@@ -1646,9 +1724,9 @@ def test_interruption_does_not_prolong(harness: Harness) -> None:
     assert flow("stop", stopped()).deadline == 1000 + TIMEOUT
 
 
-@pytest.mark.parametrize("cls", INTERRUPTIONS)
+@pytest.mark.parametrize("cls", [*INTERRUPTIONS, LiveAvatarError])
 def test_delay_interrupted(harness: Harness, cls: type[BaseException]) -> None:
-    """An interruption ends the delay between two stops."""
+    """An interruption ends the delay between two stops, also if it is the error of another call."""
     flow = harness.closing()
     flow("stop", lost())
     flow("sleep 0.5", cls())
@@ -1685,17 +1763,21 @@ def test_interruptions_until_timeout(harness: Harness) -> None:
 
 
 def test_many_interruptions(harness: Harness) -> None:
-    """Only the time bounds an interrupted close, not the number of interruptions. Each pause is longer."""
+    """Only the time bounds an interrupted close, not the number of interruptions. No pause gets shorter."""
     flow = harness.closing()
     requests = 0
+    pauses = []
     while flow.step is not None and harness.clock.now < 1000 + CLEANUP_TIMEOUT - 1:
         requests += isinstance(flow.step, Send)
+        pauses += [flow.step.seconds] if isinstance(flow.step, Sleep) else []
         flow(describe(flow.step), KeyboardInterrupt() if isinstance(flow.step, Send) else None)
     assert 3 < requests < 10
     while isinstance(flow.step, Sleep):
+        pauses.append(flow.step.seconds)
         flow(describe(flow.step))
     flow("stop", stopped())
     flow.error(KeyboardInterrupt)
+    assert pauses == sorted(pauses)
     assert harness.ids == []
 
 
@@ -1759,7 +1841,7 @@ def test_close_flagged_session(harness: Harness) -> None:
     while flow.step is not None:
         flow(describe(flow.step), refused(404) if isinstance(flow.step, Send) else None)
     assert flow.error(NotFoundError).session_may_be_running is True
-    assert harness.clock.now - begun < TIMEOUT
+    assert harness.clock.now - begun == CLEANUP_TIMEOUT
     assert harness.ids == [SESSION]
     flow = harness.close()
     flow("stop", refused(409, "The session has already ended"))
@@ -1830,6 +1912,29 @@ def test_wait_for_slot_with_expired_token(harness: Harness) -> None:
     assert credential(flow("start", refused(401)))[1] == "Bearer new-token"
     assert flow.error(AuthenticationError).session_id == OTHER
     assert harness.ids == []
+
+
+def test_wait_for_slot_of_token(harness: Harness) -> None:
+    """A token that is refused at the concurrency limit is waited for, too."""
+    flow = harness.run(harness.flows.new_session(REQUEST, 60))
+    flow("token", refused(403, AT_LIMIT))
+    flow("sleep 1")
+    flow("token", created())
+    flow("start", started())
+    assert flow.result().session_id == SESSION
+
+
+def test_wait_for_slot_with_used_token(harness: Harness) -> None:
+    """A start that may have been carried out is stopped, and its token is not tried again."""
+    flow = harness.run(harness.flows.new_session(REQUEST, 60))
+    flow("token", created())
+    flow("start", refused(200, AT_LIMIT))
+    flow("stop", stopped())
+    flow("sleep 1")
+    flow("token", created(OTHER, "new-token"))
+    assert credential(flow("start", started(OTHER)))[1] == "Bearer new-token"
+    assert flow.result().session_id == OTHER
+    assert harness.ids == [OTHER]
 
 
 @pytest.mark.parametrize("cls", INTERRUPTIONS)
@@ -1903,6 +2008,17 @@ def test_adopt_session(harness: Harness) -> None:
     flow("stop with X-API-KEY", refused(404))  # its start is known to have been carried out
     assert flow.result().message == "No"
     assert harness.ids == []
+
+
+def test_adopt_ended_session(harness: Harness) -> None:
+    """A session that is taken over again, although the service has said that it had ended, is stopped."""
+    harness.open()
+    harness.run(harness.flows.keep_session_alive(SESSION))("keep-alive", refused(404))
+    assert harness.ids == []
+    harness.run(harness.flows.adopt_session(SESSION, None)).result()
+    flow = harness.close()
+    flow("stop with X-API-KEY", stopped())
+    assert flow.result().message == "Stopped"
 
 
 # ---- The model checker -------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import queue
 import threading
 import time
@@ -45,11 +46,11 @@ from liveavatar._endpoints import (
     is_unknown_path,
 )
 from liveavatar._redaction import Secret
-from liveavatar._response_models import from_json
+from liveavatar._response_models import ContractViolationError, from_json
 from liveavatar._responses import read, retry_after
 from liveavatar._transports._base import Request, Response, find_foreign, with_read_error
 
-from liveavatar_client.models import LiveAvatarSessionData
+from liveavatar_client.models import LiveAvatarSessionData, VideoEncoding
 from liveavatar_client.types import UNSET, Unset
 
 BASE_URL = "https://service.example/v1"
@@ -256,7 +257,7 @@ def test_message(body: Any, message: str) -> None:
         (b'["cut', "Bad Gateway"),
         (b'"cut', "Bad Gateway"),
         (b"XRAY", "XRAY"),
-        (b"a " * 1000 + b"<html>", "a " * 249 + "a"),
+        (b"a " * 998 + b"<html>", "a " * 249 + "a"),
         (b"a " * 997 + b"<html>", "Bad Gateway"),
     ],
 )
@@ -317,6 +318,14 @@ def test_response_text(length: int) -> None:
     assert len(str(error)) < 1000
 
 
+def test_error_of_a_caller() -> None:
+    """An error that a caller makes, or gets from another process, has all that it was made of."""
+    error = ServerError("503 Away.", 503, "Away")
+    for each in (error, pickle.loads(pickle.dumps(error))):
+        assert (each.message, each.status, each.response_text) == ("503 Away.", 503, "Away")
+        assert repr(each) == "ServerError('503 Away.', 503, 'Away')"
+
+
 # ---- Hints -------------------------------------------------------------------------------------------------
 
 
@@ -328,16 +337,33 @@ def test_hint_of_authentication() -> None:
     assert "API key" in lines["stop"]
 
 
-@pytest.mark.parametrize(("body", "hinted"), [(HTML, True), ({"detail": "Not Found"}, True), (envelope("x"), False)])
+@pytest.mark.parametrize(
+    ("body", "hinted"),
+    [
+        (HTML, True),
+        ({"detail": "Not Found"}, True),
+        ("404 page not found", True),
+        (envelope("Not found"), True),
+        (envelope("x"), False),
+    ],
+)
 def test_hint_of_base_url(body: Any, hinted: bool) -> None:
     """A 404 that is not from the service's application asks whether the base URL is right."""
-    assert (BASE_URL in str(error_of(response(404, body)))) is hinted
+    assert (f"Is base_url right? It is {BASE_URL}" in str(error_of(response(404, body)))) is hinted
+
+
+def test_hint_of_path() -> None:
+    """A 404 of a path that the caller has given asks whether the service has it."""
+    error = error_of(response(404, HTML), custom("GET", "/avatars", idempotent=True))
+    assert str(error) == f"404 Not Found. Does the service have this path? The URL is {BASE_URL}/avatars"
 
 
 @pytest.mark.parametrize("status", [400, 422])
 def test_hint_of_vp8(status: int) -> None:
     """An error about VP8 says what to use in its place."""
-    assert "VideoEncoding.H264" in str(error_of(response(status, envelope("VP8 is not supported")), CREATE_TOKEN))
+    error = error_of(response(status, envelope("VP8 is not supported")), CREATE_TOKEN)
+    hint = "The service is about to drop VP8: use VideoEncoding.H264 in video_settings."
+    assert str(error) == f"{status} (code 4000) VP8 is not supported. {hint}"
 
 
 @pytest.mark.parametrize(
@@ -591,16 +617,37 @@ class Options:
     first: str | Unset = UNSET
     second: int | Unset = UNSET
     third: str | Unset = UNSET
+    id: str | Unset = UNSET
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Options:
-        return cls(**values)
+        return cls(**{name: value for name, value in values.items() if name != "session_id"})
 
 
 @pytest.mark.parametrize("first", [None, 7])
 def test_invalid_optional_value(first: Any) -> None:
     """An optional field that is null or invalid counts as missing, and the others are checked all the same."""
     assert from_json(Options, {"first": first, "second": "7", "third": "x"}) == Options(third="x")
+    assert from_json(Options, {"third": "x", "session_id": 7}) == Options(third="x")
+
+
+@attrs.define
+class Choice:
+    """A model whose field has one of a few values."""
+
+    encoding: VideoEncoding
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Choice:
+        return cls(VideoEncoding(values["encoding"]))
+
+
+def test_violation_of_enum() -> None:
+    """A value that is none of the known ones is an error that says so."""
+    assert from_json(Choice, {"encoding": "H264"}) == Choice(VideoEncoding.H264)
+    with pytest.raises(ContractViolationError) as caught:
+        from_json(Choice, {"encoding": "VHS"})
+    assert str(caught.value) == "encoding is not a known value but a string"
 
 
 def test_record() -> None:
@@ -620,6 +667,28 @@ def test_custom_endpoint(idempotent: bool) -> None:
     assert row.retry_if_lost is idempotent
     assert [row.retry_statuses(status) for status in (429, 408, 500, 400)] == [True, idempotent, idempotent, False]
     assert not row.may_be_running(LiveAvatarConnectionError("broken"))
+
+
+@pytest.mark.parametrize(
+    ("body", "data"),
+    [
+        (envelope("", 1000, [7]), [7]),
+        ({"code": 1000}, None),
+        ({"data": [7]}, [7]),
+        ({"name": "x"}, {"name": "x"}),
+        (["data"], ["data"]),
+        ("null", None),
+        ("", None),
+    ],
+)
+def test_data_of_custom_endpoint(body: Any, data: Any) -> None:
+    """An endpoint that has no method returns the data of an envelope, other JSON as it is, and None for no body."""
+    assert success(response(200, body), custom("GET", "/x", idempotent=True)) == data
+
+
+def test_violation_of_custom_endpoint() -> None:
+    """A body that is not JSON is an error of an endpoint that has no method, too."""
+    assert "not JSON" in str(error_of(response(200, HTML), custom("GET", "/x", idempotent=True)))
 
 
 # ---- Incomplete and unreadable bodies ----------------------------------------------------------------------
@@ -724,7 +793,6 @@ NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
         ("Tue, 99 Foo 2030 25:61:61 GMT", None),
         ("Tue, 01 Jan", None),
         ("Monday", None),
-        (None, None),
         ("", None),
         ("soon", None),
         ("-5", None),
@@ -740,7 +808,7 @@ NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
         ("Tue, " * 40, None),
     ],
 )
-def test_retry_after(value: str | None, seconds: float | None) -> None:
+def test_retry_after(value: str, seconds: float | None) -> None:
     """Retry-After is a number of seconds or an HTTP date; anything else counts as absent."""
     assert retry_after(value, NOW) == seconds
 
@@ -748,3 +816,8 @@ def test_retry_after(value: str | None, seconds: float | None) -> None:
 def test_retry_after_fraction() -> None:
     """A date less than a second ahead is a wait of less than a second."""
     assert retry_after("Tue, 01 Jan 2030 12:00:01 GMT", NOW.replace(microsecond=500_000)) == 0.5
+
+
+def test_retry_after_now() -> None:
+    """A date is compared with the present time."""
+    assert (retry_after("Fri, 31 Dec 9999 00:00:00 GMT") or 0) > 1e9

@@ -103,10 +103,11 @@ def test_ended_or_unknown() -> None:
 
 
 def test_ended_ids_bounded() -> None:
-    """Only the ids of the latest ended sessions are remembered."""
+    """Only the ids of the latest ended sessions are remembered, and of those that the service has ended."""
     sessions = Sessions()
     for number in range(MAX_ENDED_IDS + 1):
-        sessions.discard(sessions.add(str(number), Secret("t")))
+        sessions.discard_ended(sessions.add(str(number), Secret("t")))
+    assert [sessions.take_ended(each) for each in ("0", "1", "1")] == [False, True, False]
     with pytest.raises(SessionTokenNotFoundError, match="did not open it"):
         sessions.get("0")
     for number in (1, MAX_ENDED_IDS):

@@ -66,8 +66,8 @@ def has_ended(error: LiveAvatarError, *, start_known: bool = True) -> bool:
     """
     if not isinstance(error, LiveAvatarApiError):
         return False
-    in_envelope = error.status < 300 and _SESSION.search(error.message) is not None
-    if not (error.status in (404, 409) or (in_envelope and isinstance(error, NotFoundError | ConflictError))):
+    names_session = isinstance(error, NotFoundError | ConflictError) and _SESSION.search(error.message)
+    if not (error.status in (404, 409) or names_session):  # under a 2xx, the message must name it
         return False
     if _says_ended(error.message):
         return True

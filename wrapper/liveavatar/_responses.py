@@ -222,9 +222,9 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())[:500]
 
 
-def retry_after(value: str | None, now: datetime | None = None) -> float | None:
+def retry_after(value: str, now: datetime | None = None) -> float | None:
     """Return the seconds that a Retry-After header asks to wait: a number or an HTTP date; None if it is invalid."""
-    value = (value or "").strip()
+    value = value.strip()
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
         return float(value)
     if not re.match(r"[A-Za-z]{3,9},? ", value) or len(value) > 60:
@@ -242,4 +242,4 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
 
 def _decode(content: bytes | bytearray) -> str:
     """Return a body as text, also one in UTF-16 or UTF-32, so that secrets in it are recognized."""
-    return content.decode(json.detect_encoding(bytes(content[:4])), "replace")
+    return content.decode(json.detect_encoding(content), "replace")

@@ -124,7 +124,7 @@ def test_request_method(method: str) -> None:
 )
 def test_request_path(path: str) -> None:
     """A path that leaves the base URL, has a query, or cannot be sent as it is, is a ValueError."""
-    with pytest.raises(ValueError, match=r"path must be a path below the base URL, such as"):
+    with pytest.raises(ValueError, match=r"path must be relative to the base URL, such as"):
         check_request("GET", path)
 
 

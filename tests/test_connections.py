@@ -408,7 +408,7 @@ def test_exhausted_pool(flavour: str, kind: str) -> None:
     with (
         Gate(2) as gate,
         client("blocking", "key", base_url=gate.url) as other,
-        callers.client(gate.url, timeout=0.4) as api,
+        callers.client(gate.url, timeout=1.0) as api,
         ThreadPoolExecutor(1) as thread,
     ):
 

@@ -73,7 +73,7 @@ def test_no_uuid(value: str, api: Any, service: OtherIds) -> None:
     ]
     for call in calls:
         with pytest.raises(
-            ValueError, match=r"^session_id is '.*'; it must be a UUID\. request\(\) sends any value\.$"
+            ValueError, match=r"^session_id is '.*'; it must be a UUID\. To send another value, use request\(\)\.$"
         ):
             call()
     for name in ("avatar_id", "context_id"):

@@ -447,7 +447,10 @@ def test_invalid_duration(invalid: Any) -> None:
         ({"code": 1000, "data": []}, "data is not an object but a list"),
         *[({"data": START_DATA | {name: None}}, f"data.{name} is not a string but null") for name in START_DATA],
         *[({"data": START_DATA | {name: 7}}, f"data.{name} is not a string but a number") for name in START_DATA],
-        *[({"data": START_DATA | {name: " "}}, f"data.{name} is empty, or not plain text") for name in START_DATA],
+        *[
+            ({"data": START_DATA | {name: " "}}, f"data.{name} is empty, or has other characters than visible ASCII")
+            for name in START_DATA
+        ],
     ],
 )
 def test_violation(body: Any, violation: str) -> None:

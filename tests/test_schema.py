@@ -212,7 +212,7 @@ def test_from_json() -> None:
 @pytest.mark.parametrize("name", START)
 def test_identifier(name: str, value: str) -> None:
     """Ids, URLs and tokens consist of visible ASCII."""
-    with pytest.raises(ContractViolationError, match=f"^data.{name} is empty, or not plain text"):
+    with pytest.raises(ContractViolationError, match=f"^data.{name} is empty, or has other characters than"):
         from_json(generated.LiveAvatarSessionResponse, {"code": 1, "data": START | {name: value}, "message": ""})
 
 

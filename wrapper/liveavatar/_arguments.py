@@ -52,7 +52,7 @@ def check_uuid(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
     if not is_uuid(value):
-        raise ValueError(f"{name} is {shown(value)}; it must be a UUID. request() sends any value.")
+        raise ValueError(f"{name} is {shown(value)}; it must be a UUID. To send another value, use request().")
     return value
 
 
@@ -92,7 +92,7 @@ def check_request(method: object, path: object) -> tuple[str, str]:
     if method.upper() not in _METHODS:
         raise ValueError(f"method is {method[:20]!r}; it must be one of {', '.join(_METHODS)}")
     if not _PATH.fullmatch(path) or path.startswith("//") or ".." in path.split("/") or re.search(r"[?#\\]", path):
-        raise ValueError('path must be a path below the base URL, such as "/users/credits"; use params= for a query')
+        raise ValueError('path must be relative to the base URL, such as "/users/credits"; use params= for a query')
     if path.startswith("/v1/"):
         raise ValueError(f"path is below the base URL, which ends in /v1: pass {path.removeprefix('/v1')!r}")
     return method.upper(), path

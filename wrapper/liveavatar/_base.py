@@ -74,7 +74,8 @@ class BaseApi:
 
     @property
     def _flows(self) -> Flows:
-        self._reset_after_fork()
+        if os.getpid() != self._pid:
+            self._reset_after_fork()
         return self._own_flows
 
     def _reset_after_fork(self) -> None:

@@ -87,7 +87,7 @@ def _valid_value(field: Field, value: Any) -> Any:
     for kind in field.types:
         if is_instance(value, kind):
             if field.is_identifier and isinstance(value, str) and not _IDENTIFIER.fullmatch(value):
-                raise _Violation("is empty, or not plain text")
+                raise _Violation("is empty, or has other characters than visible ASCII")
             return value
     raise _Violation(f"is not {_expected(field)} but {_type_name(value)}")
 

@@ -318,12 +318,16 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
         loop = asyncio.get_running_loop()
-        self._reset_after_fork()
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
-            raise LiveAvatarError("This client belongs to another event loop: create one client per loop.")
+        if self._loop is not loop:
+            self._bind_to(loop)
         return work()
+
+    def _bind_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let the client belong to an event loop: the first that uses it, or the first after a fork."""
+        self._reset_after_fork()
+        if self._loop is not None:
+            raise LiveAvatarError("This client belongs to another event loop: create one client per loop.")
+        self._loop = loop
 
     def _run_closing(self, work: Callable[[Flows], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
         """Do work that stops sessions, even if the client is closed or belongs to another event loop."""

@@ -131,7 +131,7 @@ def connection_error(
     if any(type(each).__module__ in _PARSERS for each in chain):
         reason = "the response is incomplete, or not valid HTTP"
     else:
-        reason = str(cause) or ("the call's timeout is over" if timed_out else "the connection broke")
+        reason = str(cause) or ("the call timed out" if timed_out else "the connection broke")
     if isinstance(cause, BaseException):
         reason = f"{reason} ({type(cause).__name__})"
     reason = redact(" ".join(reason.split())[:300])

@@ -121,7 +121,10 @@ def _send(
 
 def _is_observed() -> bool:
     """Return True if a method of httpx.Client was replaced, so that requests are expected there."""
-    return not all(is_original(getattr(httpx.Client, name, None), httpx._client) for name in _OBSERVED_METHODS)
+    for name in _OBSERVED_METHODS:
+        if not is_original(getattr(httpx.Client, name, None), httpx._client):
+            return True
+    return False
 
 
 class BlockingIO:

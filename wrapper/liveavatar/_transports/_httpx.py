@@ -41,8 +41,10 @@ def has_trailing_data(part: object) -> bool | None:
         parser = getattr(part, "_h11_state", None)
         if parser is not None:
             return bool(parser.trailing_data[0])
-        names = ("_stream", "_httpcore_stream", "_connection")
-        part = next((inner for name in names if (inner := getattr(part, name, None)) is not None), None)
+        for name in ("_connection", "_stream", "_httpcore_stream"):
+            if (inner := getattr(part, name, None)) is not None:
+                part = inner
+                break
     return None
 
 

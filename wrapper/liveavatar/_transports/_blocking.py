@@ -23,9 +23,6 @@ from ._httpx import ERRORS, build_request, discard_cookies, ensure_open, has_tra
 
 T = TypeVar("T")
 
-_OBSERVED_METHODS = ("send", "_transport_for_url")
-"""Methods of httpx.Client that instrumentation and mocking libraries replace."""
-
 
 class BlockingTransport:
     """Sends one request and reads its response, within the request's deadline."""
@@ -120,11 +117,9 @@ def _send(
 
 
 def _is_observed() -> bool:
-    """Return True if a method of httpx.Client was replaced, so that requests are expected there."""
-    for name in _OBSERVED_METHODS:
-        if not is_original(getattr(httpx.Client, name, None), httpx._client):
-            return True
-    return False
+    """Return True if instrumentation or a mocking library has replaced a method that it expects requests at."""
+    send, route = httpx.Client.send, getattr(httpx.Client, "_transport_for_url", None)
+    return not (is_original(send, httpx._client) and is_original(route, httpx._client))
 
 
 class BlockingIO:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -425,6 +427,14 @@ def test_wrong_types() -> None:
     for arguments in ({"url": 3}, {"url": "redis://127.0.0.1:1", "lease": "30"}, {"url": "redis://x", "lease": True}):
         with pytest.raises(TypeError):
             RedisLedger(**arguments)  # type: ignore[arg-type]
+
+
+def test_copied(shared_redis: RedisServer) -> None:
+    """A ledger that holds a password cannot be copied to another process by accident."""
+    ledger = make(shared_redis.url)
+    for operation in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            operation(ledger)
 
 
 def test_unix_socket(tmp_path: Path) -> None:

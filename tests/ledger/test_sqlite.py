@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import sqlite3
@@ -409,6 +412,35 @@ def test_no_descriptors_are_left(sqlite_path: str) -> None:
         assert len(list(directory.iterdir())) == before + 1
         del ledger
     assert len(list(directory.iterdir())) == before
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda ledger: pickle.loads(pickle.dumps(ledger))])
+def test_copied(sqlite_path: str, duplicate: Callable[[SqliteLedger], SqliteLedger]) -> None:
+    """A copy is another owner, whose sessions outlive those of the original."""
+    ledger = SqliteLedger(sqlite_path)
+    ledger.add(entry("a"))
+    other = duplicate(ledger)
+    other.add(entry("b"))
+    assert alive(other) == {"a": True, "b": True}
+    other.remove("a")
+    del ledger
+    gc.collect()
+    assert alive(other) == {"a": False, "b": True}
+
+
+def test_spawned_child(sqlite_path: str) -> None:
+    """A spawned child that a ledger is passed to does not take over the name of its parent."""
+    ledger = SqliteLedger(sqlite_path)
+    ledger.add(entry("parent"))
+    child = multiprocessing.get_context("spawn").Process(target=_add_and_die, args=(ledger,))
+    child.start()
+    child.join(60)
+    assert alive(ledger) == {"parent": True, "child": False}
+
+
+def _add_and_die(ledger: SqliteLedger) -> None:
+    ledger.add(entry("child"))
+    os._exit(0)
 
 
 def test_repr(sqlite_path: str) -> None:

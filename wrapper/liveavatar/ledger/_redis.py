@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import attrs
 
@@ -31,11 +31,6 @@ RETRY_DELAY = 1.0
 
 _MIN_LEASE = 1.0
 _MAX_BATCH = 1000
-
-# Shares of the lease. An owner is taken for dead after at most the sum: 0.5 + 1/6 + 0.25 < 1.
-_VALIDITY = 1 / 2
-_INTERVAL = 1 / 6
-_SUSPICION = 1 / 4
 
 _logger = logging.getLogger("liveavatar")
 _ledgers: weakref.WeakSet[RedisLedger] = weakref.WeakSet()
@@ -74,16 +69,15 @@ class RedisLedger:
             raise TypeError(f"lease must be a number of seconds, not {type(lease).__name__}")
         if not _MIN_LEASE <= lease < math.inf:
             raise ValueError(f"lease must be {_MIN_LEASE:g} second or more, not {lease}")
-        self._lease = float(lease)
         self._required = required
         try:
-            self._store = Store(url, TIMEOUT)
+            self._store = Store(url, TIMEOUT, lease)
         finally:
             del url  # tools that print local variables must not show the password
         self._start()
         _ledgers.add(self)
         try:
-            self._store.sync(self._owner, 0, {}, {}, (), renew=False)
+            self._store.sync(self._owner, {}, {}, (), has_sessions=False, renew=False)
         except Exception as error:
             if required or is_permanent(error):
                 raise LedgerError(self._message(error)) from None
@@ -140,13 +134,12 @@ class RedisLedger:
 
         If no process has noticed yet that the lease has expired, this waits a quarter of the lease for a renewal.
         """
-        validity, suspicion = self._milliseconds(_VALIDITY), self._milliseconds(_SUSPICION)
         with self._claiming:
             if self._knows(session_id):
                 return False
             wait, entry = math.inf, None
             while wait > 0:
-                wait, entry = self._checked(lambda: self._store.claim(session_id, self._owner, validity, suspicion))
+                wait, entry = self._checked(lambda: self._store.claim(session_id, self._owner))
                 time.sleep(wait)
             if entry is None:
                 return False
@@ -154,6 +147,9 @@ class RedisLedger:
                 self._own[session_id] = entry
                 self._run_worker()
             return True
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a RedisLedger cannot be pickled or copied, as its URL may hold a password: create another")
 
     def __repr__(self) -> str:
         return f"RedisLedger({self._store!r})"
@@ -204,21 +200,21 @@ class RedisLedger:
                 return None
             started = time.monotonic()
             renew = started >= self._renew_at
-            validity = self._milliseconds(_VALIDITY) if self._own else 0
+            has_sessions = bool(self._own)
             keep = {id_: entry for id_, entry in self._own.items() if id_ not in self._owed} if renew else {}
             owed = dict(itertools.islice(self._owed.items(), _MAX_BATCH))
         try:
             lost = self._store.sync(
                 self._owner,
-                validity,
                 write={session_id: entry for session_id, entry in owed.items() if entry},
                 keep=keep,
                 remove=[session_id for session_id, entry in owed.items() if not entry],
+                has_sessions=has_sessions,
                 renew=renew,
             )
         except Exception as error:  # redis lets more than its own errors through, and the worker must live on
             self._fail(error)
-            return min(RETRY_DELAY, self._lease * _INTERVAL)
+            return min(RETRY_DELAY, self._store.interval)
         with self._changed:
             for session_id, entry in owed.items():
                 if session_id in self._owed and self._owed[session_id] is entry:
@@ -227,7 +223,7 @@ class RedisLedger:
                 if self._own.pop(session_id, None) is not None:
                     _logger.warning("Session %s was claimed by another process: its lease had expired.", session_id)
             if renew:
-                self._renew_at = started + self._lease * _INTERVAL
+                self._renew_at = started + self._store.interval
             if self._failing:
                 self._failing = False
                 _logger.info("%r can be used again.", self)
@@ -259,9 +255,6 @@ class RedisLedger:
     def _knows(self, session_id: str) -> bool:
         with self._changed:
             return session_id in self._own or session_id in self._owed
-
-    def _milliseconds(self, share: float) -> int:
-        return round(self._lease * share * 1000)
 
     def _message(self, reason: object) -> str:
         if isinstance(reason, Exception):

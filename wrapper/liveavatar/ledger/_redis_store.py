@@ -29,6 +29,11 @@ from ._protocol import LedgerEntry
 KEY = "liveavatar:ledger"
 """The one key in Redis that is used."""
 
+# Shares of the lease. An owner is taken for dead after at most the sum: 0.5 + 1/6 + 0.25 < 1.
+_VALIDITY = 1 / 2
+_INTERVAL = 1 / 6
+_SUSPICION = 1 / 4
+
 _COMMON = """
 local key, call = KEYS[1], redis.call
 local time = call('TIME')
@@ -129,12 +134,17 @@ class Store:
     Args:
         url: Where Redis is.
         timeout: Seconds that connecting, and each read from the connection, may take.
+        lease: Seconds after the death of its owner at which a session can be claimed, at the latest.
 
     Raises:
         ValueError: The URL cannot be used. The message does not show it.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, lease: float) -> None:
+        self.interval = lease * _INTERVAL
+        """Seconds between two renewals of a lease."""
+        self._validity = round(lease * _VALIDITY * 1000)
+        self._suspicion = round(lease * _SUSPICION * 1000)
         try:
             self._redis = redis.Redis.from_url(
                 url,
@@ -151,21 +161,21 @@ class Store:
     def sync(
         self,
         owner: str,
-        validity: int,
         write: Mapping[str, LedgerEntry],
         keep: Mapping[str, LedgerEntry],
         remove: Iterable[str],
         *,
+        has_sessions: bool,
         renew: bool,
     ) -> list[str]:
-        """Change the sessions of an owner and renew its lease.
+        """Change the sessions of an owner and renew its lease, or remove that if the owner has no sessions.
 
         Args:
             owner: Name of the owner.
-            validity: Milliseconds until its lease expires; 0 if it has no sessions.
             write: Sessions to write down.
             keep: Sessions that are written down already, or are written down again if Redis has lost them.
             remove: Ids of sessions to remove.
+            has_sessions: Whether it has sessions afterwards.
             renew: Whether the leases of others are looked at, too.
 
         Returns:
@@ -173,7 +183,7 @@ class Store:
         """
         batch = {
             "owner": owner,
-            "validity": validity,
+            "validity": self._validity if has_sessions else 0,
             "renew": renew,
             "write": [part for id_, entry in write.items() for part in (id_, _to_json(entry))],
             "keep": [part for id_, entry in keep.items() for part in (id_, _to_json(entry))],
@@ -194,19 +204,17 @@ class Store:
                 found.append(_from_json(session_id, text, owner, int(fields.get(f"lease:{owner}", 0)) > now))
         return found
 
-    def claim(self, session_id: str, owner: str, validity: int, suspicion: int) -> tuple[float, LedgerEntry | None]:
+    def claim(self, session_id: str, owner: str) -> tuple[float, LedgerEntry | None]:
         """Make a session whose owner is dead the session of another.
 
         Args:
             session_id: Id of the session.
             owner: Name of the new owner.
-            validity: Milliseconds until its lease expires.
-            suspicion: Milliseconds for which a lease must be known to have expired.
 
         Returns:
             The seconds after which it may be possible, and None; or 0 and the entry; or 0 and None if the owner lives.
         """
-        wait, text = self._run(_CLAIM, session_id, owner, validity, suspicion)
+        wait, text = self._run(_CLAIM, session_id, owner, self._validity, self._suspicion)
         if wait:
             return max(0.0, wait / 1000), None
         return 0.0, _from_json(session_id, text, owner, True)

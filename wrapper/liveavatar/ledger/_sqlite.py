@@ -64,7 +64,8 @@ class SqliteLedger:
 
     The file must be on a local disk. SQLite and file locks are not reliable on network file systems (NFS, SMB).
 
-    A ledger may be shared by threads, and be used on both sides of a fork.
+    A ledger may be shared by threads, and be used on both sides of a fork. A copy of it, also in a spawned child that
+    it is passed to, is another owner.
 
     Args:
         path: The database file. It and its directory are created, readable by this user only, if they do not exist.
@@ -137,6 +138,9 @@ class SqliteLedger:
             database.execute("UPDATE sessions SET owner = ? WHERE session_id = ?", (owner, session_id))
         self._own[session_id] = (*row[:4], owner)
         return True
+
+    def __reduce__(self) -> tuple[type[SqliteLedger], tuple[str]]:
+        return SqliteLedger, (str(self._path),)  # a copy, as in a spawned child, is another owner
 
     def __repr__(self) -> str:
         return f"SqliteLedger({str(self._path)!r})"

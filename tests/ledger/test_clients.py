@@ -666,6 +666,53 @@ def test_background_failure(server: FaultServer, frequent: None, caplog: pytest.
         wait_until(lambda: ledger.added == {})
 
 
+def test_no_threads_to_be_had(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If no thread can be started, a session is opened all the same, and the next one starts the recovery."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("liveavatar"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    ledger = MemoryLedger()
+    (session_id,) = leave(server, ledger)
+    with using("blocking", server, ledger=ledger) as api:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        api.new_session(request())
+        assert "could not be recovered: can't start new thread" in caplog.text
+        assert session_id in server.running
+        monkeypatch.undo()
+        api.new_session(request())
+        wait_until(lambda: session_id not in server.running)
+
+
+def test_log_handler_raises(flavour: str, server: FaultServer, frequent: None) -> None:
+    """A log handler or filter that raises does not end the recovery."""
+
+    def fail(record: logging.LogRecord) -> bool:
+        raise ZeroDivisionError
+
+    ledger = MemoryLedger()
+    reads = iter([OSError("disk"), OSError("disk")])
+
+    def read() -> None:
+        for failure in reads:
+            raise failure
+
+    ledger.on_read = read
+    (session_id,) = leave(server, ledger)
+    logger = logging.getLogger("liveavatar")
+    logger.addFilter(fail)
+    try:
+        with running_client(flavour, server, ledger):
+            wait_until(lambda: session_id in server.ledger.stops)
+    finally:
+        logger.removeFilter(fail)
+
+
 @pytest.mark.parametrize("carried_out", [True, False])
 def test_start_on_its_way(flavour: str, server: FaultServer, carried_out: bool) -> None:
     """If the dead process's start has not arrived yet, its session is asked for until it must have arrived."""

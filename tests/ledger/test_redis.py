@@ -315,7 +315,7 @@ def test_at_exit(redis_server: RedisServer) -> None:
 
 
 def test_no_threads_to_be_had(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no thread can be started, the caller itself writes to Redis."""
+    """While no thread can be started, the caller itself writes to Redis; the next look starts the thread."""
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
@@ -326,6 +326,32 @@ def test_no_threads_to_be_had(redis_server: RedisServer, monkeypatch: pytest.Mon
     ledger.add(entry("b"))
     ledger.remove("a")
     assert written(redis_server) == {"b"}
+    monkeypatch.undo()
+    assert ledger._worker is None  # type: ignore[attr-defined]
+    ledger.entries()
+    assert ledger._worker.is_alive()  # type: ignore[attr-defined]
+
+
+def test_log_handler_raises(redis_server: RedisServer, log: Log) -> None:
+    """A log handler or filter that raises does not end the thread that renews the lease."""
+
+    def fail(record: logging.LogRecord) -> bool:
+        raise ZeroDivisionError
+
+    ledger = make(redis_server.url)
+    ledger.add(entry("a"))
+    logger = logging.getLogger("liveavatar")
+    logger.addFilter(fail)
+    try:
+        redis_server.stop(forget=True)
+        wait_until(lambda: ledger._failing)  # type: ignore[attr-defined]
+        redis_server.start()
+        wait_until(lambda: written(redis_server) == {"a"})
+        wait_until(lambda: not ledger._failing)  # type: ignore[attr-defined]
+    finally:
+        logger.removeFilter(fail)
+    redis_server.do("FLUSHALL")
+    wait_until(lambda: written(redis_server) == {"a"})
 
 
 def test_password(tmp_path: Path, log: Log) -> None:

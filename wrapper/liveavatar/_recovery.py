@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 import weakref
@@ -106,8 +107,9 @@ class _Recovery:
     def _log(self, error: Exception) -> None:
         """Log the failure of a recovery: only the first in a row as a warning, as the next recovery comes soon."""
         log = logger.debug if self._has_failed else logger.warning
-        log("Sessions of dead processes could not be recovered: %s", error)
         self._has_failed = True
+        with contextlib.suppress(Exception):  # of a log handler or filter: the next recovery must come
+            log("Sessions of dead processes could not be recovered: %s", error)
 
 
 def _age(entry: LedgerEntry) -> float:
@@ -137,8 +139,9 @@ class RecoveryThread(_Recovery):
                 self._thread = threading.Thread(target=self._repeat, name="liveavatar-recovery", daemon=True)
                 try:
                     self._thread.start()
-                except RuntimeError:  # the interpreter is shutting down
-                    self._first_done.set()
+                except RuntimeError as error:  # the interpreter is shutting down, or there are too many threads
+                    self._thread = None  # the next use of the client tries again
+                    self._log(error)
 
     async def wait_for_first(self, deadline: float) -> None:
         """Wait until the first recovery has ended. See `Recovery.wait_for_first`."""

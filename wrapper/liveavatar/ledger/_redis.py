@@ -6,6 +6,7 @@ What is in Redis, and when an owner counts as dead, is in `_redis_store`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -29,7 +30,6 @@ TIMEOUT = 1.0
 RETRY_DELAY = 1.0
 """Seconds between attempts while Redis is out of reach."""
 
-_MIN_LEASE = 1.0
 _MAX_BATCH = 1000
 
 _logger = logging.getLogger("liveavatar")
@@ -63,12 +63,6 @@ class RedisLedger:
     """
 
     def __init__(self, url: str, *, lease: float = 30.0, required: bool = False) -> None:
-        if not isinstance(url, str):
-            raise TypeError(f"url must be a str, not {type(url).__name__}")
-        if isinstance(lease, bool) or not isinstance(lease, int | float):
-            raise TypeError(f"lease must be a number of seconds, not {type(lease).__name__}")
-        if not _MIN_LEASE <= lease < math.inf:
-            raise ValueError(f"lease must be {_MIN_LEASE:g} second or more, not {lease}")
         self._required = required
         try:
             self._store = Store(url, TIMEOUT, lease)
@@ -122,6 +116,9 @@ class RedisLedger:
 
     def entries(self) -> list[LedgerEntry]:
         """Return all sessions that are written down. See `Ledger.entries`."""
+        with self._changed:
+            if self._own or self._owed:
+                self._run_worker()  # if no thread could be started before
         found = []
         for entry in self._checked(self._store.read):
             if entry.owner == self._owner:  # but not if the response to a claim was lost
@@ -183,8 +180,10 @@ class RedisLedger:
                 worker.start()
             except RuntimeError:  # the interpreter is shutting down, or there are too many threads
                 self._worker = threading.current_thread()
-                self._sync()
-                self._worker = None
+                try:
+                    self._sync()
+                finally:
+                    self._worker = None  # the next operation tries again to start it
 
     def _sync(self) -> float | None:
         """Send what is owed, and renew the lease if it is time.
@@ -219,6 +218,7 @@ class RedisLedger:
             for session_id, entry in owed.items():
                 if session_id in self._owed and self._owed[session_id] is entry:
                     del self._owed[session_id]
+            self._changed.notify_all()
             for session_id in lost:
                 if self._own.pop(session_id, None) is not None:
                     _logger.warning("Session %s was claimed by another process: its lease had expired.", session_id)
@@ -227,7 +227,6 @@ class RedisLedger:
             if self._failing:
                 self._failing = False
                 _logger.info("%r can be used again.", self)
-            self._changed.notify_all()
             if self._own or self._owed:
                 return 0.0 if self._owed else max(0.0, self._renew_at - time.monotonic())
             self._worker = None
@@ -243,6 +242,7 @@ class RedisLedger:
         with self._changed:
             self._failures += 1
             self._renew_at = 0.0
+            self._changed.notify_all()
             if not self._failing:
                 self._failing = True
                 _logger.warning(
@@ -250,7 +250,6 @@ class RedisLedger:
                     "stop them if this one dies.",
                     self._message(error),
                 )
-            self._changed.notify_all()
 
     def _knows(self, session_id: str) -> bool:
         with self._changed:
@@ -266,7 +265,9 @@ def _work(reference: weakref.ref[RedisLedger], wake: threading.Event) -> None:
     """Serve a ledger until it has nothing left to do, or is collected."""
     while (ledger := reference()) is not None:
         wake.clear()
-        delay = ledger._sync()
+        delay: float | None = RETRY_DELAY
+        with contextlib.suppress(Exception):  # a log handler or filter has raised it
+            delay = ledger._sync()
         del ledger  # it can be collected during the delay
         if delay is None:
             return

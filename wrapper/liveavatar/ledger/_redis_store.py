@@ -15,6 +15,7 @@ All times are Redis' own, in milliseconds: the clocks of the machines do not mat
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +29,8 @@ from ._protocol import LedgerEntry
 
 KEY = "liveavatar:ledger"
 """The one key in Redis that is used."""
+
+_MIN_LEASE = 1.0
 
 # Shares of the lease. An owner is taken for dead after at most the sum: 0.5 + 1/6 + 0.25 < 1.
 _VALIDITY = 1 / 2
@@ -137,10 +140,17 @@ class Store:
         lease: Seconds after the death of its owner at which a session can be claimed, at the latest.
 
     Raises:
-        ValueError: The URL cannot be used. The message does not show it.
+        ValueError: The URL or the lease cannot be used. The message does not show the URL.
+        TypeError: An argument has the wrong type.
     """
 
     def __init__(self, url: str, timeout: float, lease: float) -> None:
+        if not isinstance(url, str):
+            raise TypeError(f"url must be a str, not {type(url).__name__}")
+        if isinstance(lease, bool) or not isinstance(lease, int | float):
+            raise TypeError(f"lease must be a number of seconds, not {type(lease).__name__}")
+        if not _MIN_LEASE <= lease < math.inf:
+            raise ValueError(f"lease must be {_MIN_LEASE:g} second or more, not {lease}")
         self.interval = lease * _INTERVAL
         """Seconds between two renewals of a lease."""
         self._validity = round(lease * _VALIDITY * 1000)

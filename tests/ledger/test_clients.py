@@ -23,6 +23,7 @@ from liveavatar import (
     AsyncLiveAvatarApi,
     LedgerError,
     LiveAvatarApi,
+    LiveAvatarConnectionError,
     LiveAvatarError,
     ServerError,
     SessionTokenNotFoundError,
@@ -31,10 +32,12 @@ from liveavatar import (
     _recovery,
     _shutdown,
 )
+from liveavatar._redaction import Secret
 from liveavatar._transports import _asyncio
 from liveavatar.ledger import Ledger, LedgerEntry, SqliteLedger
 
 from tests.clients import client
+from tests.clients import wait_until as wait_until_in
 from tests.faults.server import Exchange, FaultServer, envelope
 from tests.ledger.programs import request
 from tests.ledger.support import KEY, LEASE, RedisServer, alive, entry, free_port, make, program, wait_until
@@ -437,6 +440,7 @@ def test_adopt_while_recovering(flavour: str, server: FaultServer) -> None:
         ledger.abandoned, others = {failed: ledger.abandoned.pop(failed)}, ledger.abandoned
         with pytest.raises(LiveAvatarError):
             api.recover_sessions()
+        api._recovery.start = lambda: None
         api.adopt_session(failed)
         ledger.abandoned = others
         # As if it were being written down: the registry knows it already, and the ledger not yet.
@@ -444,6 +448,29 @@ def test_adopt_while_recovering(flavour: str, server: FaultServer) -> None:
         assert api.recover_sessions() == []
         assert server.running == {adopting, failed}
     assert server.running == set()
+
+
+def test_adopt_during_a_claim(flavour: str, server: FaultServer) -> None:
+    """A session that is adopted while a recovery claims it goes on, with the token that it was adopted with."""
+    ledger = MemoryLedger()
+    (session_id,) = leave(server, ledger)
+    with using(flavour, server, ledger=ledger) as api:
+        ledger.on_claim = lambda: api._flows.sessions.adopt(session_id, Secret("CANARY-token"))
+        assert api.recover_sessions() == []
+        assert api.recover_sessions() == []
+        assert api.session_token == "CANARY-token"
+        assert server.running == {session_id}
+
+
+def test_adopt_starts_recovery(flavour: str, server: FaultServer) -> None:
+    """A client that only adopts a session looks at its ledger from then on."""
+    ledger = MemoryLedger()
+    (abandoned_id,) = leave(server, ledger)
+    with using(flavour, server) as first, using(flavour, server, ledger=ledger) as api:
+        session_id = first.new_session(request()).session_id
+        api.adopt_session(session_id, first.release_session(session_id))
+        wait_until_in(api, lambda: abandoned_id not in server.running)
+        assert server.running == {session_id}
 
 
 def test_adopt_is_not_written_down(flavour: str, server: FaultServer) -> None:
@@ -631,11 +658,60 @@ def test_stop_fails(flavour: str, server: FaultServer, caplog: pytest.LogCapture
                 api.recover_sessions()
             assert caught.value.session_id == first
         assert api.open_sessions == (first,)
+        assert api.session_token is None
+        opened = api.new_session(request()).session_id
+        assert api.session_token
+        api.release_session(opened)
         server.heal()
         assert {*api.recover_sessions()} == {first, second}
         assert api.open_sessions == ()
-    assert server.running == set()
-    assert ledger.added == {}
+    assert server.running == {opened}
+    wait_until(lambda: ledger.added == {})
+
+
+def test_stops_without_response(flavour: str, server: FaultServer) -> None:
+    """Stops that get no response are tried again after those of all other sessions."""
+    ledger = MemoryLedger()
+    first, second, third, fourth = leave(server, ledger, 4)
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.request.json["session_id"] in {first, third}:
+            exchange.reset()
+        else:
+            exchange.answer(*exchange.do())
+
+    server.on("stop", answer)
+    with using(flavour, server, ledger=ledger, max_retries=0) as api:
+        with pytest.raises(LiveAvatarConnectionError):
+            api.recover_sessions()
+        assert server.running == {first, third}
+        server.ledger.forget_requests()
+        (fifth,) = leave(server, ledger)
+        with pytest.raises(LiveAvatarConnectionError):
+            api.recover_sessions()
+        assert [stop.json["session_id"] for stop in server.ledger.of("stop")] == [fifth, first, third]
+        server.heal()
+        assert {*api.recover_sessions()} == {first, second, third, fourth, fifth}
+
+
+def test_ledger_away_after_a_claim(flavour: str, server: FaultServer) -> None:
+    """A session whose stop has failed is tried again though the ledger cannot be read."""
+    ledger = MemoryLedger()
+    (session_id,) = leave(server, ledger)
+
+    def fail() -> None:
+        raise LedgerError("away")
+
+    server.on("stop", lambda exchange: exchange.answer(*envelope(400, 1, "no")), 1)
+    with using(flavour, server, ledger=ledger) as api:
+        with pytest.raises(LiveAvatarError):
+            api.recover_sessions()
+        ledger.on_read = fail
+        with pytest.raises(LedgerError):
+            api.recover_sessions()
+        assert server.running == set()
+        ledger.on_read = lambda: None
+        assert api.recover_sessions() == [session_id]
 
 
 def test_service_away(flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
@@ -646,7 +722,7 @@ def test_service_away(flavour: str, server: FaultServer, caplog: pytest.LogCaptu
     with using(flavour, server, ledger=ledger, max_retries=0) as api:
         with pytest.raises(LiveAvatarError):
             api.recover_sessions()
-        assert len(ledger.abandoned) == 2
+        assert len(ledger.abandoned) == 1
         server.heal()
         assert {*api.recover_sessions()} == {*ids}
     assert server.running == set()

@@ -300,6 +300,23 @@ def test_claim_without_response(redis_server: RedisServer, monkeypatch: pytest.M
     assert alive(other) == {"a": True, "mine": True}
 
 
+def test_added_during_a_claim(shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that this process writes down while a claim waits is not claimed from itself."""
+    ledger = make(shared_redis.url)
+    store = ledger._store  # type: ignore[attr-defined]
+    original = store.claim
+
+    def claim(session_id: str, owner: str) -> object:
+        monkeypatch.undo()
+        ledger.add(entry("added-during-a-claim"))
+        return 0.01, None
+
+    monkeypatch.setattr(store, "claim", claim)
+    assert not ledger.claim("added-during-a-claim")
+    assert store.claim == original
+    ledger.remove("added-during-a-claim")
+
+
 def test_at_exit(redis_server: RedisServer) -> None:
     """While the interpreter ends, sessions can still be removed, with and without the thread."""
     code = (

@@ -17,11 +17,14 @@ from ._flows import Flows
 from ._sessions import Session
 from ._transports._asyncio import keep_task
 from ._transports._blocking import run
-from .errors import LiveAvatarConnectionError, LiveAvatarError
+from .errors import LedgerError, LiveAvatarConnectionError, LiveAvatarError
 from .ledger._protocol import LedgerEntry
 
 if TYPE_CHECKING:
     from ._account_ledger import AccountLedger
+
+_MAX_UNANSWERED = 2
+"""Stops in a row without a response after which a recovery leaves the other sessions to the next."""
 
 
 class _Recovery:
@@ -41,7 +44,7 @@ class _Recovery:
         return max(0.0, min(self._first_until - now, (deadline - now) / 2))
 
     async def _recover(self) -> None:
-        """Stop the sessions whose owners are dead.
+        """Stop the sessions whose owners are dead; last those whose stop has failed before.
 
         Raises:
             LedgerError: The ledger could not be read or written.
@@ -49,23 +52,31 @@ class _Recovery:
                 again.
         """
         failures: list[LiveAvatarError] = []
+        unanswered = 0
 
-        async def stop(session: Session | None) -> None:
-            if session is not None:
-                try:
-                    await self._stop(session)
-                except LiveAvatarConnectionError:
-                    raise  # the others are left to the next call, or to another process
-                except LiveAvatarError as error:
-                    failures.append(error)
+        async def stop(session: Session) -> None:
+            nonlocal unanswered
+            try:
+                await self._stop(session)
+                unanswered = 0
+            except LiveAvatarError as error:
+                session.stop_failed_at = time.monotonic()
+                failures.append(error)
+                unanswered = unanswered + 1 if isinstance(error, LiveAvatarConnectionError) else 0
 
-        for session in self._flows.sessions.all:
-            if session.to_recover:
+        claimed_before = [session for session in self._flows.sessions.all if session.to_recover]
+        try:
+            for entry in await self._flows.in_ledger(lambda ledger: ledger.abandoned()):
+                if self._flows.sessions.closed or unanswered == _MAX_UNANSWERED:
+                    break
+                session = await self._claim_shielded(entry)
+                if session is not None:
+                    await stop(session)
+        except LedgerError as error:
+            failures.append(error)
+        for session in sorted(claimed_before, key=lambda session: session.stop_failed_at):
+            if unanswered < _MAX_UNANSWERED and session.to_recover and session in self._flows.sessions:
                 await stop(session)
-        for entry in await self._flows.in_ledger(lambda ledger: ledger.abandoned()):
-            if self._flows.sessions.closed:
-                break
-            await stop(await self._claim_shielded(entry))
         if failures:
             raise failures[0]
 
@@ -84,7 +95,7 @@ class _Recovery:
                 return None
             session = sessions.claim(entry.session_id, time.monotonic() + delay)
             if not sessions.closed:
-                return session
+                return session if session.to_recover else None
             # The claim has outlasted the client, perhaps its event loop too.
             _shutdown.stop_in_background(flows._config, sessions, "a client was closed during a recovery")
             return None

@@ -132,10 +132,10 @@ class RedisLedger:
         If no process has noticed yet that the lease has expired, this waits a quarter of the lease for a renewal.
         """
         with self._claiming:
-            if self._knows(session_id):
-                return False
             wait, entry = math.inf, None
             while wait > 0:
+                if self._knows(session_id):  # or it was added during the wait
+                    return False
                 wait, entry = self._checked(lambda: self._store.claim(session_id, self._owner))
                 time.sleep(wait)
             if entry is None:

@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -34,7 +35,7 @@ from liveavatar import (
 )
 from liveavatar._redaction import Secret
 from liveavatar._transports import _asyncio
-from liveavatar.ledger import Ledger, LedgerEntry, SqliteLedger
+from liveavatar.ledger import Ledger, LedgerEntry, SqliteLedger, _protocol, _redis_store
 
 from tests.clients import client
 from tests.clients import wait_until as wait_until_in
@@ -550,25 +551,82 @@ def test_async_ledger(flavour: str, server: FaultServer, method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "words"),
+    ("change", "words"),
     [
-        (lambda found: None, "not iterable"),
-        (lambda found: [None, *found], "owner_alive"),
-        (lambda found: [attrs.evolve(found[0], session_id=3)], "session_id must be a str"),
-        (lambda found: [attrs.evolve(found[0], session_id="")], "session_id is empty"),
-        (lambda found: [attrs.evolve(found[0], started_at="today")], "started_at must be a datetime"),
+        (lambda odd: None, "owner_alive"),
+        (lambda odd: attrs.evolve(odd, session_id=3), "session_id must be a str"),
+        (lambda odd: attrs.evolve(odd, session_id=""), "session_id is empty"),
+        (lambda odd: attrs.evolve(odd, started_at="today"), "started_at must be a datetime"),
+        (lambda odd: attrs.evolve(odd, owner_alive=None), "liveavatar close"),
     ],
 )
-def test_odd_entries(flavour: str, server: FaultServer, entries: Callable[[Any], Any], words: str) -> None:
-    """Odd entries of a ledger that the user has written are a LedgerError, and are not claimed."""
+def test_odd_entries(
+    flavour: str, server: FaultServer, change: Callable[[Any], Any], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An odd entry of a ledger that the user has written is skipped, with one warning; the others are recovered."""
+    _protocol.warn_once.cache_clear()
     ledger = MemoryLedger()
-    leave(server, ledger)
+    odd_id, other = leave(server, ledger, 2)
+    odd = change(ledger.entries()[0])
+    del ledger.abandoned[odd_id]
     read, claimed = ledger.entries, []
-    ledger.entries = lambda: entries(read())  # type: ignore[method-assign]
+    ledger.entries = lambda: [odd, *read()]  # type: ignore[method-assign]
     ledger.on_claim = lambda: claimed.append(1)
-    with using(flavour, server, ledger=ledger) as api, pytest.raises(LedgerError, match=words):
+    with using(flavour, server, ledger=ledger) as api:
+        assert api.recover_sessions() == [other]
+        assert api.recover_sessions() == []
+    assert claimed == [1]
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert words in warning
+
+
+def test_no_entries(flavour: str, server: FaultServer) -> None:
+    """A ledger that the user has written and that returns no list is a LedgerError."""
+    ledger = MemoryLedger()
+    ledger.entries = lambda: None  # type: ignore[assignment, method-assign, return-value]
+    with using(flavour, server, ledger=ledger) as api, pytest.raises(LedgerError, match="not iterable"):
         api.recover_sessions()
-    assert not claimed
+
+
+def damage_sqlite(location: str, ids: list[str]) -> None:
+    changes = (
+        "session_id = ''",
+        "started_at = 'soon'",
+        "account = x'ff'",
+        "account = CAST(x'ff' AS TEXT)",
+        "owner = x'ff'",
+    )
+    with contextlib.closing(sqlite3.connect(location, isolation_level=None)) as database:
+        for session_id, change in zip(ids, changes, strict=True):
+            database.execute(f"UPDATE sessions SET {change} WHERE session_id = ?", (session_id,))
+
+
+def damage_redis(server: RedisServer, ids: list[str]) -> None:
+    for session_id, text in zip(ids, ("[]", '{"account": "x"}', '{"acc', b"\xff\xfe", "null"), strict=True):
+        server.do("HSET", _redis_store.KEY, f"session:{session_id}", text)
+    server.do("HSET", _redis_store.KEY, f"owner:{ids[0]}", "x", "lease:x", "x", b"\xff\xfe:x", b"\xff")
+    server.do("HDEL", _redis_store.KEY, f"owner:{ids[1]}")
+
+
+def test_damaged_entries(flavour: str, location: str, server: FaultServer, shared_redis: RedisServer) -> None:
+    """Entries that something else has written do not keep the others from being recovered."""
+    holder = make(location)
+    ids = [f"damaged-{number}" for number in range(5)]
+    with using("blocking", server) as leaving:
+        left = leaving.new_session(request()).session_id
+        for session_id in (*ids, left):
+            holder.add(attrs.evolve(entry(session_id), base_url=server.url))
+        leaving.release_session(left)
+    if "://" in location:
+        damage_redis(shared_redis, ids)
+    else:
+        damage_sqlite(location, ids)
+    del holder
+    gc.collect()
+    with using(flavour, server, ledger=make(location)) as api:
+        wait_until(lambda: left in api.recover_sessions(), LEASE + 20)
+    assert server.running == set()
+    shared_redis.do("FLUSHALL")
 
 
 def test_time_without_zone(flavour: str, server: FaultServer) -> None:

@@ -205,6 +205,18 @@ def test_evicted(redis_server: RedisServer) -> None:
     assert redis_server.do("TTL", _redis_store.KEY) == -1
 
 
+def test_older_snapshot(shared_redis: RedisServer) -> None:
+    """If Redis is restored to a time at which a dead process had the session, its owner takes it back."""
+    ledger = make(shared_redis.url)
+    ledger.add(entry("restored"))
+    field = "owner:restored"
+    owner = shared_redis.do("HGET", _redis_store.KEY, field)
+    shared_redis.do("HSET", _redis_store.KEY, field, "dead", "lease:dead", "1")
+    wait_until(lambda: shared_redis.do("HGET", _redis_store.KEY, field) == owner)
+    ledger.remove("restored")
+    assert "restored" not in written(shared_redis)
+
+
 def test_read_only(redis_server: RedisServer, log: Log) -> None:
     """A replica that takes no writes is one that is away, until it is promoted."""
     redis_server.do("REPLICAOF", "127.0.0.1", "1")

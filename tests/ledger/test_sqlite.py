@@ -97,7 +97,7 @@ def test_unusable_file(tmp_path: Path, prepare: Callable[[Path], None], words: s
     before = path.read_bytes() if path.is_file() else None
     with pytest.raises(LedgerError, match=words) as caught:
         SqliteLedger(path)
-    assert str(path) in str(caught.value)
+    assert os.path.realpath(path) in str(caught.value)
     assert before is None or path.read_bytes() == before
 
 
@@ -327,6 +327,18 @@ def test_foreign_owner(sqlite_path: str) -> None:
     assert not ledger.claim("a")
 
 
+def test_symlink(sqlite_path: str, tmp_path: Path) -> None:
+    """A file has the same owners under each of its names."""
+    ledger = SqliteLedger(sqlite_path)
+    (tmp_path / "link").symlink_to(Path(sqlite_path).parent)
+    (tmp_path / "link.db").symlink_to(sqlite_path)
+    with program("hold", sqlite_path, "a") as holder:
+        holder.line()
+        assert alive(SqliteLedger(tmp_path / "link.db")) == alive(SqliteLedger(tmp_path / "link" / "sessions.db"))
+    assert SqliteLedger(tmp_path / "link.db").claim("a")
+    assert ledger.entries()
+
+
 def delete_file(path: Path) -> None:
     path.unlink()
 
@@ -360,6 +372,11 @@ def test_deleted_file(sqlite_path: str, change: Callable[[Path], None]) -> None:
         moved = SqliteLedger(Path(sqlite_path).parent.with_name("old") / Path(sqlite_path).name)
         assert alive(moved) == {"kept": True, "claimed": True}
     ledger.remove("kept")
+    with program("hold", sqlite_path, "other") as other:
+        other.line()
+        Path(sqlite_path).unlink()
+        SqliteLedger(sqlite_path)  # another process may be the first to create the file again
+        assert alive(ledger) == {"claimed": True}
     Path(sqlite_path).unlink()
     assert alive(ledger) == {"claimed": True}
 

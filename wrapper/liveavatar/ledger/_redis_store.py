@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 import redis
@@ -25,7 +25,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import MovedError, NoPermissionError
 from redis.retry import Retry
 
-from ._protocol import LedgerEntry
+from ._protocol import LedgerEntry, stored_entry
 
 KEY = "liveavatar:ledger"
 """The one key in Redis that is used."""
@@ -43,7 +43,7 @@ local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local function expired(owner)
-    return tonumber(call('HGET', key, 'lease:' .. owner) or 0) <= now
+    return (tonumber(call('HGET', key, 'lease:' .. owner) or 0) or 0) <= now
 end
 
 -- Suspect the owners whose leases have expired, and drop what is known of owners without sessions.
@@ -76,7 +76,8 @@ end
 for i = 1, #batch.keep, 2 do
     local id, entry = batch.keep[i], batch.keep[i + 1]
     local present = call('HGET', key, 'owner:' .. id)
-    if not present then
+    -- A former owner is present again, and dead, if Redis was restored from an older snapshot.
+    if not present or present ~= owner and expired(present) then
         call('HSET', key, 'session:' .. id, entry, 'owner:' .. id, owner)
     elseif present ~= owner then
         lost[#lost + 1] = id
@@ -101,7 +102,7 @@ _READ = (
     _COMMON
     + """
 sweep()
-return {now, call('HGETALL', key)}
+return call('HGETALL', key)
 """
 )
 
@@ -115,15 +116,16 @@ local owner = call('HGET', key, 'owner:' .. id)
 if not owner then return {-1, ''} end
 if owner ~= me then
     if not expired(owner) then return {-1, ''} end
-    local since = tonumber(call('HGET', key, 'suspect:' .. owner) or now + 1)
+    local since = tonumber(call('HGET', key, 'suspect:' .. owner) or now + 1) or now + 1
     if since > now then
         since = now
         call('HSET', key, 'suspect:' .. owner, now)
     end
     if since + suspicion > now then return {since + suspicion - now, ''} end
     call('HSET', key, 'owner:' .. id, me, 'lease:' .. me, now + validity)
+    call('HDEL', key, 'suspect:' .. me)
 end
-return {0, call('HGET', key, 'session:' .. id)}
+return {0, call('HGET', key, 'session:' .. id) or ''}
 """
 )
 
@@ -159,6 +161,7 @@ class Store:
             self._redis = redis.Redis.from_url(
                 url,
                 decode_responses=True,
+                encoding_errors="replace",  # of an entry that something else has written
                 socket_timeout=timeout,
                 socket_connect_timeout=timeout,
                 retry=Retry(NoBackoff(), 1),  # the server may have closed a pooled connection
@@ -203,16 +206,16 @@ class Store:
         return lost
 
     def read(self) -> list[LedgerEntry]:
-        """Return all sessions. An owner is alive if its lease has not expired."""
-        now, flat = self._run(_READ)
+        """Return all sessions. An owner is alive if its lease is not known to have expired."""
+        flat = self._run(_READ)
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
         found = []
         for name, text in fields.items():
             kind, _, session_id = name.partition(":")
             if kind == "session":
                 owner = fields.get(f"owner:{session_id}", "")
-                found.append(_from_json(session_id, text, owner, int(fields.get(f"lease:{owner}", 0)) > now))
-        return found
+                found.append(_from_json(session_id, text, owner, f"suspect:{owner}" not in fields if owner else None))
+        return [entry for entry in found if entry is not None]
 
     def claim(self, session_id: str, owner: str) -> tuple[float, LedgerEntry | None]:
         """Make a session whose owner is dead the session of another.
@@ -256,7 +259,10 @@ def _to_json(entry: LedgerEntry) -> str:
     )
 
 
-def _from_json(session_id: str, text: str, owner: str, owner_alive: bool) -> LedgerEntry:
-    fields = json.loads(text)
-    started_at = datetime.fromisoformat(fields["started_at"])
-    return LedgerEntry(session_id, fields["account"], fields["base_url"], started_at, owner, owner_alive)
+def _from_json(session_id: str, text: str, owner: str, owner_alive: bool | None) -> LedgerEntry | None:
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        fields = None
+    get = fields.get if isinstance(fields, dict) else {}.get
+    return stored_entry(session_id, get("account"), get("base_url"), get("started_at"), owner, owner_alive)

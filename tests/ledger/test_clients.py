@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import attrs
@@ -34,8 +35,8 @@ from liveavatar import (
     _shutdown,
 )
 from liveavatar._redaction import Secret
-from liveavatar._transports import _asyncio
-from liveavatar.ledger import Ledger, LedgerEntry, SqliteLedger, _protocol, _redis_store
+from liveavatar._transports import _asyncio, _blocking
+from liveavatar.ledger import Ledger, LedgerEntry, SqliteLedger, _protocol, _redis_store, _sqlite
 
 from tests.clients import client
 from tests.clients import wait_until as wait_until_in
@@ -389,6 +390,54 @@ def test_blocking_release_is_interrupted(server: FaultServer) -> None:
         assert api.open_sessions == (session_id,)
     assert server.running == set()
     assert ledger.added == {}
+
+
+@pytest.mark.parametrize("method", ["release_session", "recover_sessions"])
+def test_ledger_runs_in_another_thread(sqlite_path: str, server: FaultServer, method: str) -> None:
+    """No line of a ledger runs in the main thread, where Ctrl-C could leave the ledger half done."""
+    with using("blocking", server, ledger=SqliteLedger(sqlite_path)) as api:
+        api._recovery.start = lambda: None
+        arguments = [api.new_session(request()).session_id] if method == "release_session" else []
+        lines = 0
+
+        def count(frame: FrameType, event: str, arg: object) -> Any:
+            nonlocal lines
+            lines += frame.f_code.co_filename == _sqlite.__file__
+            return count
+
+        sys.settrace(count)
+        try:
+            getattr(api, method)(*arguments)
+        finally:
+            sys.settrace(None)
+        assert lines == 0
+
+
+def test_claim_is_interrupted(server: FaultServer) -> None:
+    """If Ctrl-C comes while a session is claimed, the next recovery, or the end of the client, stops the session."""
+    ledger = MemoryLedger()
+    (session_id,) = leave(server, ledger)
+    ledger.on_claim = lambda: signal.raise_signal(signal.SIGINT)
+    with using("blocking", server, ledger=ledger) as api:
+        with pytest.raises(KeyboardInterrupt):
+            api.recover_sessions()
+        assert api.open_sessions == (session_id,)
+        assert api.recover_sessions() == [session_id]
+    assert server.running == set()
+    assert ledger.added == {}
+
+
+def test_hanging_read_is_interrupted(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends a recovery whose ledger does not respond."""
+    monkeypatch.setattr(_blocking, "CLEANUP_TIMEOUT", -0.9)
+    ledger = MemoryLedger()
+    gate = threading.Event()
+    ledger.on_read = lambda: (signal.raise_signal(signal.SIGINT), gate.wait(20))
+    with using("blocking", server, ledger=ledger) as api:
+        with pytest.raises(KeyboardInterrupt):
+            api.recover_sessions()
+        assert not gate.is_set()
+        gate.set()
 
 
 def test_blocking_adopt_is_interrupted(server: FaultServer) -> None:

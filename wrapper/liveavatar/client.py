@@ -71,6 +71,9 @@ class LiveAvatarApi(AccountApi):
 
         return RecoveryThread(self, flows)
 
+    def _call_ledger(self, operation: Callable[[], None]) -> None:
+        self._run(lambda: self._flows.io.call_ledger(operation, None))
+
     def _new_io(self) -> tuple[IO, IO | None]:
         from ._transports._blocking import BlockingIO, BlockingTransport  # imported late, to keep our import light
 

@@ -1086,11 +1086,19 @@ def test_uvicorn(location: str, server: FaultServer) -> None:
         uvicorn.wait(30)
 
 
-def test_redis_away(flavour: str, redis_server: RedisServer, server: FaultServer) -> None:
-    """Sessions are opened and closed while Redis is away, and those that are open are written down afterwards."""
+def test_redis_away(
+    flavour: str, redis_server: RedisServer, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sessions are opened and closed while Redis is away, and those that are open are written down afterwards.
+
+    A session that is released meanwhile is named in a warning: it is still in the ledger.
+    """
     with using(flavour, server, ledger=make(redis_server.url)) as api:
         before = api.new_session(request()).session_id
+        released = api.new_session(request()).session_id
         redis_server.stop()
+        assert api.release_session(released)
+        wait_until(lambda: f"Session {released} could not be removed from the ledger" in caplog.text)
         during = api.new_session(request()).session_id
         api.close_session(before)
         api.close_session(api.new_session(request()).session_id)
@@ -1098,7 +1106,7 @@ def test_redis_away(flavour: str, redis_server: RedisServer, server: FaultServer
         ledger = make(redis_server.url)
         wait_until(lambda: alive(ledger) == {during: True})
     assert alive(ledger) == {}
-    assert server.running == set()
+    assert server.running == {released}
 
 
 def test_public_names() -> None:

@@ -81,11 +81,13 @@ def test_stopped(redis_server: RedisServer, log: Log) -> None:
     ledger.add(entry("ended"))
     redis_server.stop()
     started = time.monotonic()
-    ledger.remove("ended")
+    with pytest.raises(LedgerError, match="session ended is removed when it can be used again"):
+        ledger.remove("ended")
     for number in range(10):
         ledger.add(entry(f"during-{number}"))
         if number % 2:
-            ledger.remove(f"during-{number}")
+            with pytest.raises(LedgerError):
+                ledger.remove(f"during-{number}")
     assert time.monotonic() - started < 5  # ten times the bound would be 20
     (warning,) = log.warnings(redis_server)
     assert "cannot be used" in warning
@@ -143,7 +145,8 @@ def test_frozen(redis_server: RedisServer, log: Log) -> None:
     started = time.monotonic()
     ledger.add(entry("b"))
     ledger.add(entry("c"))
-    ledger.remove("c")
+    with pytest.raises(LedgerError):
+        ledger.remove("c")
     assert time.monotonic() - started < 5
     assert len(log.warnings(redis_server)) == 1
     time.sleep(LEASE)
@@ -189,7 +192,8 @@ def test_full(redis_server: RedisServer, log: Log) -> None:
     ledger.add(entry("a"))
     redis_server.do("CONFIG", "SET", "maxmemory", "1")
     ledger.add(entry("b"))
-    ledger.remove("a")
+    with pytest.raises(LedgerError):
+        ledger.remove("a")
     (warning,) = log.warnings(redis_server)
     assert "memory" in warning
     redis_server.do("CONFIG", "SET", "maxmemory", "0")

@@ -107,12 +107,13 @@ class RedisLedger:
     def remove(self, session_id: str) -> None:
         """Remove a session if it is this process's own. See `Ledger.remove`.
 
-        If Redis does not confirm it within a second, the session is removed later.
+        If Redis does not confirm it within a second, this raises, and the session is removed later.
         """
         with self._changed:
             if self._own.pop(session_id, None) is not None:
                 self._owed[session_id] = None
-                self._wait_for_worker(session_id)
+                if not self._wait_for_worker(session_id):
+                    raise LedgerError(self._message(f"session {session_id} is removed when it can be used again"))
 
     def entries(self) -> list[LedgerEntry]:
         """Return all sessions that are written down. See `Ledger.entries`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
@@ -17,7 +18,7 @@ import pytest
 from liveavatar.ledger import LedgerError, RedisLedger, _redis_store
 
 from tests import processes
-from tests.ledger.support import LEASE, RedisServer, alive, entry, make, program, wait_until
+from tests.ledger.support import LEASE, RedisServer, alive, entry, make, make_redis, program, wait_until
 
 PASSWORD = "CANARY-password"
 
@@ -161,10 +162,11 @@ def test_slow(redis_server: RedisServer) -> None:
     ledger = make(redis_server.url)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=delay, args=(listener, redis_server.port), daemon=True).start()
-        slow = RedisLedger(f"redis://127.0.0.1:{listener.getsockname()[1]}", lease=LEASE)
+        slow = make_redis(f"redis://127.0.0.1:{listener.getsockname()[1]}")
         slow.add(entry("a"))
         wait_until(lambda: alive(ledger) == {"a": True})
-        slow.remove("a")
+        with contextlib.suppress(LedgerError):  # it may take longer than a second
+            slow.remove("a")
         wait_until(lambda: alive(ledger) == {})
 
 
@@ -233,7 +235,7 @@ def test_read_only(redis_server: RedisServer, log: Log) -> None:
 
 def test_required(redis_server: RedisServer) -> None:
     """With required=True, a session that is not written down is refused, and is not written down later."""
-    ledger = RedisLedger(redis_server.url, lease=LEASE, required=True)
+    ledger = make_redis(redis_server.url, required=True)
     ledger.add(entry("a"))
     redis_server.stop()
     for _ in range(2):
@@ -264,7 +266,7 @@ def adds(ledger: RedisLedger, session_id: str) -> bool:
 
 def test_required_and_frozen(redis_server: RedisServer) -> None:
     """A session that was refused does not stay in the ledger if Redis has received it all the same."""
-    ledger = RedisLedger(redis_server.url, lease=LEASE, required=True)
+    ledger = make_redis(redis_server.url, required=True)
     ledger.add(entry("a"))
     redis_server.send(signal.SIGSTOP)
     started = time.monotonic()
@@ -474,7 +476,7 @@ def test_wrong_url(url: str) -> None:
     assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize("lease", [0, -1, 0.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("lease", [0, -1, 14.9, float("nan"), float("inf")])
 def test_wrong_lease(lease: float) -> None:
     """A lease that cannot be kept is a ValueError."""
     with pytest.raises(ValueError, match="lease must be"):

@@ -210,7 +210,7 @@ def _run_in_thread(work: Callable[[], T], seconds: float, late: Exception) -> T:
                 claimed_work()
             elif thread.ident is None:
                 thread.start()
-            running.acquire(timeout=max(0.0, until - time.monotonic()))
+            running.acquire(timeout=max(0.0, min(INTERRUPT_INTERVAL, until - time.monotonic())))
         except BaseException as error:
             if type(error) is RuntimeError and thread.ident is None and not cannot_start:
                 cannot_start = True  # the interpreter is shutting down, or out of threads

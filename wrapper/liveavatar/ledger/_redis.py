@@ -51,7 +51,7 @@ class RedisLedger:
     Args:
         url: Where Redis is: redis://[[user]:password@]host[:port][/database], rediss:// with TLS, or unix://path.
             Options of the redis package may follow as a query.
-        lease: Seconds after the death of its owner at which a session can be claimed, at the latest. At least 1.
+        lease: Seconds after the death of its owner at which a session can be claimed, at the latest. At least 15.
         required: Whether a session that cannot be written down within a second is refused with a LedgerError, and
             not started. Without it, the session is started all the same.
 

@@ -30,7 +30,8 @@ from ._protocol import LedgerEntry, stored_entry
 KEY = "liveavatar:ledger"
 """The one key in Redis that is used."""
 
-_MIN_LEASE = 1.0
+_MIN_LEASE = 15.0
+"""Seconds. After an outage each worker has renewed its lease within 3 s: before a quarter of the lease is over."""
 
 # Shares of the lease. An owner is taken for dead after at most the sum: 0.5 + 1/6 + 0.25 < 1.
 _VALIDITY = 1 / 2
@@ -152,7 +153,7 @@ class Store:
         if isinstance(lease, bool) or not isinstance(lease, int | float):
             raise TypeError(f"lease must be a number of seconds, not {type(lease).__name__}")
         if not _MIN_LEASE <= lease < math.inf:
-            raise ValueError(f"lease must be {_MIN_LEASE:g} second or more, not {lease}")
+            raise ValueError(f"lease must be {_MIN_LEASE:g} seconds or more, not {lease}")
         self.interval = lease * _INTERVAL
         """Seconds between two renewals of a lease."""
         self._validity = round(lease * _VALIDITY * 1000)

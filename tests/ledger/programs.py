@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from importlib import import_module
 from types import FrameType
 from typing import Any
 
-from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, LiveAvatarNewSessionRequest, _recovery
+from liveavatar import AsyncLiveAvatarApi, LedgerError, LiveAvatarApi, LiveAvatarNewSessionRequest, _recovery
 
 from tests.ledger.support import KEY, entry, make
 
@@ -129,7 +130,8 @@ def churn(location: str, name: str, pause: str = "0") -> None:
         time.sleep(float(pause))
         if number % 3:
             say("removing", session_id)
-            ledger.remove(session_id)
+            with contextlib.suppress(LedgerError):  # on a busy machine it is removed later
+                ledger.remove(session_id)
             say("removed", session_id)
         number += 1
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from liveavatar import ledger
 from liveavatar.ledger import Ledger, LedgerEntry, account_id
@@ -31,8 +32,15 @@ def entry(session_id: str) -> LedgerEntry:
 
 
 def make(location: str) -> Ledger:
-    # Through the module, so that programs with SQLite do not load redis.
-    return ledger.RedisLedger(location, lease=LEASE) if "://" in location else ledger.SqliteLedger(location)
+    return make_redis(location) if "://" in location else ledger.SqliteLedger(location)
+
+
+def make_redis(url: str, *, required: bool = False) -> ledger.RedisLedger:
+    """A ledger with a lease that is shorter than users may choose, as the tests wait for it."""
+    from liveavatar.ledger import _redis_store  # here, so that programs with SQLite do not load redis
+
+    with mock.patch.object(_redis_store, "_MIN_LEASE", LEASE):
+        return ledger.RedisLedger(url, lease=LEASE, required=required)
 
 
 def alive(of: Ledger) -> dict[str, bool | None]:

@@ -8,11 +8,13 @@ import gc
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import attrs
@@ -23,6 +25,7 @@ from liveavatar import (
     AsyncLiveAvatarApi,
     LedgerError,
     LiveAvatarApi,
+    LiveAvatarConnectionError,
     LiveAvatarError,
     ServerError,
     SessionTokenNotFoundError,
@@ -31,10 +34,12 @@ from liveavatar import (
     _recovery,
     _shutdown,
 )
-from liveavatar._transports import _asyncio
-from liveavatar.ledger import Ledger, LedgerEntry, SqliteLedger
+from liveavatar._redaction import Secret
+from liveavatar._transports import _asyncio, _blocking
+from liveavatar.ledger import Ledger, LedgerEntry, SqliteLedger, _protocol, _redis_store, _sqlite
 
 from tests.clients import client
+from tests.clients import wait_until as wait_until_in
 from tests.faults.server import Exchange, FaultServer, envelope
 from tests.ledger.programs import request
 from tests.ledger.support import KEY, LEASE, RedisServer, alive, entry, free_port, make, program, wait_until
@@ -387,6 +392,54 @@ def test_blocking_release_is_interrupted(server: FaultServer) -> None:
     assert ledger.added == {}
 
 
+@pytest.mark.parametrize("method", ["release_session", "recover_sessions"])
+def test_ledger_runs_in_another_thread(sqlite_path: str, server: FaultServer, method: str) -> None:
+    """No line of a ledger runs in the main thread, where Ctrl-C could leave the ledger half done."""
+    with using("blocking", server, ledger=SqliteLedger(sqlite_path)) as api:
+        api._recovery.start = lambda: None
+        arguments = [api.new_session(request()).session_id] if method == "release_session" else []
+        lines = 0
+
+        def count(frame: FrameType, event: str, arg: object) -> Any:
+            nonlocal lines
+            lines += frame.f_code.co_filename == _sqlite.__file__
+            return count
+
+        sys.settrace(count)
+        try:
+            getattr(api, method)(*arguments)
+        finally:
+            sys.settrace(None)
+        assert lines == 0
+
+
+def test_claim_is_interrupted(server: FaultServer) -> None:
+    """If Ctrl-C comes while a session is claimed, the next recovery, or the end of the client, stops the session."""
+    ledger = MemoryLedger()
+    (session_id,) = leave(server, ledger)
+    ledger.on_claim = lambda: signal.raise_signal(signal.SIGINT)
+    with using("blocking", server, ledger=ledger) as api:
+        with pytest.raises(KeyboardInterrupt):
+            api.recover_sessions()
+        assert api.open_sessions == (session_id,)
+        assert api.recover_sessions() == [session_id]
+    assert server.running == set()
+    assert ledger.added == {}
+
+
+def test_hanging_read_is_interrupted(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends a recovery whose ledger does not respond."""
+    monkeypatch.setattr(_blocking, "CLEANUP_TIMEOUT", -0.9)
+    ledger = MemoryLedger()
+    gate = threading.Event()
+    ledger.on_read = lambda: (signal.raise_signal(signal.SIGINT), gate.wait(20))
+    with using("blocking", server, ledger=ledger) as api:
+        with pytest.raises(KeyboardInterrupt):
+            api.recover_sessions()
+        assert not gate.is_set()
+        gate.set()
+
+
 def test_blocking_adopt_is_interrupted(server: FaultServer) -> None:
     """If Ctrl-C comes while a session is adopted, it is adopted and written down before Ctrl-C is raised."""
     ledger = MemoryLedger()
@@ -437,6 +490,7 @@ def test_adopt_while_recovering(flavour: str, server: FaultServer) -> None:
         ledger.abandoned, others = {failed: ledger.abandoned.pop(failed)}, ledger.abandoned
         with pytest.raises(LiveAvatarError):
             api.recover_sessions()
+        api._recovery.start = lambda: None
         api.adopt_session(failed)
         ledger.abandoned = others
         # As if it were being written down: the registry knows it already, and the ledger not yet.
@@ -444,6 +498,29 @@ def test_adopt_while_recovering(flavour: str, server: FaultServer) -> None:
         assert api.recover_sessions() == []
         assert server.running == {adopting, failed}
     assert server.running == set()
+
+
+def test_adopt_during_a_claim(flavour: str, server: FaultServer) -> None:
+    """A session that is adopted while a recovery claims it goes on, with the token that it was adopted with."""
+    ledger = MemoryLedger()
+    (session_id,) = leave(server, ledger)
+    with using(flavour, server, ledger=ledger) as api:
+        ledger.on_claim = lambda: api._flows.sessions.adopt(session_id, Secret("CANARY-token"))
+        assert api.recover_sessions() == []
+        assert api.recover_sessions() == []
+        assert api.session_token == "CANARY-token"
+        assert server.running == {session_id}
+
+
+def test_adopt_starts_recovery(flavour: str, server: FaultServer) -> None:
+    """A client that only adopts a session looks at its ledger from then on."""
+    ledger = MemoryLedger()
+    (abandoned_id,) = leave(server, ledger)
+    with using(flavour, server) as first, using(flavour, server, ledger=ledger) as api:
+        session_id = first.new_session(request()).session_id
+        api.adopt_session(session_id, first.release_session(session_id))
+        wait_until_in(api, lambda: abandoned_id not in server.running)
+        assert server.running == {session_id}
 
 
 def test_adopt_is_not_written_down(flavour: str, server: FaultServer) -> None:
@@ -523,25 +600,82 @@ def test_async_ledger(flavour: str, server: FaultServer, method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "words"),
+    ("change", "words"),
     [
-        (lambda found: None, "not iterable"),
-        (lambda found: [None, *found], "owner_alive"),
-        (lambda found: [attrs.evolve(found[0], session_id=3)], "session_id must be a str"),
-        (lambda found: [attrs.evolve(found[0], session_id="")], "session_id is empty"),
-        (lambda found: [attrs.evolve(found[0], started_at="today")], "started_at must be a datetime"),
+        (lambda odd: None, "owner_alive"),
+        (lambda odd: attrs.evolve(odd, session_id=3), "session_id must be a str"),
+        (lambda odd: attrs.evolve(odd, session_id=""), "session_id is empty"),
+        (lambda odd: attrs.evolve(odd, started_at="today"), "started_at must be a datetime"),
+        (lambda odd: attrs.evolve(odd, owner_alive=None), "liveavatar close"),
     ],
 )
-def test_odd_entries(flavour: str, server: FaultServer, entries: Callable[[Any], Any], words: str) -> None:
-    """Odd entries of a ledger that the user has written are a LedgerError, and are not claimed."""
+def test_odd_entries(
+    flavour: str, server: FaultServer, change: Callable[[Any], Any], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An odd entry of a ledger that the user has written is skipped, with one warning; the others are recovered."""
+    _protocol.warn_once.cache_clear()
     ledger = MemoryLedger()
-    leave(server, ledger)
+    odd_id, other = leave(server, ledger, 2)
+    odd = change(ledger.entries()[0])
+    del ledger.abandoned[odd_id]
     read, claimed = ledger.entries, []
-    ledger.entries = lambda: entries(read())  # type: ignore[method-assign]
+    ledger.entries = lambda: [odd, *read()]  # type: ignore[method-assign]
     ledger.on_claim = lambda: claimed.append(1)
-    with using(flavour, server, ledger=ledger) as api, pytest.raises(LedgerError, match=words):
+    with using(flavour, server, ledger=ledger) as api:
+        assert api.recover_sessions() == [other]
+        assert api.recover_sessions() == []
+    assert claimed == [1]
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert words in warning
+
+
+def test_no_entries(flavour: str, server: FaultServer) -> None:
+    """A ledger that the user has written and that returns no list is a LedgerError."""
+    ledger = MemoryLedger()
+    ledger.entries = lambda: None  # type: ignore[assignment, method-assign, return-value]
+    with using(flavour, server, ledger=ledger) as api, pytest.raises(LedgerError, match="not iterable"):
         api.recover_sessions()
-    assert not claimed
+
+
+def damage_sqlite(location: str, ids: list[str]) -> None:
+    changes = (
+        "session_id = ''",
+        "started_at = 'soon'",
+        "account = x'ff'",
+        "account = CAST(x'ff' AS TEXT)",
+        "owner = x'ff'",
+    )
+    with contextlib.closing(sqlite3.connect(location, isolation_level=None)) as database:
+        for session_id, change in zip(ids, changes, strict=True):
+            database.execute(f"UPDATE sessions SET {change} WHERE session_id = ?", (session_id,))
+
+
+def damage_redis(server: RedisServer, ids: list[str]) -> None:
+    for session_id, text in zip(ids, ("[]", '{"account": "x"}', '{"acc', b"\xff\xfe", "null"), strict=True):
+        server.do("HSET", _redis_store.KEY, f"session:{session_id}", text)
+    server.do("HSET", _redis_store.KEY, f"owner:{ids[0]}", "x", "lease:x", "x", b"\xff\xfe:x", b"\xff")
+    server.do("HDEL", _redis_store.KEY, f"owner:{ids[1]}")
+
+
+def test_damaged_entries(flavour: str, location: str, server: FaultServer, shared_redis: RedisServer) -> None:
+    """Entries that something else has written do not keep the others from being recovered."""
+    holder = make(location)
+    ids = [f"damaged-{number}" for number in range(5)]
+    with using("blocking", server) as leaving:
+        left = leaving.new_session(request()).session_id
+        for session_id in (*ids, left):
+            holder.add(attrs.evolve(entry(session_id), base_url=server.url))
+        leaving.release_session(left)
+    if "://" in location:
+        damage_redis(shared_redis, ids)
+    else:
+        damage_sqlite(location, ids)
+    del holder
+    gc.collect()
+    with using(flavour, server, ledger=make(location)) as api:
+        wait_until(lambda: left in api.recover_sessions(), LEASE + 20)
+    assert server.running == set()
+    shared_redis.do("FLUSHALL")
 
 
 def test_time_without_zone(flavour: str, server: FaultServer) -> None:
@@ -631,11 +765,60 @@ def test_stop_fails(flavour: str, server: FaultServer, caplog: pytest.LogCapture
                 api.recover_sessions()
             assert caught.value.session_id == first
         assert api.open_sessions == (first,)
+        assert api.session_token is None
+        opened = api.new_session(request()).session_id
+        assert api.session_token
+        api.release_session(opened)
         server.heal()
         assert {*api.recover_sessions()} == {first, second}
         assert api.open_sessions == ()
-    assert server.running == set()
-    assert ledger.added == {}
+    assert server.running == {opened}
+    wait_until(lambda: ledger.added == {})
+
+
+def test_stops_without_response(flavour: str, server: FaultServer) -> None:
+    """Stops that get no response are tried again after those of all other sessions."""
+    ledger = MemoryLedger()
+    first, second, third, fourth = leave(server, ledger, 4)
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.request.json["session_id"] in {first, third}:
+            exchange.reset()
+        else:
+            exchange.answer(*exchange.do())
+
+    server.on("stop", answer)
+    with using(flavour, server, ledger=ledger, max_retries=0) as api:
+        with pytest.raises(LiveAvatarConnectionError):
+            api.recover_sessions()
+        assert server.running == {first, third}
+        server.ledger.forget_requests()
+        (fifth,) = leave(server, ledger)
+        with pytest.raises(LiveAvatarConnectionError):
+            api.recover_sessions()
+        assert [stop.json["session_id"] for stop in server.ledger.of("stop")] == [fifth, first, third]
+        server.heal()
+        assert {*api.recover_sessions()} == {first, second, third, fourth, fifth}
+
+
+def test_ledger_away_after_a_claim(flavour: str, server: FaultServer) -> None:
+    """A session whose stop has failed is tried again though the ledger cannot be read."""
+    ledger = MemoryLedger()
+    (session_id,) = leave(server, ledger)
+
+    def fail() -> None:
+        raise LedgerError("away")
+
+    server.on("stop", lambda exchange: exchange.answer(*envelope(400, 1, "no")), 1)
+    with using(flavour, server, ledger=ledger) as api:
+        with pytest.raises(LiveAvatarError):
+            api.recover_sessions()
+        ledger.on_read = fail
+        with pytest.raises(LedgerError):
+            api.recover_sessions()
+        assert server.running == set()
+        ledger.on_read = lambda: None
+        assert api.recover_sessions() == [session_id]
 
 
 def test_service_away(flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
@@ -646,7 +829,7 @@ def test_service_away(flavour: str, server: FaultServer, caplog: pytest.LogCaptu
     with using(flavour, server, ledger=ledger, max_retries=0) as api:
         with pytest.raises(LiveAvatarError):
             api.recover_sessions()
-        assert len(ledger.abandoned) == 2
+        assert len(ledger.abandoned) == 1
         server.heal()
         assert {*api.recover_sessions()} == {*ids}
     assert server.running == set()
@@ -664,6 +847,53 @@ def test_background_failure(server: FaultServer, frequent: None, caplog: pytest.
         assert ["could not be recovered" in record.getMessage() for record in warnings] == [True]
         server.heal()
         wait_until(lambda: ledger.added == {})
+
+
+def test_no_threads_to_be_had(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If no thread can be started, a session is opened all the same, and the next one starts the recovery."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("liveavatar"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    ledger = MemoryLedger()
+    (session_id,) = leave(server, ledger)
+    with using("blocking", server, ledger=ledger) as api:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        api.new_session(request())
+        assert "could not be recovered: can't start new thread" in caplog.text
+        assert session_id in server.running
+        monkeypatch.undo()
+        api.new_session(request())
+        wait_until(lambda: session_id not in server.running)
+
+
+def test_log_handler_raises(flavour: str, server: FaultServer, frequent: None) -> None:
+    """A log handler or filter that raises does not end the recovery."""
+
+    def fail(record: logging.LogRecord) -> bool:
+        raise ZeroDivisionError
+
+    ledger = MemoryLedger()
+    reads = iter([OSError("disk"), OSError("disk")])
+
+    def read() -> None:
+        for failure in reads:
+            raise failure
+
+    ledger.on_read = read
+    (session_id,) = leave(server, ledger)
+    logger = logging.getLogger("liveavatar")
+    logger.addFilter(fail)
+    try:
+        with running_client(flavour, server, ledger):
+            wait_until(lambda: session_id in server.ledger.stops)
+    finally:
+        logger.removeFilter(fail)
 
 
 @pytest.mark.parametrize("carried_out", [True, False])
@@ -856,11 +1086,19 @@ def test_uvicorn(location: str, server: FaultServer) -> None:
         uvicorn.wait(30)
 
 
-def test_redis_away(flavour: str, redis_server: RedisServer, server: FaultServer) -> None:
-    """Sessions are opened and closed while Redis is away, and those that are open are written down afterwards."""
+def test_redis_away(
+    flavour: str, redis_server: RedisServer, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sessions are opened and closed while Redis is away, and those that are open are written down afterwards.
+
+    A session that is released meanwhile is named in a warning: it is still in the ledger.
+    """
     with using(flavour, server, ledger=make(redis_server.url)) as api:
         before = api.new_session(request()).session_id
+        released = api.new_session(request()).session_id
         redis_server.stop()
+        assert api.release_session(released)
+        wait_until(lambda: f"Session {released} could not be removed from the ledger" in caplog.text)
         during = api.new_session(request()).session_id
         api.close_session(before)
         api.close_session(api.new_session(request()).session_id)
@@ -868,7 +1106,7 @@ def test_redis_away(flavour: str, redis_server: RedisServer, server: FaultServer
         ledger = make(redis_server.url)
         wait_until(lambda: alive(ledger) == {during: True})
     assert alive(ledger) == {}
-    assert server.running == set()
+    assert server.running == {released}
 
 
 def test_public_names() -> None:

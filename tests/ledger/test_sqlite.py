@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import sqlite3
@@ -94,7 +97,7 @@ def test_unusable_file(tmp_path: Path, prepare: Callable[[Path], None], words: s
     before = path.read_bytes() if path.is_file() else None
     with pytest.raises(LedgerError, match=words) as caught:
         SqliteLedger(path)
-    assert str(path) in str(caught.value)
+    assert os.path.realpath(path) in str(caught.value)
     assert before is None or path.read_bytes() == before
 
 
@@ -324,6 +327,18 @@ def test_foreign_owner(sqlite_path: str) -> None:
     assert not ledger.claim("a")
 
 
+def test_symlink(sqlite_path: str, tmp_path: Path) -> None:
+    """A file has the same owners under each of its names."""
+    ledger = SqliteLedger(sqlite_path)
+    (tmp_path / "link").symlink_to(Path(sqlite_path).parent)
+    (tmp_path / "link.db").symlink_to(sqlite_path)
+    with program("hold", sqlite_path, "a") as holder:
+        holder.line()
+        assert alive(SqliteLedger(tmp_path / "link.db")) == alive(SqliteLedger(tmp_path / "link" / "sessions.db"))
+    assert SqliteLedger(tmp_path / "link.db").claim("a")
+    assert ledger.entries()
+
+
 def delete_file(path: Path) -> None:
     path.unlink()
 
@@ -357,6 +372,11 @@ def test_deleted_file(sqlite_path: str, change: Callable[[Path], None]) -> None:
         moved = SqliteLedger(Path(sqlite_path).parent.with_name("old") / Path(sqlite_path).name)
         assert alive(moved) == {"kept": True, "claimed": True}
     ledger.remove("kept")
+    with program("hold", sqlite_path, "other") as other:
+        other.line()
+        Path(sqlite_path).unlink()
+        SqliteLedger(sqlite_path)  # another process may be the first to create the file again
+        assert alive(ledger) == {"claimed": True}
     Path(sqlite_path).unlink()
     assert alive(ledger) == {"claimed": True}
 
@@ -409,6 +429,35 @@ def test_no_descriptors_are_left(sqlite_path: str) -> None:
         assert len(list(directory.iterdir())) == before + 1
         del ledger
     assert len(list(directory.iterdir())) == before
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda ledger: pickle.loads(pickle.dumps(ledger))])
+def test_copied(sqlite_path: str, duplicate: Callable[[SqliteLedger], SqliteLedger]) -> None:
+    """A copy is another owner, whose sessions outlive those of the original."""
+    ledger = SqliteLedger(sqlite_path)
+    ledger.add(entry("a"))
+    other = duplicate(ledger)
+    other.add(entry("b"))
+    assert alive(other) == {"a": True, "b": True}
+    other.remove("a")
+    del ledger
+    gc.collect()
+    assert alive(other) == {"a": False, "b": True}
+
+
+def test_spawned_child(sqlite_path: str) -> None:
+    """A spawned child that a ledger is passed to does not take over the name of its parent."""
+    ledger = SqliteLedger(sqlite_path)
+    ledger.add(entry("parent"))
+    child = multiprocessing.get_context("spawn").Process(target=_add_and_die, args=(ledger,))
+    child.start()
+    child.join(60)
+    assert alive(ledger) == {"parent": True, "child": False}
+
+
+def _add_and_die(ledger: SqliteLedger) -> None:
+    ledger.add(entry("child"))
+    os._exit(0)
 
 
 def test_repr(sqlite_path: str) -> None:

@@ -12,7 +12,7 @@ from ._calls import logger
 from ._config import Config
 from ._redaction import redact
 from .errors import LedgerError
-from .ledger._protocol import Ledger, LedgerEntry, account_id
+from .ledger._protocol import Ledger, LedgerEntry, account_id, warn_once
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class AccountLedger:
             logger.warning("Session %s could not be removed from the ledger: %s", session_id, redact(str(error)))
 
     def abandoned(self) -> list[LedgerEntry]:
-        """Return the sessions whose owners are dead.
+        """Return the sessions whose owners are dead. It warns once of each that cannot be stopped.
 
         Raises:
             LedgerError: The ledger could not be read.
@@ -56,13 +56,22 @@ class AccountLedger:
         return _checked(lambda: [entry for entry in self._ledger.entries() if self._is_abandoned(entry)])
 
     def _is_abandoned(self, entry: LedgerEntry) -> bool:
-        is_own = entry.owner_alive is False and (entry.account, entry.base_url) == (self._account, self._base_url)
-        if is_own:
+        try:
+            if entry.owner_alive or (entry.account, entry.base_url) != (self._account, self._base_url):
+                return False
             # Before it is claimed: afterwards, no other process could stop it.
             check_session_id(entry.session_id)
             if not isinstance(entry.started_at, datetime):
                 raise TypeError(f"started_at must be a datetime, not {type(entry.started_at).__name__}")
-        return is_own
+        except Exception as error:  # an entry that something else than a client has written
+            warn_once(redact(f"An entry of the ledger is skipped, {entry!r}: {error}."))
+            return False
+        if entry.owner_alive is None:
+            warn_once(
+                f"Session {entry.session_id} is in the ledger, which cannot tell whether its process is alive. "
+                f"If it is dead, stop the session: liveavatar close {entry.session_id}"
+            )
+        return entry.owner_alive is False
 
     def claim(self, session_id: str) -> bool:
         """Take over a session whose owner is dead; return whether that has succeeded.

@@ -127,7 +127,7 @@ class BaseApi:
 
     def _call_ledger(self, operation: Callable[[], None]) -> None:
         """Perform an operation on the ledger that may block for a while."""
-        operation()
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         count = len(self._flows.sessions)

@@ -89,7 +89,7 @@ def _base_url(argument: str | None, default: str) -> str:
 
 
 def parse_base_url(url: str, name: str) -> str:
-    """Return a base URL without a trailing slash, and with the path /v1 if it has none.
+    """Return a base URL in its normal form (RFC 3986), without a trailing slash, and with the path /v1 if it has none.
 
     Args:
         url: The URL.
@@ -116,5 +116,6 @@ def parse_base_url(url: str, name: str) -> str:
             f"{name} must start with https://, because http:// would show the API key and is for loopback only. "
             "To reach a mock server in another container, share its network: `network_mode: service:mock`."
         )
+    authority = parts.netloc.lower().removesuffix({"https": ":443", "http": ":80"}[parts.scheme])
     path = parts.path.rstrip("/") or "/v1"
-    return SplitResult(parts.scheme, parts.netloc, path, "", "").geturl()
+    return SplitResult(parts.scheme, authority, path, "", "").geturl()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 import weakref
@@ -16,11 +17,14 @@ from ._flows import Flows
 from ._sessions import Session
 from ._transports._asyncio import keep_task
 from ._transports._blocking import run
-from .errors import LiveAvatarConnectionError, LiveAvatarError
+from .errors import LedgerError, LiveAvatarConnectionError, LiveAvatarError
 from .ledger._protocol import LedgerEntry
 
 if TYPE_CHECKING:
     from ._account_ledger import AccountLedger
+
+_MAX_UNANSWERED = 2
+"""Stops in a row without a response after which a recovery leaves the other sessions to the next."""
 
 
 class _Recovery:
@@ -40,7 +44,7 @@ class _Recovery:
         return max(0.0, min(self._first_until - now, (deadline - now) / 2))
 
     async def _recover(self) -> None:
-        """Stop the sessions whose owners are dead.
+        """Stop the sessions whose owners are dead; last those whose stop has failed before.
 
         Raises:
             LedgerError: The ledger could not be read or written.
@@ -48,23 +52,31 @@ class _Recovery:
                 again.
         """
         failures: list[LiveAvatarError] = []
+        unanswered = 0
 
-        async def stop(session: Session | None) -> None:
-            if session is not None:
-                try:
-                    await self._stop(session)
-                except LiveAvatarConnectionError:
-                    raise  # the others are left to the next call, or to another process
-                except LiveAvatarError as error:
-                    failures.append(error)
+        async def stop(session: Session) -> None:
+            nonlocal unanswered
+            try:
+                await self._stop(session)
+                unanswered = 0
+            except LiveAvatarError as error:
+                session.stop_failed_at = time.monotonic()
+                failures.append(error)
+                unanswered = unanswered + 1 if isinstance(error, LiveAvatarConnectionError) else 0
 
-        for session in self._flows.sessions.all:
-            if session.to_recover:
+        claimed_before = [session for session in self._flows.sessions.all if session.to_recover]
+        try:
+            for entry in await self._flows.in_ledger(lambda ledger: ledger.abandoned()):
+                if self._flows.sessions.closed or unanswered == _MAX_UNANSWERED:
+                    break
+                session = await self._claim_shielded(entry)
+                if session is not None:
+                    await stop(session)
+        except LedgerError as error:
+            failures.append(error)
+        for session in sorted(claimed_before, key=lambda session: session.stop_failed_at):
+            if unanswered < _MAX_UNANSWERED and session.to_recover and session in self._flows.sessions:
                 await stop(session)
-        for entry in await self._flows.in_ledger(lambda ledger: ledger.abandoned()):
-            if self._flows.sessions.closed:
-                break
-            await stop(await self._claim_shielded(entry))
         if failures:
             raise failures[0]
 
@@ -83,7 +95,7 @@ class _Recovery:
                 return None
             session = sessions.claim(entry.session_id, time.monotonic() + delay)
             if not sessions.closed:
-                return session
+                return session if session.to_recover else None
             # The claim has outlasted the client, perhaps its event loop too.
             _shutdown.stop_in_background(flows._config, sessions, "a client was closed during a recovery")
             return None
@@ -106,8 +118,9 @@ class _Recovery:
     def _log(self, error: Exception) -> None:
         """Log the failure of a recovery: only the first in a row as a warning, as the next recovery comes soon."""
         log = logger.debug if self._has_failed else logger.warning
-        log("Sessions of dead processes could not be recovered: %s", error)
         self._has_failed = True
+        with contextlib.suppress(Exception):  # of a log handler or filter: the next recovery must come
+            log("Sessions of dead processes could not be recovered: %s", error)
 
 
 def _age(entry: LedgerEntry) -> float:
@@ -137,8 +150,9 @@ class RecoveryThread(_Recovery):
                 self._thread = threading.Thread(target=self._repeat, name="liveavatar-recovery", daemon=True)
                 try:
                     self._thread.start()
-                except RuntimeError:  # the interpreter is shutting down
-                    self._first_done.set()
+                except RuntimeError as error:  # the interpreter is shutting down, or there are too many threads
+                    self._thread = None  # the next use of the client tries again
+                    self._log(error)
 
     async def wait_for_first(self, deadline: float) -> None:
         """Wait until the first recovery has ended. See `Recovery.wait_for_first`."""

@@ -45,6 +45,8 @@ class Session:
     """True if it was claimed from a dead process, and is not stopped yet."""
     released_by: int | None = None
     """The thread that has released it."""
+    stop_failed_at: float = 0.0
+    """Time on `time.monotonic` at which a recovery has last failed to stop it."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -243,13 +245,12 @@ class Sessions:
         return session
 
     def claim(self, session_id: str, start_deadline: float) -> Session:
-        """Add a session that was claimed from a dead process, and will be stopped."""
+        """Add a session that was claimed from a dead process and will be stopped, unless it was adopted meanwhile."""
         session = Session(session_id, None, start_sent=True, opened=True, in_ledger=True, to_recover=True)
         session.start_deadline = start_deadline
         with self._lock:
             self.note_id(session_id)
-            self._open[session_id] = session
-        return session
+            return self._open.setdefault(session_id, session)
 
     @property
     def all(self) -> tuple[Session, ...]:
@@ -265,8 +266,8 @@ class Sessions:
 
     @property
     def latest_token(self) -> str | None:
-        """The token of the session that was opened last and may be running."""
-        opened = [session for session in self.all if session.opened]
+        """The token of the session that was opened or adopted last and may be running."""
+        opened = [session for session in self.all if session.opened and not session.to_recover]
         return opened[-1].token.reveal() if opened and opened[-1].token else None
 
     def _removed(self) -> None:

@@ -212,6 +212,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         credential = parse_credential(token, "token") if token else None
         del token
         await self._run(lambda: self._flows.adopt_session(session_id, credential))
+        self._start_recovery()
 
     @scrub_traceback
     async def recover_sessions(self) -> list[str]:
@@ -221,8 +222,8 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         session is stopped by one of them.
 
         A client with a ledger does the same in the background: when its `async with` block is entered or its first
-        session is opened, and then every 10 seconds until it is closed. The first session waits up to 5 seconds for
-        it, because it may need the slot.
+        session is opened or adopted, and then every 10 seconds until it is closed. The first session that is opened
+        waits up to 5 seconds for it, because it may need the slot.
 
         Returns:
             The ids of all sessions recovered since the last call, including those recovered in the background.

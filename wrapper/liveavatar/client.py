@@ -71,6 +71,9 @@ class LiveAvatarApi(AccountApi):
 
         return RecoveryThread(self, flows)
 
+    def _call_ledger(self, operation: Callable[[], None]) -> None:
+        self._run(lambda: self._flows.io.call_ledger(operation, None))
+
     def _new_io(self) -> tuple[IO, IO | None]:
         from ._transports._blocking import BlockingIO, BlockingTransport  # imported late, to keep our import light
 
@@ -182,6 +185,7 @@ class LiveAvatarApi(AccountApi):
         credential = parse_credential(token, "token") if token else None
         del token
         self._run(lambda: self._flows.adopt_session(session_id, credential))
+        self._start_recovery()
 
     @scrub_traceback
     def recover_sessions(self) -> list[str]:
@@ -191,8 +195,8 @@ class LiveAvatarApi(AccountApi):
         session is stopped by one of them.
 
         A client with a ledger does the same in the background: when its `with` block is entered or its first
-        session is opened, and then every 10 seconds until it is closed. The first session waits up to 5 seconds for
-        it, because it may need the slot.
+        session is opened or adopted, and then every 10 seconds until it is closed. The first session that is opened
+        waits up to 5 seconds for it, because it may need the slot.
 
         Returns:
             The ids of all sessions recovered since the last call, including those recovered in the background.

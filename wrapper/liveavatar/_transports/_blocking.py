@@ -148,9 +148,11 @@ class BlockingIO:
             await work()
 
     async def call_ledger(self, function: Callable[[], T], seconds: float | None) -> T:
-        """Call a function that uses a ledger; with `seconds`, in a thread, as an interrupt must not be lost in it."""
+        """Call a function that uses a ledger where no signal reaches it, so that the ledger is not left half done."""
         if seconds is None:
-            return function()
+            if threading.current_thread() is not threading.main_thread():
+                return function()
+            seconds = threading.TIMEOUT_MAX
         late = LedgerError(f"The ledger does not respond within {seconds:g} seconds.")
         return run_in_thread(function, seconds, late)
 
@@ -176,7 +178,10 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def run_in_thread(work: Callable[[], T], seconds: float, late: Exception) -> T:
-    """Run work where no signal reaches it. An interrupt is raised after its end, and `late` if it takes too long."""
+    """Run work where no signal reaches it. An interrupt is raised after its end, and `late` if it takes too long.
+
+    After an interrupt, the work may take CLEANUP_TIMEOUT, and a second more, in which it can end by itself.
+    """
     results: list[T] = []
     failures: list[BaseException] = []
     claim, running = threading.Lock(), threading.Lock()  # implemented in C: an interrupt cannot half acquire them
@@ -201,12 +206,13 @@ def run_in_thread(work: Callable[[], T], seconds: float, late: Exception) -> T:
                 claimed_work()
             elif thread.ident is None:
                 thread.start()
-            running.acquire(timeout=max(0.0, until - time.monotonic()))
+            running.acquire(timeout=max(0.0, min(INTERRUPT_INTERVAL, until - time.monotonic())))
         except BaseException as error:
             if type(error) is RuntimeError and thread.ident is None and not cannot_start:
                 cannot_start = True  # the interpreter is shutting down, or out of threads
             else:
                 interruption = error
+                until = min(until, time.monotonic() + CLEANUP_TIMEOUT + 1.0)
     if interruption is not None:
         raise interruption
     if failures:

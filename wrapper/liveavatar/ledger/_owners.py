@@ -63,11 +63,11 @@ class Owners:
             _names(name, self._lock[1]) for name in (self._lock[0], self._lock_file(self.own))
         )
 
-    def is_alive(self, owner: str) -> bool | None:
+    def is_alive(self, owner: object) -> bool | None:
         """Return whether an owner is alive, or None if that is unknown."""
         if owner == self.own:
             return True
-        if not re.fullmatch(r"[A-Za-z0-9.-]+", owner):
+        if not isinstance(owner, str) or not re.fullmatch(r"[A-Za-z0-9.-]+", owner):
             return None
         return _is_held(self._lock_file(owner))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
 import os
 import re
 import secrets
 import socket
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Protocol, runtime_checkable
 
 import attrs
@@ -95,6 +97,27 @@ class Ledger(Protocol):
             LedgerError: The ledger could not be read or written.
         """
         raise NotImplementedError
+
+
+def stored_entry(
+    session_id: object, account: object, base_url: object, started_at: object, owner: object, owner_alive: bool | None
+) -> LedgerEntry | None:
+    """Return an entry that a store has given, or None, with a warning, if it is not one that a ledger writes."""
+    texts = (session_id, account, base_url, started_at, owner)
+    try:
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a part of it is missing, or is no text")
+        time = datetime.fromisoformat(str(started_at)).astimezone(UTC)
+        return LedgerEntry(str(session_id), str(account), str(base_url), time, str(owner), owner_alive)
+    except (TypeError, ValueError, OverflowError) as error:
+        warn_once(f"An entry of the ledger is skipped, session {session_id!r}: {error}.")
+        return None
+
+
+@functools.lru_cache(maxsize=1024)  # entries are read every few seconds
+def warn_once(message: str) -> None:
+    """Log a warning, unless it was logged before."""
+    logging.getLogger("liveavatar").warning("%s", message)
 
 
 def account_id(api_key: str) -> str:

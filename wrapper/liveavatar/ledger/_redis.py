@@ -6,6 +6,7 @@ What is in Redis, and when an owner counts as dead, is in `_redis_store`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -14,7 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import attrs
 
@@ -29,13 +30,7 @@ TIMEOUT = 1.0
 RETRY_DELAY = 1.0
 """Seconds between attempts while Redis is out of reach."""
 
-_MIN_LEASE = 1.0
 _MAX_BATCH = 1000
-
-# Shares of the lease. An owner is taken for dead after at most the sum: 0.5 + 1/6 + 0.25 < 1.
-_VALIDITY = 1 / 2
-_INTERVAL = 1 / 6
-_SUSPICION = 1 / 4
 
 _logger = logging.getLogger("liveavatar")
 _ledgers: weakref.WeakSet[RedisLedger] = weakref.WeakSet()
@@ -56,7 +51,7 @@ class RedisLedger:
     Args:
         url: Where Redis is: redis://[[user]:password@]host[:port][/database], rediss:// with TLS, or unix://path.
             Options of the redis package may follow as a query.
-        lease: Seconds after the death of its owner at which a session can be claimed, at the latest. At least 1.
+        lease: Seconds after the death of its owner at which a session can be claimed, at the latest. At least 15.
         required: Whether a session that cannot be written down within a second is refused with a LedgerError, and
             not started. Without it, the session is started all the same.
 
@@ -68,22 +63,15 @@ class RedisLedger:
     """
 
     def __init__(self, url: str, *, lease: float = 30.0, required: bool = False) -> None:
-        if not isinstance(url, str):
-            raise TypeError(f"url must be a str, not {type(url).__name__}")
-        if isinstance(lease, bool) or not isinstance(lease, int | float):
-            raise TypeError(f"lease must be a number of seconds, not {type(lease).__name__}")
-        if not _MIN_LEASE <= lease < math.inf:
-            raise ValueError(f"lease must be {_MIN_LEASE:g} second or more, not {lease}")
-        self._lease = float(lease)
         self._required = required
         try:
-            self._store = Store(url, TIMEOUT)
+            self._store = Store(url, TIMEOUT, lease)
         finally:
             del url  # tools that print local variables must not show the password
         self._start()
         _ledgers.add(self)
         try:
-            self._store.sync(self._owner, 0, {}, {}, (), renew=False)
+            self._store.sync(self._owner, {}, {}, (), has_sessions=False, renew=False)
         except Exception as error:
             if required or is_permanent(error):
                 raise LedgerError(self._message(error)) from None
@@ -119,15 +107,19 @@ class RedisLedger:
     def remove(self, session_id: str) -> None:
         """Remove a session if it is this process's own. See `Ledger.remove`.
 
-        If Redis does not confirm it within a second, the session is removed later.
+        If Redis does not confirm it within a second, this raises, and the session is removed later.
         """
         with self._changed:
             if self._own.pop(session_id, None) is not None:
                 self._owed[session_id] = None
-                self._wait_for_worker(session_id)
+                if not self._wait_for_worker(session_id):
+                    raise LedgerError(self._message(f"session {session_id} is removed when it can be used again"))
 
     def entries(self) -> list[LedgerEntry]:
         """Return all sessions that are written down. See `Ledger.entries`."""
+        with self._changed:
+            if self._own or self._owed:
+                self._run_worker()  # if no thread could be started before
         found = []
         for entry in self._checked(self._store.read):
             if entry.owner == self._owner:  # but not if the response to a claim was lost
@@ -140,13 +132,12 @@ class RedisLedger:
 
         If no process has noticed yet that the lease has expired, this waits a quarter of the lease for a renewal.
         """
-        validity, suspicion = self._milliseconds(_VALIDITY), self._milliseconds(_SUSPICION)
         with self._claiming:
-            if self._knows(session_id):
-                return False
             wait, entry = math.inf, None
             while wait > 0:
-                wait, entry = self._checked(lambda: self._store.claim(session_id, self._owner, validity, suspicion))
+                if self._knows(session_id):  # or it was added during the wait
+                    return False
+                wait, entry = self._checked(lambda: self._store.claim(session_id, self._owner))
                 time.sleep(wait)
             if entry is None:
                 return False
@@ -154,6 +145,9 @@ class RedisLedger:
                 self._own[session_id] = entry
                 self._run_worker()
             return True
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a RedisLedger cannot be pickled or copied, as its URL may hold a password: create another")
 
     def __repr__(self) -> str:
         return f"RedisLedger({self._store!r})"
@@ -187,8 +181,10 @@ class RedisLedger:
                 worker.start()
             except RuntimeError:  # the interpreter is shutting down, or there are too many threads
                 self._worker = threading.current_thread()
-                self._sync()
-                self._worker = None
+                try:
+                    self._sync()
+                finally:
+                    self._worker = None  # the next operation tries again to start it
 
     def _sync(self) -> float | None:
         """Send what is owed, and renew the lease if it is time.
@@ -204,34 +200,34 @@ class RedisLedger:
                 return None
             started = time.monotonic()
             renew = started >= self._renew_at
-            validity = self._milliseconds(_VALIDITY) if self._own else 0
+            has_sessions = bool(self._own)
             keep = {id_: entry for id_, entry in self._own.items() if id_ not in self._owed} if renew else {}
             owed = dict(itertools.islice(self._owed.items(), _MAX_BATCH))
         try:
             lost = self._store.sync(
                 self._owner,
-                validity,
                 write={session_id: entry for session_id, entry in owed.items() if entry},
                 keep=keep,
                 remove=[session_id for session_id, entry in owed.items() if not entry],
+                has_sessions=has_sessions,
                 renew=renew,
             )
         except Exception as error:  # redis lets more than its own errors through, and the worker must live on
             self._fail(error)
-            return min(RETRY_DELAY, self._lease * _INTERVAL)
+            return min(RETRY_DELAY, self._store.interval)
         with self._changed:
             for session_id, entry in owed.items():
                 if session_id in self._owed and self._owed[session_id] is entry:
                     del self._owed[session_id]
+            self._changed.notify_all()
             for session_id in lost:
                 if self._own.pop(session_id, None) is not None:
                     _logger.warning("Session %s was claimed by another process: its lease had expired.", session_id)
             if renew:
-                self._renew_at = started + self._lease * _INTERVAL
+                self._renew_at = started + self._store.interval
             if self._failing:
                 self._failing = False
                 _logger.info("%r can be used again.", self)
-            self._changed.notify_all()
             if self._own or self._owed:
                 return 0.0 if self._owed else max(0.0, self._renew_at - time.monotonic())
             self._worker = None
@@ -247,6 +243,7 @@ class RedisLedger:
         with self._changed:
             self._failures += 1
             self._renew_at = 0.0
+            self._changed.notify_all()
             if not self._failing:
                 self._failing = True
                 _logger.warning(
@@ -254,14 +251,10 @@ class RedisLedger:
                     "stop them if this one dies.",
                     self._message(error),
                 )
-            self._changed.notify_all()
 
     def _knows(self, session_id: str) -> bool:
         with self._changed:
             return session_id in self._own or session_id in self._owed
-
-    def _milliseconds(self, share: float) -> int:
-        return round(self._lease * share * 1000)
 
     def _message(self, reason: object) -> str:
         if isinstance(reason, Exception):
@@ -273,7 +266,9 @@ def _work(reference: weakref.ref[RedisLedger], wake: threading.Event) -> None:
     """Serve a ledger until it has nothing left to do, or is collected."""
     while (ledger := reference()) is not None:
         wake.clear()
-        delay = ledger._sync()
+        delay: float | None = RETRY_DELAY
+        with contextlib.suppress(Exception):  # a log handler or filter has raised it
+            delay = ledger._sync()
         del ledger  # it can be collected during the delay
         if delay is None:
             return

@@ -15,8 +15,9 @@ All times are Redis' own, in milliseconds: the clocks of the machines do not mat
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 import redis
@@ -24,10 +25,18 @@ from redis.backoff import NoBackoff
 from redis.exceptions import MovedError, NoPermissionError
 from redis.retry import Retry
 
-from ._protocol import LedgerEntry
+from ._protocol import LedgerEntry, stored_entry
 
 KEY = "liveavatar:ledger"
 """The one key in Redis that is used."""
+
+_MIN_LEASE = 15.0
+"""Seconds. After an outage each worker has renewed its lease within 3 s: before a quarter of the lease is over."""
+
+# Shares of the lease. An owner is taken for dead after at most the sum: 0.5 + 1/6 + 0.25 < 1.
+_VALIDITY = 1 / 2
+_INTERVAL = 1 / 6
+_SUSPICION = 1 / 4
 
 _COMMON = """
 local key, call = KEYS[1], redis.call
@@ -35,7 +44,7 @@ local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local function expired(owner)
-    return tonumber(call('HGET', key, 'lease:' .. owner) or 0) <= now
+    return (tonumber(call('HGET', key, 'lease:' .. owner) or 0) or 0) <= now
 end
 
 -- Suspect the owners whose leases have expired, and drop what is known of owners without sessions.
@@ -68,7 +77,8 @@ end
 for i = 1, #batch.keep, 2 do
     local id, entry = batch.keep[i], batch.keep[i + 1]
     local present = call('HGET', key, 'owner:' .. id)
-    if not present then
+    -- A former owner is present again, and dead, if Redis was restored from an older snapshot.
+    if not present or present ~= owner and expired(present) then
         call('HSET', key, 'session:' .. id, entry, 'owner:' .. id, owner)
     elseif present ~= owner then
         lost[#lost + 1] = id
@@ -93,7 +103,7 @@ _READ = (
     _COMMON
     + """
 sweep()
-return {now, call('HGETALL', key)}
+return call('HGETALL', key)
 """
 )
 
@@ -107,15 +117,16 @@ local owner = call('HGET', key, 'owner:' .. id)
 if not owner then return {-1, ''} end
 if owner ~= me then
     if not expired(owner) then return {-1, ''} end
-    local since = tonumber(call('HGET', key, 'suspect:' .. owner) or now + 1)
+    local since = tonumber(call('HGET', key, 'suspect:' .. owner) or now + 1) or now + 1
     if since > now then
         since = now
         call('HSET', key, 'suspect:' .. owner, now)
     end
     if since + suspicion > now then return {since + suspicion - now, ''} end
     call('HSET', key, 'owner:' .. id, me, 'lease:' .. me, now + validity)
+    call('HDEL', key, 'suspect:' .. me)
 end
-return {0, call('HGET', key, 'session:' .. id)}
+return {0, call('HGET', key, 'session:' .. id) or ''}
 """
 )
 
@@ -129,16 +140,29 @@ class Store:
     Args:
         url: Where Redis is.
         timeout: Seconds that connecting, and each read from the connection, may take.
+        lease: Seconds after the death of its owner at which a session can be claimed, at the latest.
 
     Raises:
-        ValueError: The URL cannot be used. The message does not show it.
+        ValueError: The URL or the lease cannot be used. The message does not show the URL.
+        TypeError: An argument has the wrong type.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, lease: float) -> None:
+        if not isinstance(url, str):
+            raise TypeError(f"url must be a str, not {type(url).__name__}")
+        if isinstance(lease, bool) or not isinstance(lease, int | float):
+            raise TypeError(f"lease must be a number of seconds, not {type(lease).__name__}")
+        if not _MIN_LEASE <= lease < math.inf:
+            raise ValueError(f"lease must be {_MIN_LEASE:g} seconds or more, not {lease}")
+        self.interval = lease * _INTERVAL
+        """Seconds between two renewals of a lease."""
+        self._validity = round(lease * _VALIDITY * 1000)
+        self._suspicion = round(lease * _SUSPICION * 1000)
         try:
             self._redis = redis.Redis.from_url(
                 url,
                 decode_responses=True,
+                encoding_errors="replace",  # of an entry that something else has written
                 socket_timeout=timeout,
                 socket_connect_timeout=timeout,
                 retry=Retry(NoBackoff(), 1),  # the server may have closed a pooled connection
@@ -151,21 +175,21 @@ class Store:
     def sync(
         self,
         owner: str,
-        validity: int,
         write: Mapping[str, LedgerEntry],
         keep: Mapping[str, LedgerEntry],
         remove: Iterable[str],
         *,
+        has_sessions: bool,
         renew: bool,
     ) -> list[str]:
-        """Change the sessions of an owner and renew its lease.
+        """Change the sessions of an owner and renew its lease, or remove that if the owner has no sessions.
 
         Args:
             owner: Name of the owner.
-            validity: Milliseconds until its lease expires; 0 if it has no sessions.
             write: Sessions to write down.
             keep: Sessions that are written down already, or are written down again if Redis has lost them.
             remove: Ids of sessions to remove.
+            has_sessions: Whether it has sessions afterwards.
             renew: Whether the leases of others are looked at, too.
 
         Returns:
@@ -173,7 +197,7 @@ class Store:
         """
         batch = {
             "owner": owner,
-            "validity": validity,
+            "validity": self._validity if has_sessions else 0,
             "renew": renew,
             "write": [part for id_, entry in write.items() for part in (id_, _to_json(entry))],
             "keep": [part for id_, entry in keep.items() for part in (id_, _to_json(entry))],
@@ -183,30 +207,28 @@ class Store:
         return lost
 
     def read(self) -> list[LedgerEntry]:
-        """Return all sessions. An owner is alive if its lease has not expired."""
-        now, flat = self._run(_READ)
+        """Return all sessions. An owner is alive if its lease is not known to have expired."""
+        flat = self._run(_READ)
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
         found = []
         for name, text in fields.items():
             kind, _, session_id = name.partition(":")
             if kind == "session":
                 owner = fields.get(f"owner:{session_id}", "")
-                found.append(_from_json(session_id, text, owner, int(fields.get(f"lease:{owner}", 0)) > now))
-        return found
+                found.append(_from_json(session_id, text, owner, f"suspect:{owner}" not in fields if owner else None))
+        return [entry for entry in found if entry is not None]
 
-    def claim(self, session_id: str, owner: str, validity: int, suspicion: int) -> tuple[float, LedgerEntry | None]:
+    def claim(self, session_id: str, owner: str) -> tuple[float, LedgerEntry | None]:
         """Make a session whose owner is dead the session of another.
 
         Args:
             session_id: Id of the session.
             owner: Name of the new owner.
-            validity: Milliseconds until its lease expires.
-            suspicion: Milliseconds for which a lease must be known to have expired.
 
         Returns:
             The seconds after which it may be possible, and None; or 0 and the entry; or 0 and None if the owner lives.
         """
-        wait, text = self._run(_CLAIM, session_id, owner, validity, suspicion)
+        wait, text = self._run(_CLAIM, session_id, owner, self._validity, self._suspicion)
         if wait:
             return max(0.0, wait / 1000), None
         return 0.0, _from_json(session_id, text, owner, True)
@@ -238,7 +260,10 @@ def _to_json(entry: LedgerEntry) -> str:
     )
 
 
-def _from_json(session_id: str, text: str, owner: str, owner_alive: bool) -> LedgerEntry:
-    fields = json.loads(text)
-    started_at = datetime.fromisoformat(fields["started_at"])
-    return LedgerEntry(session_id, fields["account"], fields["base_url"], started_at, owner, owner_alive)
+def _from_json(session_id: str, text: str, owner: str, owner_alive: bool | None) -> LedgerEntry | None:
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        fields = None
+    get = fields.get if isinstance(fields, dict) else {}.get
+    return stored_entry(session_id, get("account"), get("base_url"), get("started_at"), owner, owner_alive)

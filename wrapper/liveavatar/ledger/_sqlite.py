@@ -18,12 +18,12 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 
 from ..errors import LedgerError
 from ._owners import Owners
-from ._protocol import LedgerEntry
+from ._protocol import LedgerEntry, stored_entry
 
 TIMEOUT = 5.0
 """Seconds that an operation may wait for other threads and processes."""
@@ -64,7 +64,8 @@ class SqliteLedger:
 
     The file must be on a local disk. SQLite and file locks are not reliable on network file systems (NFS, SMB).
 
-    A ledger may be shared by threads, and be used on both sides of a fork.
+    A ledger may be shared by threads, and be used on both sides of a fork. A copy of it, also in a spawned child that
+    it is passed to, is another owner.
 
     Args:
         path: The database file. It and its directory are created, readable by this user only, if they do not exist.
@@ -82,7 +83,8 @@ class SqliteLedger:
             raise TypeError(f"path must be a str or a path of text, not {type(path).__name__}")
         if not text.strip() or text == ":memory:" or "\0" in text:
             raise ValueError(f"path must name a file, not {text!r}: a ledger outlives the process")
-        self._path = Path(os.path.abspath(os.path.expanduser(text)))
+        # The real path, as all names of a file must have one directory of locks.
+        self._path = Path(os.path.realpath(os.path.expanduser(text)))
         self._owners = Owners(Path(f"{self._path}-owners"))
         self._own: dict[str, tuple[str, ...]] = {}  # the rows of this process's sessions
         self._to_remove: set[str] = set()
@@ -118,14 +120,16 @@ class SqliteLedger:
     def entries(self) -> list[LedgerEntry]:
         """Return all sessions that are written down. See `Ledger.entries`."""
         with self._transaction() as database:
+            # Something may have deleted, emptied or moved the file while this process had sessions in it.
+            database.executemany("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, ?)", tuple(self._own.values()))
             rows = database.execute(
                 "SELECT session_id, account, base_url, started_at, owner FROM sessions ORDER BY started_at, rowid"
             ).fetchall()
             alive = {owner: self._owners.is_alive(owner) for owner in {row[4] for row in rows}}
-        return [
-            LedgerEntry(session_id, account, base_url, datetime.fromisoformat(started_at), owner, alive[owner])
-            for session_id, account, base_url, started_at, owner in rows
+        found = [
+            stored_entry(id_, account, url, time_, owner, alive[owner]) for id_, account, url, time_, owner in rows
         ]
+        return [entry for entry in found if entry is not None]
 
     def claim(self, session_id: str) -> bool:
         """Take over a session whose owner is dead. See `Ledger.claim`."""
@@ -137,6 +141,9 @@ class SqliteLedger:
             database.execute("UPDATE sessions SET owner = ? WHERE session_id = ?", (owner, session_id))
         self._own[session_id] = (*row[:4], owner)
         return True
+
+    def __reduce__(self) -> tuple[type[SqliteLedger], tuple[str]]:
+        return SqliteLedger, (str(self._path),)  # a copy, as in a spawned child, is another owner
 
     def __repr__(self) -> str:
         return f"SqliteLedger({str(self._path)!r})"
@@ -180,6 +187,7 @@ class SqliteLedger:
     def _connect(self) -> Iterator[sqlite3.Connection]:
         """Open the database for a block. Leaving it without a commit rolls back."""
         database = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT, isolation_level=None)
+        database.text_factory = lambda text: text.decode(errors="replace")  # something else may have written it
         try:
             self._database = database
             yield database
@@ -188,13 +196,13 @@ class SqliteLedger:
             database.close()
 
     def _create_files(self) -> None:
+        if self._path.exists() and not self._path.is_file():
+            raise LedgerError(self._message("it is not a regular file"))
         for directory in (self._path.parent, self._owners.path):
             for missing in reversed([each for each in (directory, *directory.parents) if not each.exists()]):
                 missing.mkdir(0o700, exist_ok=True)  # mkdir(parents=True) would let others into the parents
         if not self._path.exists():
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
-        elif not self._path.is_file():
-            raise LedgerError(self._message("it is not a regular file"))
 
     def _create_table(self, database: sqlite3.Connection) -> None:
         application_id = database.execute("PRAGMA application_id").fetchone()[0]
@@ -203,8 +211,6 @@ class SqliteLedger:
         if application_id == 0 and not tables:
             database.execute(_SCHEMA)
             database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            # Something may have deleted the file while this process had sessions in it.
-            database.executemany("INSERT INTO sessions VALUES (?, ?, ?, ?, ?)", tuple(self._own.values()))
         elif application_id != _APPLICATION_ID:
             raise LedgerError(self._message("it is the database of another program"))
         elif version > _VERSION:

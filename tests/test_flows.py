@@ -40,6 +40,7 @@ from liveavatar import (
     _cleanup,
     _flows,
     _operations,
+    _responses,
 )
 from liveavatar._config import Config
 from liveavatar._constants import CLEANUP_RETRY_DELAYS, CLEANUP_TIMEOUT, LEDGER_TIMEOUT
@@ -2186,6 +2187,8 @@ def fast(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> N
     """Skip what costs most and changes no decision: the log, and the search for secrets in errors."""
     caplog.set_level(logging.CRITICAL, "liveavatar")
     monkeypatch.setattr(_calls, "_secrets", lambda *args: [])
+    for module in (_operations, _responses):
+        monkeypatch.setattr(module, "redact", lambda text, secrets=(): text)
 
 
 @pytest.mark.timeout(900)  # on a busy machine

@@ -330,64 +330,67 @@ class Lines:
         return self.line
 
 
-def interrupted(method: str, interrupting: contextlib.AbstractContextManager[Any]) -> bool:
+def interrupted(method: str, server: FaultServer, interrupting: contextlib.AbstractContextManager[Any]) -> bool:
     """Call a method, with interrupts; afterwards nothing runs that the client does not know of, and can stop."""
-    with FaultServer() as server:
-        refusals = 2 if method == "wait_for_slot" else 0
-        server.on("start", refuses(403, "Concurrency limit reached"), refusals)
-        api = LiveAvatarApi(KEY, base_url=server.url, timeout=5)
-        given: set[str] = set()
-        came = False
-        session_id = token = ""
-        if method in ("close_session", "release_session"):
-            session_id = api.new_session(session_request(), keep_alive=method == "release_session").session_id
-        try:
-            with interrupting:
-                if method == "new_session":
-                    given = {api.new_session(session_request()).session_id}
-                elif method == "wait_for_slot":
-                    given = {api.new_session(session_request(), wait_for_slot=5).session_id}
-                elif method == "close_session":
-                    api.close_session(session_id)
-                elif method == "release_session":
-                    token = api.release_session(session_id)
-                else:
-                    with api.session(session_request()):
-                        time.sleep(0.001)
-        except KeyboardInterrupt:
-            came = True
-        if token:
-            api.adopt_session(session_id, token)
-        server.settle()
-        assert server.ledger.running <= set(api.open_sessions), (came, given)
-        assert len(server.ledger.starts) <= 1
-        assert server.ledger.counts[1] <= 1 + refusals
-        api.close_all_sessions()
-        assert api.open_sessions == ()
-        assert server.running == set()
-        server.heal()
-        # The pool has survived as well.
-        api.close_session(api.new_session(session_request()).session_id)
-        assert server.running == set()
-        close(api)
-        return came
+    server.start_anew()
+    refusals = 2 if method == "wait_for_slot" else 0
+    server.on("start", refuses(403, "Concurrency limit reached"), refusals)
+    api = LiveAvatarApi(KEY, base_url=server.url, timeout=5)
+    given: set[str] = set()
+    came = False
+    session_id = token = ""
+    if method in ("close_session", "release_session"):
+        session_id = api.new_session(session_request(), keep_alive=method == "release_session").session_id
+    try:
+        with interrupting:
+            if method == "new_session":
+                given = {api.new_session(session_request()).session_id}
+            elif method == "wait_for_slot":
+                given = {api.new_session(session_request(), wait_for_slot=5).session_id}
+            elif method == "close_session":
+                api.close_session(session_id)
+            elif method == "release_session":
+                token = api.release_session(session_id)
+            else:
+                with api.session(session_request()):
+                    time.sleep(0.001)
+    except KeyboardInterrupt:
+        came = True
+    if token:
+        api.adopt_session(session_id, token)
+    server.settle()
+    assert server.ledger.running <= set(api.open_sessions), (came, given)
+    assert len(server.ledger.starts) <= 1
+    assert server.ledger.counts[1] <= 1 + refusals
+    api.close_all_sessions()
+    assert api.open_sessions == ()
+    assert server.running == set()
+    server.heal()
+    # The pool has survived as well.
+    api.close_session(api.new_session(session_request()).session_id)
+    assert server.running == set()
+    close(api)
+    return came
 
 
 def interrupted_after_any_time(method: str) -> None:
     """By a timer, after ever longer times."""
     signal.signal(signal.SIGALRM, interrupt)
     hurried()
-    times = range(20, 4000, 15)
-    print(json.dumps({"interrupts": sum(interrupted(method, alarm(microseconds / 1e6)) for microseconds in times)}))
+    with FaultServer() as server:
+        times = [microseconds / 1e6 for microseconds in range(20, 4000, 25)]
+        print(json.dumps({"interrupts": sum(interrupted(method, server, alarm(seconds)) for seconds in times)}))
 
 
 def interrupted_at_any_line(method: str) -> None:
     """At each line of the client in turn, or every so many where there are many."""
     hurried()
-    lines = Lines(None)
-    interrupted(method, lines)
-    every = 1 + lines.seen // (80 if method in ("wait_for_slot", "release_session") else 200)
-    print(json.dumps({"interrupts": sum(interrupted(method, Lines(at)) for at in range(1, lines.seen + 1, every))}))
+    with FaultServer() as server:
+        lines = Lines(None)
+        interrupted(method, server, lines)
+        every = 1 + lines.seen // (80 if method in ("wait_for_slot", "release_session") else 200)
+        moments = range(1, lines.seen + 1, every)
+        print(json.dumps({"interrupts": sum(interrupted(method, server, Lines(at)) for at in moments)}))
 
 
 def hurried() -> None:

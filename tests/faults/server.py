@@ -234,6 +234,14 @@ class FaultServer:
             for queue in self._queues.values():
                 queue.clear()
 
+    def start_anew(self) -> None:
+        """Behave like a new service, with an empty ledger, once all that was sent has been read and done."""
+        self.settle()
+        self.heal()
+        with self.lock:
+            self.ledger, numbers = Ledger(), self.ledger.connections
+            self.ledger.connections = numbers  # those that are still open keep theirs
+
     def later(self, seconds: float, what: Callable[[], None]) -> None:
         """Do something without any connection; `settle` waits for it."""
         with self.lock:

@@ -1,4 +1,4 @@
-"""A program whose requests Sentry records: `python -m tests.traced FLAVOUR MOMENT`.
+"""A program whose requests Sentry records: `python -m tests.traced MOMENT`.
 
 It initialises Sentry at the moment, and prints what Sentry recorded of each kind of client, and the secrets.
 """
@@ -25,7 +25,7 @@ class Recorder(Transport):
 
 
 def reached(moment: str) -> None:
-    if sys.argv[2] == moment:
+    if sys.argv[1] == moment:
         sentry_sdk.init(dsn="http://key@localhost/1", transport=Recorder, traces_sample_rate=1.0)
 
 
@@ -88,7 +88,6 @@ def lose(api: LiveAvatarApi, http: httpx.Client) -> None:
 
 
 async def run_async() -> None:
-    reached("before the clients")
     async with (
         aiohttp.ClientSession() as session,
         httpx.AsyncClient() as http,
@@ -102,7 +101,7 @@ async def run_async() -> None:
                 await use_async(api)
 
 
-def run_blocking() -> None:
+def run() -> None:
     reached("before the clients")
     with (
         httpx.Client() as http,
@@ -111,11 +110,12 @@ def run_blocking() -> None:
         LiveAvatarApi(http_client=http) as with_http,
         LiveAvatarApi(http_client=broken) as with_broken,
     ):
-        reached("before the first request")
-        if sys.argv[2] == "after the first request":
+        if sys.argv[1] == "after the first request":
             use(own)
             use(with_http)
             reached("after the first request")
+        else:
+            asyncio.run(run_async())
         for name, api in {"blocking own": own, "blocking http_client": with_http}.items():
             with sentry_sdk.start_transaction(name=name):
                 use(api)
@@ -123,10 +123,7 @@ def run_blocking() -> None:
             lose(with_broken, broken)
 
 
-if sys.argv[1] == "async":
-    asyncio.run(run_async())
-else:
-    run_blocking()
+run()
 sentry_sdk.flush()
 calls = {
     event["transaction"]: [" ".join((span["data"]["http.method"], span["data"]["url"])) for span in event["spans"]]

@@ -39,8 +39,9 @@ def test_children_receive_signals() -> None:
 
 def test_parent_ignores_signals() -> None:
     """The same holds in each process of a test run whose parent ignores and blocks these signals."""
+    plugins = ["-p", "no:cacheprovider", "-p", "no:schemathesis"]  # which takes seconds to import, in each process
     workers = ["-n", "1"] if importlib.util.find_spec("xdist") else []
     test = f"{Path(__file__)}::{test_children_receive_signals.__name__}"
-    command = [sys.executable, "-c", IGNORE, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers, test]
+    command = [sys.executable, "-c", IGNORE, "-m", "pytest", "-q", *plugins, *workers, test]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert run.returncode == 0, run.stdout

@@ -28,7 +28,10 @@ CLEANUP_RETRY_DELAYS = (0.25, 0.5, 1.0, 1.0, 1.0)
 """Seconds to wait before the stop is sent again when the service does not know the session yet."""
 
 LEDGER_TIMEOUT = 6.0
-"""Seconds that a client waits until a session is written down in the ledger, or removed from it."""
+"""Seconds that a client waits until a session is written down in the ledger, or removed from it.
+
+They are more than the TIMEOUT of `ledger/_sqlite.py`, whose error says more.
+"""
 
 RECOVERY_INTERVAL = 10.0
 """Seconds between two recoveries of the sessions that dead processes have left in the ledger."""

@@ -15,6 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import NoReturn, TypeVar
 
 import attrs
@@ -88,8 +89,8 @@ class RedisLedger:
         self._failures = 0
         self._failing = False
         self._worker: threading.Thread | None = None
-        self._wake = threading.Event()
-        weakref.finalize(self, self._wake.set).atexit = False  # ends the thread of a ledger that is gone
+        self._wake: SimpleQueue[None] = SimpleQueue()  # reentrant, as a signal handler may use the ledger
+        weakref.finalize(self, self._wake.put, None).atexit = False  # ends the thread of a ledger that is gone
 
     def add(self, entry: LedgerEntry) -> None:
         """Write a session down as this process's own. See `Ledger.add`.
@@ -173,7 +174,7 @@ class RedisLedger:
 
     def _run_worker(self) -> None:
         """Wake the worker, and start one if there is none. Called with the lock held."""
-        self._wake.set()
+        self._wake.put(None)
         if self._worker is None or not self._worker.is_alive():
             args = (weakref.ref(self), self._wake)
             worker = self._worker = threading.Thread(target=_work, args=args, name="liveavatar-ledger", daemon=True)
@@ -262,17 +263,20 @@ class RedisLedger:
         return f"The ledger {self!r} cannot be used: {str(reason).rstrip('.')}."
 
 
-def _work(reference: weakref.ref[RedisLedger], wake: threading.Event) -> None:
+def _work(reference: weakref.ref[RedisLedger], wake: SimpleQueue[None]) -> None:
     """Serve a ledger until it has nothing left to do, or is collected."""
     while (ledger := reference()) is not None:
-        wake.clear()
+        with contextlib.suppress(Empty):
+            while True:
+                wake.get_nowait()
         delay: float | None = RETRY_DELAY
         with contextlib.suppress(Exception):  # a log handler or filter has raised it
             delay = ledger._sync()
         del ledger  # it can be collected during the delay
         if delay is None:
             return
-        wake.wait(delay)
+        with contextlib.suppress(Empty):
+            wake.get(timeout=delay)
 
 
 def _after_fork_in_child() -> None:

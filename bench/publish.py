@@ -69,7 +69,7 @@ def tables(figures: dict[str, Any]) -> str:
     lines = [
         f"Measured on {figures['machine']}, with {figures['peers']}.",
         f"Each figure is the median of {figures['rounds']} rounds of {figures['cycles']:,} sessions.",
-        "Ratios differ from run to run by up to 5 %, and by up to 20 % with 1,000 sessions at once.",
+        "Ratios differ from run to run by up to 15 %, and by up to 30 % with 1,000 sessions at once.",
         "",
     ]
     for scheme, title in (("http", "HTTP"), ("https", "HTTPS")):

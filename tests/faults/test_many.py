@@ -25,7 +25,7 @@ from tests.faults.conftest import KEY, UNMEASURED, FastRetries, opened
 from tests.faults.server import FaultServer
 
 ROOT = Path(__file__).parents[2]
-CYCLES = int(os.environ.get("CYCLES", "1000"))
+CYCLES = int(os.environ.get("CYCLES", "2000"))
 """Sessions that one client opens and closes; `make soak` sets 10,000."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from typing import Any
 
@@ -11,7 +12,7 @@ from liveavatar import LiveAvatarApi, LiveAvatarConnectionError, LiveAvatarError
 
 from tests.faults import server as fault
 from tests.faults.cases import session_request
-from tests.faults.conftest import KEY, FastRetries
+from tests.faults.conftest import KEY, FastRetries, opened
 from tests.faults.pools import driven, outcome
 from tests.faults.server import FaultServer
 
@@ -129,3 +130,32 @@ def test_blocking_start_and_a_handler_whose_call_fails(server: FaultServer) -> N
         assert caught.value.endpoint == "/v1/sessions/{session_id}"
         server.settle()
         assert server.running == set()
+
+
+@pytest.mark.row("H10")
+def test_log_filter_that_raises(flavour: str, server: FaultServer, fast_retries: FastRetries) -> None:
+    """A log filter that raises does not replace the error that names the session."""
+
+    def fail(record: logging.LogRecord) -> bool:
+        if record.levelno == logging.WARNING:
+            raise ArithmeticError("a filter of the caller fails")
+        return True
+
+    logger = logging.getLogger("liveavatar")
+    logger.addFilter(fail)
+    try:
+        with opened(flavour, server) as api:
+            server.on("start", fault.answers(500, acts=True), 1)
+            server.on("stop", fault.refuses(400, "No"), 2)
+            with pytest.raises(LiveAvatarError) as caught:
+                api.new_session(session_request())
+            (session_id,) = api.open_sessions
+            assert (caught.value.session_id, caught.value.session_may_be_running) == (session_id, True)
+            assert session_id in caught.value.__notes__[-1]
+            with pytest.raises(LiveAvatarError) as caught:
+                api.close_session(session_id)
+            assert (caught.value.session_id, caught.value.session_may_be_running) == (session_id, True)
+            api.close_session(session_id)
+    finally:
+        logger.removeFilter(fail)
+    assert server.running == set()

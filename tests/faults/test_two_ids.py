@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
 from typing import Any
 from unittest import mock
@@ -184,8 +186,24 @@ def test_stop_that_hangs(flavour: str, server: FaultServer) -> None:
 
 @pytest.mark.row("H4", "H14")
 def test_release(api: Any, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
-    """The log names both ids of a session that is released, as its new owner knows one."""
+    """The log names both ids of a session that is released, and no frame that a log handler may print its token."""
     api.new_session(session_request())
-    api.release_session(OTHER)
+    frames: list[str] = []
+
+    def look(record: logging.LogRecord) -> bool:
+        frame = sys._getframe()
+        while (frame := frame.f_back) is not None:  # type: ignore[assignment]
+            if frame.f_globals.get("__name__", "").startswith("liveavatar."):
+                frames.append(repr(frame.f_locals))
+        return True
+
+    logger = logging.getLogger("liveavatar")
+    logger.addFilter(look)
+    try:
+        token = api.release_session(OTHER)
+    finally:
+        logger.removeFilter(look)
+    assert frames
+    assert token not in "".join(frames)
     (minted,) = server.ledger.minted
     assert f"Session {OTHER} may also be running as {minted}" in caplog.text

@@ -112,7 +112,6 @@ class BaseApi:
         """
         sessions = self._flows.sessions
         session = sessions.get_opened(session_id)
-        token = "" if session.token is None else session.token.reveal()
         try:
             if sessions.ledger is not None:
                 for each in session.ids:
@@ -120,7 +119,7 @@ class BaseApi:
             sessions.release(session)
             if session.other_id is not None:
                 logger.warning("Session %s may also be running as %s: its new owner must stop both.", *session.ids)
-            return token
+            return "" if session.token is None else session.token.reveal()
         except BaseException:  # Ctrl-C: the caller does not get the token, so the client keeps the session
             sessions.restore(session)
             raise

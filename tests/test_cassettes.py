@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +47,9 @@ from liveavatar.mock import MockServer, _contract, mock_server
 from liveavatar_client.models import AgoraConfig
 from tests import processes
 from tests.clients import client
+from tests.contract import CONTRACT, load_yaml
 
 CASSETTES = Path(__file__).parent / "cassettes"
-CONTRACT = yaml.safe_load((files("liveavatar_client") / "openapi.yaml").read_text("utf-8"))
 
 AVATAR = "7d3f2a10-4c58-4b6e-9f21-0a8be5c1d742"
 WAYNE = "dd73ea75-1218-4ef3-92ce-606d5f7fbc0a"
@@ -387,7 +386,7 @@ def test_a_secret_would_be_found(pattern: str, example: str) -> None:
 
 def recorded_pairs() -> Iterator[Any]:
     for scenario in SCENARIOS:
-        pairs = yaml.safe_load(RECORDED.get(scenario.name, "interactions: []"))["interactions"]
+        pairs = load_yaml(RECORDED.get(scenario.name, "interactions: []"))["interactions"]
         for number, pair in enumerate(pairs, 1):
             path = httpx.URL(pair["request"]["uri"]).path
             endpoint, broken = scenario.breaks
@@ -504,7 +503,7 @@ def test_sessions_opened_at_once_stay_apart_in_one_cassette(
     opened: list[str] = []
     with use(tmp_path / "c.yaml", "all"), client(flavour) as api:
         opened = open_at_once(api, 5)
-    data = yaml.safe_load((tmp_path / "c.yaml").read_text("utf-8"))
+    data = load_yaml(tmp_path / "c.yaml")
     starts = [each for each in data["interactions"] if each["request"]["uri"].endswith("/start")]
     for session_id, start in zip(sorted(opened), sorted(starts, key=session_of), strict=True):
         assert session_of(start) == session_id

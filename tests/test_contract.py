@@ -20,11 +20,9 @@ from referencing.jsonschema import DRAFT202012
 from liveavatar_client import models
 from liveavatar_client.client import AuthenticatedClient, Client
 from liveavatar_client.types import Response
+from tests.contract import CONTRACT, CONTRACT_FILE, ROOT, load_yaml
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "liveavatar_client"
-CONTRACT_FILE = ROOT / "openapi" / "liveavatar.yaml"
-CONTRACT = yaml.safe_load(CONTRACT_FILE.read_text("utf-8"))
 REGISTRY = Registry().with_resource("urn:contract", DRAFT202012.create_resource(CONTRACT))
 
 AVATAR = "7d3f2a10-4c58-4b6e-9f21-0a8be5c1d742"
@@ -347,7 +345,7 @@ def test_generated_header():
 
 def test_packaged_contract():
     """The package contains its contract."""
-    assert yaml.safe_load((PACKAGE / "openapi.yaml").read_text("utf-8")) == CONTRACT
+    assert load_yaml(PACKAGE / "openapi.yaml") == CONTRACT
 
 
 # ---- From contract to client ---------------------------------------------------------------------
@@ -441,7 +439,7 @@ with httpx.Client(transport=transport, base_url="http://test") as http:
 
 def test_changed_contract(tmp_path):
     """A changed contract changes the client."""
-    changed = yaml.safe_load(CONTRACT_FILE.read_text("utf-8"))
+    changed = load_yaml(CONTRACT_FILE)
     schemas = changed["components"]["schemas"]
     schemas["LiveAvatarNewSessionRequest"]["properties"]["greeting"] = {"type": "string"}
     schemas["VideoQuality"]["enum"].append("ultra")

@@ -28,6 +28,7 @@ from liveavatar.mock import mock_server
 from liveavatar.mock.__main__ import _parser
 
 from tests import processes
+from tests.contract import CONTRACT
 from tests.ledger.support import RedisServer
 from tests.pages import DOCS, FENCE, README, ROOT, account, blocks, has_tests, missing_packages, run, run_tests
 
@@ -408,17 +409,16 @@ def test_models_show_types_and_meaning(site: Path) -> None:
 def test_http_api_has_every_operation_schema_and_field(site: Path) -> None:
     """The page of the HTTP API shows the whole specification."""
     page = Page(site / "contract.html")
-    spec = yaml.safe_load((ROOT / "openapi" / "liveavatar.yaml").read_text("utf-8"))
-    for path, methods in spec["paths"].items():
+    for path, methods in CONTRACT["paths"].items():
         assert path in page.text
         operations = [operation for operation in methods.values() if "operationId" in operation]
         names = {operation["operationId"].replace("_", "-") for operation in operations}
         assert {f"operation-{name}" for name in names} <= page.ids
-    for name, schema in spec["components"]["schemas"].items():
+    for name, schema in CONTRACT["components"]["schemas"].items():
         assert f"schema-{name.lower()}" in page.ids
         for field in schema.get("properties", {}):
             assert field in page.text
-    for example in spec["components"]["examples"].values():
+    for example in CONTRACT["components"]["examples"].values():
         assert example["summary"] in page.text
 
 

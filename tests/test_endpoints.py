@@ -7,11 +7,9 @@ import inspect
 import re
 import time
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, _endpoints
 from liveavatar._config import Config
 from liveavatar._endpoints import CREATE_TOKEN, START, Endpoint
@@ -21,9 +19,9 @@ from liveavatar._sessions import Session
 from liveavatar._transports._base import Request, Response
 from liveavatar.errors import LiveAvatarError
 
+from tests.contract import CONTRACT
 from tests.faults.cases import session_request
 
-CONTRACT = yaml.safe_load((Path(__file__).parents[1] / "openapi" / "liveavatar.yaml").read_text(encoding="utf-8"))
 OPERATIONS: dict[str, dict[str, Any]] = {
     operation["operationId"]: {"method": method.upper(), "path": path, **operation}
     for path, item in CONTRACT["paths"].items()

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from scripts import upstream
+from tests.contract import load_yaml
 from tests.published import FLAG, NUMBER, TEXT, UUID, WHOLE, maybe, published
 
 Change = Callable[[dict[str, Any]], object]
@@ -199,7 +200,7 @@ def test_shared_values_stay_apart(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_stale_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An entry that describes no difference any more fails, and is named."""
-    entries = yaml.safe_load(upstream.DIFFERENCES.read_text("utf-8"))
+    entries = load_yaml(upstream.DIFFERENCES)
     entry = {"where": "POST /v1/sessions/start status", "difference": "changed: 200 there, 201 here", "reason": "Old."}
     listed = tmp_path / "differences.yaml"
     listed.write_text(yaml.safe_dump([*entries, entry]), "utf-8")
@@ -330,7 +331,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_contract_with_itself() -> None:
     """A document does not differ from itself."""
-    content = yaml.safe_load(upstream.CONTRACT.read_text("utf-8"))
+    content = load_yaml(upstream.CONTRACT)
     sides = (upstream.Document(copy.deepcopy(content), "one"), upstream.Document(content, "two"))
     assert upstream.compare(*sides) == []
 

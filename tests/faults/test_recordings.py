@@ -13,6 +13,7 @@ import pytest
 import yaml
 from liveavatar import LiveAvatarError
 
+from tests.contract import load_yaml
 from tests.faults import server as fault
 from tests.faults.cases import session_request
 from tests.faults.conftest import FastRetries, opened
@@ -65,7 +66,7 @@ def test_cassette_holds_no_secret(
                 api.new_session(session_request())
             with contextlib.suppress(LiveAvatarError):
                 api.close_all_sessions()
-    recorded = yaml.safe_load(cassette.read_text("utf-8"))
+    recorded = load_yaml(cassette)
     assert len(recorded["interactions"]) >= 3
     for shown in (cassette.read_text("utf-8"), repr(recorded)):
         assert "CANARY" not in shown

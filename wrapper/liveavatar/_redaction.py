@@ -84,15 +84,12 @@ def secrets_in(value: Any) -> Iterator[str]:
 
 def _escaped_variants(secret: str) -> re.Pattern[str]:
     r"""Return a pattern of `secret`, also escaped as in JSON (`\/`, `\u002b`) and in URLs (`%2B`)."""
-    return re.compile(
-        "".join(
-            character
-            if character.isalnum() or character in "-_"
-            else rf"(?:\\{{0,31}}{re.escape(character)}|\\{{1,31}}u{ord(character):04x}|%{ord(character):02x})"
-            for character in secret
-        ),
-        re.IGNORECASE,
-    )
+
+    def variants(match: re.Match[str]) -> str:
+        character = match[0]
+        return rf"(?:\\{{0,31}}{re.escape(character)}|\\{{1,31}}u{ord(character):04x}|%{ord(character):02x})"
+
+    return re.compile(re.sub(r"[^\w-]", variants, secret), re.IGNORECASE)
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:

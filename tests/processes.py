@@ -30,8 +30,6 @@ from collections.abc import Mapping, Sequence
 from types import CodeType
 from typing import Any
 
-import liveavatar_client.models
-
 LIBRARIES = [
     "aiohttp",
     "asyncio",
@@ -45,6 +43,7 @@ LIBRARIES = [
     "importlib.metadata",
     "jsonschema",
     "jwt",
+    "liveavatar_client.models",
     "logging",
     "pytest",
     "redis",
@@ -104,8 +103,13 @@ _lock = threading.Lock()
 class Popen(subprocess.Popen[Any]):
     """A process that runs `[sys.executable, "-W", "error", "-c" or "-m" or a file, ...]`; `-W error` may be left out.
 
-    With `start_new_session`, a terminal on its standard input becomes its controlling terminal.
+    With `start_new_session`, a terminal on its standard input becomes its controlling terminal. With `full_exit`, the
+    interpreter releases each imported module when it ends, as usual. This costs more than most programs do.
     """
+
+    def __init__(self, *args: Any, full_exit: bool = False, **settings: Any) -> None:
+        self._full_exit = full_exit
+        super().__init__(*args, **settings)
 
     if sys.platform == "linux":
 
@@ -122,6 +126,7 @@ class Popen(subprocess.Popen[Any]):
                 "arguments": [os.fspath(argument) for argument in args[1:]],
                 "cwd": os.fspath(cwd or os.getcwd()),
                 "env": env,
+                "full_exit": self._full_exit,
                 "session": start_new_session,
             }
             streams = [given if given >= 0 else own for own, given in enumerate((p2cread, c2pwrite, errwrite))]
@@ -168,12 +173,18 @@ def run_pytest(*arguments: Any, env: Mapping[str, str], cwd: Any) -> subprocess.
 
 def serve(number: int) -> CodeType:
     """Be a fork server. Returns in each forked process, with what it is to execute as `__main__`."""
+    before = set(sys.modules)
+    libraries: dict[str, Any] = {}
+    atexit.register(_hide, libraries)  # before a library registers a function, so that this one runs last
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        generated = pkgutil.iter_modules(liveavatar_client.models.__path__, "liveavatar_client.models.")
-        for library in [*LIBRARIES, *(module.name for module in generated)]:
+        for name in LIBRARIES:
             with contextlib.suppress(ImportError, Warning):  # a program that needs it sees the error itself
-                importlib.import_module(library)
+                importlib.import_module(name)
+        for model in pkgutil.iter_modules(sys.modules["liveavatar_client.models"].__path__):
+            importlib.import_module(f"liveavatar_client.models.{model.name}")
+    libraries.update({name: sys.modules[name] for name in set(sys.modules) - before})
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(libraries))  # nothing releases it
     gc.collect()
     gc.freeze()
     connection = socket.socket(fileno=number)
@@ -204,11 +215,22 @@ def serve(number: int) -> CodeType:
             os.close(descriptor)
 
 
+def _hide(modules: Mapping[str, Any]) -> None:
+    """Keep the interpreter from releasing these modules when it ends.
+
+    Memory that a forked process writes to is copied, and an interpreter writes to each object that it releases.
+    """
+    for name in modules:
+        sys.modules.pop(name, None)
+
+
 def _prepare(program: dict[str, Any], streams: Sequence[int]) -> CodeType:
     for standard, stream in enumerate(streams):
         os.dup2(stream, standard)
         os.close(stream)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+    if program["full_exit"]:
+        atexit.unregister(_hide)
     if program["session"]:
         os.setsid()
         if os.isatty(0):

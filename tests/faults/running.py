@@ -48,6 +48,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            full_exit=True,
         )
         self.began = time.monotonic()
         self._lines: queue.Queue[str] = queue.Queue()

@@ -379,7 +379,7 @@ def test_async_release_at_the_end_of_the_program(server: FaultServer) -> None:
 
 
 def test_blocking_release_is_interrupted(server: FaultServer) -> None:
-    """If Ctrl-C interrupts the release of a session, the client keeps the session and closes it."""
+    """If Ctrl-C interrupts the release of a session, the client and the ledger keep it, and the client closes it."""
     ledger = MemoryLedger()
     with using("blocking", server, ledger=ledger) as api:
         session_id = api.new_session(request()).session_id
@@ -388,8 +388,29 @@ def test_blocking_release_is_interrupted(server: FaultServer) -> None:
             api.release_session(session_id)
         ledger.on_remove = lambda: None
         assert api.open_sessions == (session_id,)
+        assert list(ledger.added) == [session_id]
     assert server.running == set()
     assert ledger.added == {}
+
+
+def test_release_is_interrupted_after_the_removal(flavour: str, server: FaultServer) -> None:
+    """The ledger has a session again if its release is interrupted after it was removed."""
+    ledger = MemoryLedger()
+
+    def interrupt() -> None:
+        api._flows.sessions.on_removed = None
+        raise KeyboardInterrupt
+
+    with using(flavour, server, ledger=ledger) as api:
+        session_id = api.new_session(request()).session_id
+        ledger.on_remove = lambda: time.sleep(0.05)
+        api._flows.sessions.on_removed = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            api.release_session(session_id)
+        assert api.open_sessions == (session_id,)
+        wait_until(lambda: all(call.is_set() for call in getattr(api, "_ledger_calls", [])))
+        assert list(ledger.added) == [session_id]
+    assert server.running == set()
 
 
 @pytest.mark.parametrize("method", ["release_session", "recover_sessions"])

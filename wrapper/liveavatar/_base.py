@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import _constants, _shutdown
@@ -15,6 +16,7 @@ from ._flows import Flows
 from ._operations import add_note, message
 from ._redaction import scrub_traceback
 from ._schema import load
+from .errors import LedgerError
 
 if TYPE_CHECKING:
     from .ledger._protocol import Ledger
@@ -114,23 +116,30 @@ class BaseApi:
         session = sessions.get_opened(session_id)
         try:
             if sessions.ledger is not None:
-                for each in session.ids:
-                    self._call_ledger(functools.partial(sessions.ledger.remove, each))
+                self._call_ledger(functools.partial(_for_each, sessions.ledger.remove, session.ids))
             sessions.release(session)
             if session.other_id is not None:
                 logger.warning("Session %s may also be running as %s: its new owner must stop both.", *session.ids)
             return "" if session.token is None else session.token.reveal()
         except BaseException:  # Ctrl-C: the caller does not get the token, so the client keeps the session
             sessions.restore(session)
+            if sessions.ledger is not None and session in sessions:
+                with contextlib.suppress(LedgerError):
+                    self._call_ledger(functools.partial(_for_each, sessions.ledger.add, session.ids))
             raise
 
     def _call_ledger(self, operation: Callable[[], None]) -> None:
-        """Perform an operation on the ledger that may block for a while."""
+        """Perform an operation on the ledger that may block for a while, after those that were begun before."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
         count = len(self._flows.sessions)
         return f"<{type(self).__name__} {self._config.base_url}, {count} open session{'' if count == 1 else 's'}>"
+
+
+def _for_each(operation: Callable[[str], None], session_ids: Iterable[str]) -> None:
+    for session_id in session_ids:
+        operation(session_id)
 
 
 def add_failure_note(error: BaseException, failure: BaseException) -> None:

@@ -44,13 +44,13 @@ class Cleanup(Operations):
         is_cleanup: bool = False,
     ) -> Coroutine[Any, Any, StopSessionResponse]:
         """Stop a session. If interrupted, go on for CLEANUP_TIMEOUT at most, then re-raise the interruption."""
-        return self.despite_interrupts(
+        return self.run_despite_interrupts(
             lambda until: self._stop_and_discard(session, until, reason, is_cleanup=is_cleanup),
             deadline,
             lambda error: session.ended or is_error_of(error, STOP, session.ids),
         )
 
-    async def despite_interrupts(
+    async def run_despite_interrupts(
         self,
         work: Callable[[float], Coroutine[Any, Any, T]],
         deadline: float,
@@ -70,10 +70,10 @@ class Cleanup(Operations):
                 raise
             until = min(deadline, time.monotonic() + CLEANUP_TIMEOUT)
             with contextlib.suppress(LiveAvatarError):
-                await self.finish(lambda: work(until), until)
+                await self.run_shielded(lambda: work(until), until)
             raise
 
-    async def finish(self, work: Callable[[], Coroutine[Any, Any, object]], until: float) -> None:
+    async def run_shielded(self, work: Callable[[], Coroutine[Any, Any, object]], until: float) -> None:
         """Do work shielded from interrupts, and again if one gets through. Raise the latest interruption at the end.
 
         Args:

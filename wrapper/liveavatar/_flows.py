@@ -83,12 +83,12 @@ class Flows(Cleanup):
         """Start a session; if it cannot be returned to the caller, stop it."""
         session = self.sessions.add(created.session_id, Secret(created.session_token))
         try:
-            await self._write_down(session)
+            await self._add_to_ledger(session)
             self.sessions.mark_starting(session)
             response = await call(self.io, self._config, START, session.token, deadline, session_id=session.id)
             self.sessions.mark_started(session, response.data.session_id)
             if session.other_id is not None:
-                await self._write_down(session)
+                await self._add_to_ledger(session)
             return StandardSessionResponse.from_response(session.id, response)
         except BaseException as error:
             await self._compensate(session, error)
@@ -113,8 +113,7 @@ class Flows(Cleanup):
             return await self.io.shield(lambda: self.stop_despite_interrupts(session, until, reason))
         except BaseException as error:
             if session in self.sessions:
-                _set_attributes(error, session, may_be_running=True)
-                _warn(session, error)
+                _report(session, error, error)
             raise
 
     async def close_tracked(self, session: Session, deadline: float | None = None) -> None:
@@ -132,13 +131,13 @@ class Flows(Cleanup):
         async def adopt(until: float) -> None:
             session = self.sessions.adopt(session_id, token)
             try:
-                await self._write_down(session)
+                await self._add_to_ledger(session)
             except LedgerError:
                 if session in self.sessions and not was_open:
                     self.sessions.release(session)
                 raise
 
-        await self.io.shield(lambda: self.despite_interrupts(adopt, self.deadline()))
+        await self.io.shield(lambda: self.run_despite_interrupts(adopt, self.deadline()))
 
     async def _compensate(self, session: Session, error: BaseException) -> None:
         """Stop a session whose opening has failed, unless it certainly never started."""
@@ -149,19 +148,16 @@ class Flows(Cleanup):
         if not (session.ended or isinstance(error, GeneratorExit)):
             until = time.monotonic() + CLEANUP_TIMEOUT
             try:
-                await self.finish(lambda: self._stop_and_discard(session, until, is_cleanup=True), until)
+                await self.run_shielded(lambda: self._stop_and_discard(session, until, is_cleanup=True), until)
             except LiveAvatarError as caught:
                 failure = caught
             except BaseException as interruption:
                 failure = latest = interruption
-        unconfirmed = session in self.sessions
-        _annotate(latest, session, failure if unconfirmed else None)
-        if unconfirmed:
-            _warn(session, failure)
+        _report(session, latest, failure if session in self.sessions else None)
         if latest is not error:
             raise latest
 
-    async def _write_down(self, session: Session) -> None:
+    async def _add_to_ledger(self, session: Session) -> None:
         """Write a session down in the ledger, if there is one.
 
         Raises:
@@ -181,20 +177,20 @@ def _is_refused(error: BaseException, session_id: str) -> bool:
     return is_error_of(error, START, (session_id,)) and never_started(error)
 
 
-def _warn(session: Session, error: BaseException) -> None:
-    with contextlib.suppress(Exception):  # a filter of the caller may raise, and must not replace the error
-        logger.warning("Session %s may still be running: %s", " or ".join(session.ids), message(error))
+def _report(session: Session, error: BaseException, failure: BaseException | None) -> None:
+    """Tell on the caller's exception, of any class, and in the log, whether a session may still be running.
 
-
-def _annotate(error: BaseException, session: Session, failure: BaseException | None) -> None:
-    """Set the session's id on an exception of any class, and whether the session may still be running."""
-    _set_attributes(error, session, may_be_running=failure is not None)
-    if failure is not None:
-        cause = "" if failure is error else f", because its stop failed too: {message(failure)}"
-        ids = " or ".join(session.ids)
-        add_note(error, f"Session {ids} may still be running{cause}. close_session() tries again.")
-
-
-def _set_attributes(error: BaseException, session: Session, *, may_be_running: bool) -> None:
+    Args:
+        session: The session.
+        error: The exception that the caller gets.
+        failure: Why the session may still be running; None if it does not run.
+    """
     with contextlib.suppress(Exception):  # the class of a signal handler's exception may not allow it
-        error.session_id, error.session_may_be_running = session.id, may_be_running  # type: ignore[attr-defined]
+        error.session_id, error.session_may_be_running = session.id, failure is not None  # type: ignore[attr-defined]
+    if failure is None:
+        return
+    ids = " or ".join(session.ids)
+    cause = "" if failure is error else f", because its stop failed too: {message(failure)}"
+    add_note(error, f"Session {ids} may still be running{cause}. close_session() tries again.")
+    with contextlib.suppress(Exception):  # a log filter of the caller may raise, and must not replace the error
+        logger.warning("Session %s may still be running: %s", ids, message(failure))

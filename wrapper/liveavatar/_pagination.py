@@ -14,7 +14,7 @@ MAX_PAGE_SIZE = 100
 _MAX_EXTRA = 3
 """Pages in a row without a new entry, or beyond the service's count, after which a list ends."""
 
-_MAX_RETURNS = 3
+_MAX_REWINDS = 3
 """How often a lower count is followed by going back to pages before, without a new entry: it may never be steady."""
 
 
@@ -42,8 +42,8 @@ class Pages:
         self._count = 0
         self._max_count = 0
         self._extra = 0
-        self._is_going_back = False
-        self._returns = 0
+        self._is_rewinding = False
+        self._rewinds = 0
         """How often going back has begun since the last new entry."""
         self._seen: set[str] = set()
         self._unbroken: set[str] = set()
@@ -72,12 +72,12 @@ class Pages:
         self._max_count = max(self._max_count, page.count)
         new = list({entry.id: entry for entry in page.results if entry.id not in self._seen}.values())
         self._seen.update(ids)
-        self._returns = 0 if new else self._returns
-        if is_shorter and not is_joined and not self._is_going_back:
-            self._returns += 1
-            self._is_going_back = self._returns <= _MAX_RETURNS
-        self._is_going_back &= not is_joined
-        if self._is_going_back:
+        self._rewinds = 0 if new else self._rewinds
+        if is_shorter and not is_joined and not self._is_rewinding:
+            self._rewinds += 1
+            self._is_rewinding = self._rewinds <= _MAX_REWINDS
+        self._is_rewinding &= not is_joined
+        if self._is_rewinding:
             self._page -= 2
             return new
         self._unbroken.update(ids)

@@ -125,19 +125,19 @@ def error(
     number = "" if code is None else f" (code {code})"
     stop = "" if message.endswith((".", "!", "?")) else "."
     text = redact(_decode(response.content[: 4 * MAX_ERROR_TEXT]), secrets)[:MAX_ERROR_TEXT]
-    made = cls(f"{response.status}{number} {message}{stop} {hint}".strip(), response.status, text)
-    made.message = message
-    made.code = code
-    made.endpoint = endpoint.full_path
-    made.retry_after = retry_after(response.header("retry-after"))
+    api_error = cls(f"{response.status}{number} {message}{stop} {hint}".strip(), response.status, text)
+    api_error.message = message
+    api_error.code = code
+    api_error.endpoint = endpoint.full_path
+    api_error.retry_after = retry_after(response.header("retry-after"))
     request_id = response.header("x-request-id") or response.header("cf-ray")
-    made.request_id = _one_line(redact(request_id, secrets)) if request_id else None
-    if isinstance(made, errors.InvalidRequestError):
-        made.errors = tuple((redact(loc, secrets), redact(msg, secrets)) for loc, msg in _error_items(body))
-    if isinstance(made, errors.SessionDurationError):
+    api_error.request_id = _one_line(redact(request_id, secrets)) if request_id else None
+    if isinstance(api_error, errors.InvalidRequestError):
+        api_error.errors = tuple((redact(loc, secrets), redact(msg, secrets)) for loc, msg in _error_items(body))
+    if isinstance(api_error, errors.SessionDurationError):
         limit = _DURATION.search(message)
-        made.max_allowed = int(limit[1]) if limit and limit[1] else None
-    return made
+        api_error.max_allowed = int(limit[1]) if limit and limit[1] else None
+    return api_error
 
 
 def _error_class(status: int, message: str) -> type[errors.LiveAvatarApiError]:

@@ -133,13 +133,13 @@ def model_from_mapping(model: type[T], value: Mapping[str, Any]) -> T:
         if close:
             raise TypeError(f"{model.__name__} has no field {name!r}; did you mean {close[0]!r}?")
     missing = {name: UNSET for name, field in by_name.items() if field.required and name not in given}
-    made = model(**given, **missing)
-    made.additional_properties = {  # type: ignore[attr-defined]
+    instance = model(**given, **missing)
+    instance.additional_properties = {  # type: ignore[attr-defined]
         name: inner for name, inner in value.items() if name not in by_name
     }
     for name, inner in given.items():
-        setattr(made, name, from_plain_value(model, name, inner))
-    return made
+        setattr(instance, name, from_plain_value(model, name, inner))
+    return instance
 
 
 def enum_member(kind: type[enum.Enum], value: object, location: str) -> enum.Enum:

@@ -88,9 +88,15 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         return RecoveryTask(self, flows)
 
     def _call_ledger(self, operation: Callable[[], None]) -> None:
+        begun = [each for each in self._ledger_calls if not each.is_set()]
+
+        def call() -> None:
+            for each in begun:
+                each.wait(CLEANUP_TIMEOUT)
+            operation()
+
         try:
-            calls = [each for each in self._ledger_calls if not each.is_set()]
-            self._ledger_calls = [*calls, _shutdown.run_in_background(operation)]
+            self._ledger_calls = [*begun, _shutdown.run_in_background(call)]
         except RuntimeError:  # the interpreter is shutting down, or out of threads
             operation()
 

@@ -44,7 +44,7 @@ class Owners:
         """The file descriptor that holds the lock, and the file that it is of."""
         self._releases: list[weakref.finalize[..., Owners]] = []
 
-    def become_one(self) -> str:
+    def ensure_owner(self) -> str:
         """Return the name of this process, whose lock it holds from here on."""
         if self._holds_lock():
             return self.own

@@ -84,7 +84,7 @@ class RedisLedger:
         self._changed = threading.Condition()
         self._claiming = threading.Lock()
         self._own: dict[str, LedgerEntry] = {}
-        self._owed: dict[str, LedgerEntry | None] = {}  # sessions to write, or with None to remove
+        self._pending: dict[str, LedgerEntry | None] = {}  # sessions to write, or with None to remove
         self._renew_at = 0.0
         self._failures = 0
         self._failing = False
@@ -99,10 +99,10 @@ class RedisLedger:
         """
         with self._changed:
             self._own[entry.session_id] = entry
-            self._owed[entry.session_id] = entry
+            self._pending[entry.session_id] = entry
             if not self._wait_for_worker(entry.session_id) and self._required:
                 self._own.pop(entry.session_id, None)
-                self._owed[entry.session_id] = None  # the request to write it may still arrive
+                self._pending[entry.session_id] = None  # the request to write it may still arrive
                 raise LedgerError(self._message(f"session {entry.session_id} could not be written down"))
 
     def remove(self, session_id: str) -> None:
@@ -112,14 +112,14 @@ class RedisLedger:
         """
         with self._changed:
             if self._own.pop(session_id, None) is not None:
-                self._owed[session_id] = None
+                self._pending[session_id] = None
                 if not self._wait_for_worker(session_id):
                     raise LedgerError(self._message(f"session {session_id} is removed when it can be used again"))
 
     def entries(self) -> list[LedgerEntry]:
         """Return all sessions that are written down. See `Ledger.entries`."""
         with self._changed:
-            if self._own or self._owed:
+            if self._own or self._pending:
                 self._run_worker()  # if no thread could be started before
         found = []
         for entry in self._checked(self._store.read):
@@ -154,7 +154,7 @@ class RedisLedger:
         return f"RedisLedger({self._store!r})"
 
     def _wait_for_worker(self, session_id: str) -> bool:
-        """Return whether the worker has sent what is owed for a session, after a second at most.
+        """Return whether the worker has sent what is pending for a session, after a second at most.
 
         Called with the lock held. While Redis is out of reach, it only waits if sessions must be written down.
         """
@@ -162,11 +162,11 @@ class RedisLedger:
         self._run_worker()
         self._changed.wait_for(
             lambda: (
-                session_id not in self._owed or self._failures > failures or (self._failing and not self._required)
+                session_id not in self._pending or self._failures > failures or (self._failing and not self._required)
             ),
             TIMEOUT,
         )
-        if session_id not in self._owed:
+        if session_id not in self._pending:
             return True
         if not self._failing:
             self._fail(TimeoutError(f"no response within {TIMEOUT:g} s"))
@@ -188,7 +188,7 @@ class RedisLedger:
                     self._worker = None  # the next operation tries again to start it
 
     def _sync(self) -> float | None:
-        """Send what is owed, and renew the lease if it is time.
+        """Send what is pending, and renew the lease if it is time.
 
         Returns:
             Seconds until the next call, or None if nothing is left to do.
@@ -196,20 +196,20 @@ class RedisLedger:
         with self._changed:
             if self._worker is not threading.current_thread():  # only one may send, or changes could overtake others
                 return None
-            if not self._own and not self._owed:
+            if not self._own and not self._pending:
                 self._worker = None
                 return None
             started = time.monotonic()
             renew = started >= self._renew_at
             has_sessions = bool(self._own)
-            keep = {id_: entry for id_, entry in self._own.items() if id_ not in self._owed} if renew else {}
-            owed = dict(itertools.islice(self._owed.items(), _MAX_BATCH))
+            keep = {id_: entry for id_, entry in self._own.items() if id_ not in self._pending} if renew else {}
+            pending = dict(itertools.islice(self._pending.items(), _MAX_BATCH))
         try:
             lost = self._store.sync(
                 self._owner,
-                write={session_id: entry for session_id, entry in owed.items() if entry},
+                write={session_id: entry for session_id, entry in pending.items() if entry},
                 keep=keep,
-                remove=[session_id for session_id, entry in owed.items() if not entry],
+                remove=[session_id for session_id, entry in pending.items() if not entry],
                 has_sessions=has_sessions,
                 renew=renew,
             )
@@ -217,9 +217,9 @@ class RedisLedger:
             self._fail(error)
             return min(RETRY_DELAY, self._store.interval)
         with self._changed:
-            for session_id, entry in owed.items():
-                if session_id in self._owed and self._owed[session_id] is entry:
-                    del self._owed[session_id]
+            for session_id, entry in pending.items():
+                if session_id in self._pending and self._pending[session_id] is entry:
+                    del self._pending[session_id]
             self._changed.notify_all()
             for session_id in lost:
                 if self._own.pop(session_id, None) is not None:
@@ -229,8 +229,8 @@ class RedisLedger:
             if self._failing:
                 self._failing = False
                 _logger.info("%r can be used again.", self)
-            if self._own or self._owed:
-                return 0.0 if self._owed else max(0.0, self._renew_at - time.monotonic())
+            if self._own or self._pending:
+                return 0.0 if self._pending else max(0.0, self._renew_at - time.monotonic())
             self._worker = None
             return None
 
@@ -255,7 +255,7 @@ class RedisLedger:
 
     def _knows(self, session_id: str) -> bool:
         with self._changed:
-            return session_id in self._own or session_id in self._owed
+            return session_id in self._own or session_id in self._pending
 
     def _message(self, reason: object) -> str:
         if isinstance(reason, Exception):

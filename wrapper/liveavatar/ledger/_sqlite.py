@@ -94,7 +94,7 @@ class SqliteLedger:
             database.execute(f"PRAGMA user_version = {_VERSION}")  # a write, to show that writing works
             if database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise LedgerError(self._message(_HINTS["SQLITE_CORRUPT"]))
-            self._owners.become_one()
+            self._owners.ensure_owner()
             self._owners.remove_dead({row[0] for row in database.execute("SELECT DISTINCT owner FROM sessions")})
 
     def add(self, entry: LedgerEntry) -> None:
@@ -102,7 +102,7 @@ class SqliteLedger:
         self._to_remove.discard(entry.session_id)
         started_at = entry.started_at.astimezone(UTC).isoformat()
         with self._transaction() as database:
-            row = (entry.session_id, entry.account, entry.base_url, started_at, self._owners.become_one())
+            row = (entry.session_id, entry.account, entry.base_url, started_at, self._owners.ensure_owner())
             database.execute("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?)", row)
         self._own[entry.session_id] = row
 
@@ -137,7 +137,7 @@ class SqliteLedger:
             row = database.execute("SELECT * FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
             if row is None or self._owners.is_alive(row[4]) is not False:
                 return False
-            owner = self._owners.become_one()
+            owner = self._owners.ensure_owner()
             database.execute("UPDATE sessions SET owner = ? WHERE session_id = ?", (owner, session_id))
         self._own[session_id] = (*row[:4], owner)
         return True
@@ -167,7 +167,7 @@ class SqliteLedger:
                 _execute(database, "BEGIN IMMEDIATE", deadline)
                 self._create_table(database)
                 if self._owners.own:
-                    self._owners.become_one()  # again, if the lock was lost
+                    self._owners.ensure_owner()  # again, if the lock was lost
                 database.executemany(
                     "DELETE FROM sessions WHERE session_id = ? AND owner = ?",
                     [(session_id, self._owners.own) for session_id in removed],

@@ -69,13 +69,18 @@ def watch(client: object, config: Config, sessions: Sessions, io: Any = None) ->
 @functools.cache
 def _register_exit(pid: int) -> None:
     """Register the exit hook, once in each process."""
-    process = sys.modules.get("multiprocessing.process")
-    if process is not None and process.parent_process() is not None:
-        from multiprocessing import util  # a child of multiprocessing does not run atexit hooks
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:  # a child of multiprocessing does not run atexit hooks
+        if sys.modules["multiprocessing.process"].parent_process() is not None:
+            _register_in_child()
+            return
+        # A fork hook may use a client before multiprocessing has set the child up.
+        util.register_after_fork(_on_exit, _register_in_child)
+    atexit.register(_on_exit)
 
-        util.Finalize(None, _on_exit, exitpriority=100)
-    else:
-        atexit.register(_on_exit)
+
+def _register_in_child(_: object = None) -> None:
+    sys.modules["multiprocessing.util"].Finalize(None, _on_exit, exitpriority=100)
 
 
 def _on_collected(leftovers: _Leftovers) -> None:
@@ -146,13 +151,14 @@ def _stop(clients: Iterable[_Leftovers], deadline: float, reason: str, advice: s
             runner.run(_stop_all(by_client, deadline))
     finally:  # also after Ctrl-C
         running = [each for session in named if not session.ended for each in session.ids]
-        logger.warning(
-            "Still open when %s: session %s. %s%s",
-            reason,
-            ", ".join(each for session in named for each in session.ids),
-            f"May still be running: {', '.join(running)}." if running else "Stopped now.",
-            advice,
-        )
+        with contextlib.suppress(Exception):  # of a log filter: the exit goes on to wait for other stops
+            logger.warning(
+                "Still open when %s: session %s. %s%s",
+                reason,
+                ", ".join(each for session in named for each in session.ids),
+                f"May still be running: {', '.join(running)}." if running else "Stopped now.",
+                advice,
+            )
 
 
 def _stop_through_caller(client: _Leftovers, sessions: Iterable[Session], deadline: float) -> None:
@@ -166,7 +172,7 @@ def _stop_through_caller(client: _Leftovers, sessions: Iterable[Session], deadli
             with contextlib.suppress(Exception):
                 run(functools.partial(flows.stop_leftover, session, deadline))
 
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(BaseException):  # after Ctrl-C, too, what still runs is stopped in another way
         run_in_thread(stop_each, deadline - time.monotonic(), TimeoutError())
 
 
@@ -186,7 +192,7 @@ async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]],
 
     stops = []
     for client, sessions in by_client:
-        transport = AiohttpTransport(client.config.base_url, None)
+        transport = AiohttpTransport(client.config.base_url, None, is_spare=True)
         transports.append(transport)
         flows = Flows(client.config, AsyncIO(transport), client.sessions)
         stops += [stop(flows, session) for session in sessions]

@@ -62,13 +62,20 @@ class AiohttpTransport(AsyncTransport):
 
     errors = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError, UnicodeError)
 
-    def __init__(self, base_url: str, caller: aiohttp.ClientSession | None) -> None:
+    def __init__(self, base_url: str, caller: aiohttp.ClientSession | None, *, is_spare: bool = False) -> None:
+        """Create a transport.
+
+        Args:
+            base_url: The client's base URL.
+            caller: The caller's session; None for a pool of our own.
+            is_spare: Whether it stops what another transport cannot. A proxy variable that is no URL is then ignored.
+        """
         if caller is not None and not isinstance(caller, aiohttp.ClientSession):
             raise TypeError(f"session must be an aiohttp.ClientSession, not {type(caller).__name__}")
         self.owns_pool = caller is None
         self._base_url = base_url
         self._caller = caller
-        self._proxy = proxy_from_environment(base_url, required=caller is None)
+        self._proxy = proxy_from_environment(base_url, required=caller is None and not is_spare)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._direct = DirectSender(base_url)
@@ -160,7 +167,8 @@ class AiohttpTransport(AsyncTransport):
             raise connection_error(request, "the aiohttp session is closed", sent=sent)
 
     def _to_connection_error(self, request: Request, error: Exception) -> LiveAvatarConnectionError:
-        return connection_error(request, error, sent=not isinstance(error, _NOT_SENT))
+        sent = request.sent and not isinstance(error, NotSentError)
+        return connection_error(request, error, sent=sent or not isinstance(error, _NOT_SENT))
 
     def is_callers_pool_closed(self) -> bool:
         """Return whether the caller has closed the session."""
@@ -168,7 +176,7 @@ class AiohttpTransport(AsyncTransport):
 
     def spare(self) -> AsyncTransport:
         """Return a transport with a pool of its own, to be closed after one request."""
-        spare = AiohttpTransport(self._base_url, None)
+        spare = AiohttpTransport(self._base_url, None, is_spare=True)
         if self.owns_pool:
             spare._ssl_context = self._ssl_context
         return spare

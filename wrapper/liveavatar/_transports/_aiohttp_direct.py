@@ -67,10 +67,11 @@ class CheckedConnector:
             if is_readable is None:
                 self._polls[protocol] = _poll(connection.transport)
                 current_attempt.get().extend_to_new()
-                return connection
-            if not (protocol.should_close or is_readable()):
-                return connection
-            connection.close()
+            elif protocol.should_close or is_readable():
+                connection.close()
+                continue
+            current_attempt.get().request.sent = True
+            return connection
 
 
 def _poll(transport: asyncio.Transport | None) -> Callable[[], bool]:

@@ -26,7 +26,7 @@ class HttpxTransport(AsyncTransport):
         _httpx.ensure_open(request, self._client)
         # Disable the caller's auth and redirects: only our credential is sent, and only to the base URL.
         incoming = await self._client.send(
-            _httpx.build_request(request), stream=True, auth=None, follow_redirects=False
+            _httpx.build_request(request, _httpx.async_trace(request)), stream=True, auth=None, follow_redirects=False
         )
         try:
             _httpx.discard_cookies(self._client, incoming)
@@ -50,7 +50,7 @@ class HttpxTransport(AsyncTransport):
         return self._client.is_closed
 
     def spare(self) -> AsyncTransport:
-        return AiohttpTransport(self._base_url, None)
+        return AiohttpTransport(self._base_url, None, is_spare=True)
 
     async def close(self) -> None:
         """Do nothing: the client belongs to the caller."""

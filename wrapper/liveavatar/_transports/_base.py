@@ -43,6 +43,8 @@ class Request:
     """Whether it stops a session. It may then use a connection beside a caller's pool that is closed."""
     last_resort: bool = False
     """Whether it may use a connection beside the caller's pool if that has failed."""
+    sent: bool = False
+    """True once it may have been sent. A connect error is then of another request, made by a hook or handler."""
 
     def header_items(self) -> list[tuple[str, str]]:
         """Return all headers, with the credential in clear."""

@@ -19,7 +19,7 @@ from .._proxies import proxy_from_environment
 from ..errors import LedgerError, LiveAvatarConnectionError, LiveAvatarTimeoutError
 from ._base import Request, Response, find_foreign, is_original, with_read_error
 from ._httpcore import PooledTransport, current_request
-from ._httpx import ERRORS, build_request, discard_cookies, ensure_open, has_trailing_data, to_connection_error
+from ._httpx import ERRORS, build_request, discard_cookies, ensure_open, has_trailing_data, to_connection_error, trace
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ def _send(
     active = sys.exception()
     token = current_request.set(request)
     try:
-        with contextlib.closing(send(build_request(request))) as incoming:
+        with contextlib.closing(send(build_request(request, trace(request)))) as incoming:
             response = Response(incoming.status_code, incoming.headers)
             if not response.unreadable:
                 # An event hook of the caller's client may have read the body.

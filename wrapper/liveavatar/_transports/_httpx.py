@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import httpx
 
@@ -18,8 +20,13 @@ _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.
 _parse_url = functools.lru_cache(64)(httpx.URL)  # parsing costs as much as the rest of a request
 
 
-def build_request(request: Request) -> httpx.Request:
-    """Return the request for httpx, each of its timeouts bounded by the time left."""
+def build_request(request: Request, trace: Callable[..., Any]) -> httpx.Request:
+    """Return the request for httpx, each of its timeouts bounded by the time left.
+
+    Args:
+        request: The request.
+        trace: What notes that httpcore sends it: `trace(request)` or `async_trace(request)`.
+    """
     left = request.remaining()
     timeout = {"connect": request.connect_timeout(), "read": left, "write": left, "pool": request.pool_timeout()}
     return httpx.Request(
@@ -27,8 +34,28 @@ def build_request(request: Request) -> httpx.Request:
         _parse_url(request.url),
         headers=request.header_items(),
         content=request.content.reveal() or None,
-        extensions={"timeout": timeout},
+        extensions={"timeout": timeout, "trace": trace},
     )
+
+
+def _note_sent(request: Request, event: str, info: Mapping[str, Any]) -> None:
+    """Note that httpcore sends the request: not the CONNECT to a proxy, and not before there is a connection."""
+    if event.endswith(".send_request_headers.started") and info["request"].method != b"CONNECT":
+        request.sent = True
+
+
+def trace(request: Request) -> Callable[[str, Mapping[str, Any]], None]:
+    """Return httpcore's hook for the events of a request."""
+    return functools.partial(_note_sent, request)
+
+
+def async_trace(request: Request) -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:
+    """Return the hook for httpcore's async connections."""
+
+    async def note_sent(event: str, info: Mapping[str, Any]) -> None:
+        _note_sent(request, event, info)
+
+    return note_sent
 
 
 def has_trailing_data(part: object) -> bool | None:
@@ -53,7 +80,7 @@ def to_connection_error(request: Request, error: Exception) -> LiveAvatarConnect
     return connection_error(
         request,
         error,
-        sent=not isinstance(error, _NOT_SENT),
+        sent=request.sent or not isinstance(error, _NOT_SENT),
         timed_out=isinstance(error, httpx.TimeoutException),
     )
 

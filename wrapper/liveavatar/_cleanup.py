@@ -19,9 +19,29 @@ from .errors import LiveAvatarError
 
 T = TypeVar("T")
 
+_MIN_TIMEOUT_AT_SHUTDOWN = 1.0
+"""Seconds that each of several stops has at least, once a signal has asked the program to end."""
+
+
+class Shutdown:
+    """Whether a signal has asked the program to end. Whatever sent it will not wait for long."""
+
+    requested = False
+
 
 class Cleanup(Operations):
     """Stops sessions, and removes them from the registry once the service says that they do not run."""
+
+    def stop_deadline(self, shared: float | None = None) -> float:
+        """Return the time on `time.monotonic` at which the stop of a session that begins now must have ended.
+
+        Args:
+            shared: Such a time for several stops. Each has CLEANUP_TIMEOUT at least.
+        """
+        now = time.monotonic()
+        if shared is not None:
+            return max(shared, now + (_MIN_TIMEOUT_AT_SHUTDOWN if Shutdown.requested else CLEANUP_TIMEOUT))
+        return now + CLEANUP_TIMEOUT if Shutdown.requested else self.deadline()
 
     async def stop_leftover(self, session: Session, deadline: float) -> None:
         """Stop a session that the caller will not close. Discard it instead if its start was not sent."""

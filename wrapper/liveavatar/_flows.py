@@ -102,13 +102,13 @@ class Flows(Cleanup):
         Args:
             session_id: The id that new_session has returned.
             reason: The reason for the account's statistics.
-            deadline: Time on `time.monotonic` that several stops share. Each has at least CLEANUP_TIMEOUT.
+            deadline: Time on `time.monotonic` that several stops share. See `stop_deadline`.
         """
         if self.sessions.find(check_session_id(session_id)) is None and self.sessions.take_ended(session_id):
             return StopSessionResponse(message="The session has already ended.")
         session = self.sessions.get(session_id)
         stop_request(session.id, reason)  # raises for an invalid reason, before anything is sent
-        until = self.deadline() if deadline is None else max(deadline, time.monotonic() + CLEANUP_TIMEOUT)
+        until = self.stop_deadline(deadline)
         try:
             return await self.io.shield(lambda: self.stop_despite_interrupts(session, until, reason))
         except BaseException as error:

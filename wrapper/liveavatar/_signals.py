@@ -27,6 +27,8 @@ def graceful_shutdown() -> None:
     program exits once that task has ended. The exit status is 128 plus the number of the signal. A handler that was
     installed before is called first. A signal that the process ignores, as under `nohup`, stays ignored.
 
+    From the signal on, the stop of a session takes 5 seconds at most, instead of the client's `timeout`.
+
     Raises:
         ValueError: It was called in another thread than the main one.
 
@@ -50,10 +52,14 @@ class _ShutdownHandler:
     """A signal handler that ends the program in an orderly way."""
 
     def __init__(self, previous: Any, task: asyncio.Task[Any] | None) -> None:
+        from ._cleanup import Shutdown  # imported before the signal comes
+
+        self._shutdown = Shutdown
         self._previous = previous
         self._task = None if task is None else weakref.ref(task)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._shutdown.requested = True
         if callable(self._previous):
             self._previous(number, frame)
         loop = asyncio._get_running_loop()

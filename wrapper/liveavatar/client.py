@@ -220,7 +220,7 @@ class LiveAvatarApi(AccountApi):
             LiveAvatarError: The first that could not be stopped, with a note for each other one.
         """
         failures: list[BaseException] = []
-        deadline = self._flows.deadline()
+        deadline = self._flows.stop_deadline()
         for session in self._flows.sessions.all:
             try:
                 self._close_tracked(session, deadline)

@@ -42,6 +42,7 @@ from liveavatar import (
     _operations,
     _responses,
 )
+from liveavatar._cleanup import Shutdown
 from liveavatar._config import Config
 from liveavatar._constants import CLEANUP_RETRY_DELAYS, CLEANUP_TIMEOUT, LEDGER_TIMEOUT
 from liveavatar._endpoints import CREATE_TOKEN, START, STOP, Endpoint
@@ -2019,6 +2020,20 @@ def test_adopt_ended_session(harness: Harness) -> None:
     harness.run(harness.flows.adopt_session(SESSION, None)).result()
     flow = harness.close()
     flow("stop with X-API-KEY", stopped())
+    assert flow.result().message == "Stopped"
+
+
+@pytest.mark.parametrize(("shared", "seconds"), [(None, CLEANUP_TIMEOUT), (0, 1), (3, 3)])
+def test_close_at_shutdown(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, shared: float | None, seconds: float
+) -> None:
+    """Once a signal has asked the program to end, a stop has a few seconds; one of several has at least one."""
+    harness.open()
+    monkeypatch.setattr(Shutdown, "requested", True)
+    deadline = None if shared is None else harness.clock.now + shared
+    flow = harness.run(harness.flows.close_session(SESSION, None, deadline))
+    assert flow.request.deadline == harness.clock.now + seconds
+    flow("stop", stopped())
     assert flow.result().message == "Stopped"
 
 

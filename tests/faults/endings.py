@@ -68,6 +68,25 @@ def cleanup_timeout(seconds: float) -> None:
     _shutdown.CLEANUP_TIMEOUT = seconds
 
 
+def log_filter_that_raises(url: str) -> None:
+    def refuse(record: logging.LogRecord) -> bool:
+        raise ValueError("the program's own")
+
+    end_of_script(url)
+    logging.getLogger("liveavatar").addFilter(refuse)
+
+
+def fork_hook(url: str) -> None:
+    """A child of multiprocessing leaves a session open; a fork hook has used a client before the child was set up."""
+    import multiprocessing
+
+    with blocking(url) as api:
+        os.register_at_fork(after_in_child=lambda: api.open_sessions)
+        child = multiprocessing.get_context("fork").Process(target=end_of_script, args=(url,))
+        child.start()
+        child.join()
+
+
 def hanging_stop(url: str) -> None:
     cleanup_timeout(1.0)
     end_of_script(url)
@@ -138,6 +157,15 @@ def own_httpx_client(url: str) -> None:
 
     with httpx.Client() as http:
         kept.append(blocking(url, http_client=http))
+        kept[0].new_session(session_request())
+
+
+def own_httpx_client_interrupted(url: str) -> None:
+    import httpx
+
+    graceful()
+    kept.append(blocking(url, http_client=httpx.Client()))
+    for _ in range(2):
         kept[0].new_session(session_request())
 
 
@@ -294,6 +322,31 @@ async def graceful_async_block(url: str) -> None:
             await asyncio.sleep(60)
     finally:
         say("left the block")
+
+
+def short_cleanup() -> None:
+    from liveavatar import _cleanup
+
+    _cleanup.CLEANUP_TIMEOUT = 0.5
+    cleanup_timeout(0.5)
+
+
+def graceful_hanging_stops(url: str) -> None:
+    graceful()
+    short_cleanup()
+    with blocking(url, timeout=120) as api, api.session(session_request()):
+        api.new_session(session_request())
+        say("open")
+        time.sleep(60)
+
+
+async def graceful_async_hanging_stops(url: str) -> None:
+    graceful()
+    short_cleanup()
+    async with coming(url, timeout=120) as api, api.session(session_request()):
+        await api.new_session(session_request())
+        say("open")
+        await asyncio.sleep(60)
 
 
 async def graceful_async_no_block(url: str) -> None:

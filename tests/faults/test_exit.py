@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import re
+import signal
 import threading
 import time
 from typing import Any
@@ -100,6 +101,35 @@ def test_end_with_two_clients(server: FaultServer) -> None:
     assert server.running == set(), told
     assert server.counts == (4, 4, 4)
     assert 1 <= len(told.warnings) <= 2, told
+    assert names_each(told.warnings, set(server.ledger.starts)), told
+
+
+def test_end_with_a_log_filter_that_raises(server: FaultServer) -> None:
+    """The exit is not cut off by the filter, and nothing is printed."""
+    with program("log_filter_that_raises", server) as running:
+        told = running.ends()
+    assert server.running == set(), told
+    assert (told.code, told.errors) == (0, "")
+
+
+def test_end_of_a_child_after_a_fork_hook(server: FaultServer) -> None:
+    """A child of multiprocessing stops its session, although a fork hook had used a client in it before."""
+    with program("fork_hook", server) as running:
+        told = running.ends()
+    assert server.running == set(), told
+    assert server.counts == (1, 1, 1)
+    assert names_each(told.warnings, set(server.ledger.starts)), told
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_end_is_interrupted(number: signal.Signals, server: FaultServer) -> None:
+    """A signal during the exit of a program with an httpx.Client leaves no session running (blocking)."""
+    server.on("stop", fault.delays(0.5, fault.resets()), 2)
+    with program("own_httpx_client_interrupted", server) as running:
+        server.arrived("stop", timeout=60)
+        running.send(number)
+        told = running.ends()
+    assert server.running == set(), told
     assert names_each(told.warnings, set(server.ledger.starts)), told
 
 

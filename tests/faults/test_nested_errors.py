@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import signal
+import socket
+from collections.abc import Iterator
 from typing import Any
 
+import aiohttp
 import httpx
 import pytest
-from liveavatar import LiveAvatarApi, LiveAvatarConnectionError, LiveAvatarError
+from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, LiveAvatarConnectionError, LiveAvatarError
 
+from tests.clients import client
 from tests.faults import server as fault
 from tests.faults.cases import session_request
 from tests.faults.conftest import KEY, FastRetries, opened
@@ -130,6 +136,126 @@ def test_blocking_start_and_a_handler_whose_call_fails(server: FaultServer) -> N
         assert caught.value.endpoint == "/v1/sessions/{session_id}"
         server.settle()
         assert server.running == set()
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """The URL of a port that refuses connections."""
+    with contextlib.closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}/metrics"
+
+
+def post(url: str) -> None:
+    with httpx.Client(trust_env=False) as http:
+        http.post(url)
+
+
+def is_start(request: httpx.Request | None) -> bool:
+    return request is not None and request.url.path.endswith("/start")
+
+
+@pytest.mark.row("H10", "H11")
+def test_hook_that_cannot_connect(flavour: str, nobody: str) -> None:
+    """A hook reports a start to a service that is down: the session is stopped, and started only once."""
+
+    def hook(response: httpx.Response) -> None:
+        if is_start(response.request):
+            post(nobody)
+
+    async def async_hook(response: httpx.Response) -> None:
+        hook(response)
+
+    with driven(f"{flavour} http_client") as (server, api):
+        api.http.event_hooks = {"response": [hook if flavour == "blocking" else async_hook]}
+        _, caught = outcome(api.begin("new_session", session_request()))
+        assert caught is not None
+        assert server.running == set()
+        assert server.counts == (1, 1, 1)
+
+
+@pytest.mark.row("H10", "H11")
+def test_async_trace_that_cannot_connect(nobody: str, server: FaultServer) -> None:
+    """The same for a trace of the caller's aiohttp session."""
+    trace = aiohttp.TraceConfig()
+
+    @trace.on_request_end.append
+    async def report(_session: object, _context: object, params: aiohttp.TraceRequestEndParams) -> None:
+        if params.url.path.endswith("/start"):
+            async with aiohttp.ClientSession() as other:
+                await other.post(nobody)
+
+    async def main() -> None:
+        async with aiohttp.ClientSession(trace_configs=[trace]) as session:
+            api = AsyncLiveAvatarApi(KEY, session, base_url=server.url)
+            with pytest.raises(LiveAvatarConnectionError):
+                await api.new_session(session_request())
+            await api.aclose()
+
+    asyncio.run(main())
+    assert server.running == set()
+    assert server.counts == (1, 1, 1)
+
+
+class Failover(httpx.BaseTransport, httpx.AsyncBaseTransport):
+    """Sends a request that has failed once more, to another server."""
+
+    def __init__(self, url: str) -> None:
+        self.port = httpx.URL(url).port
+        self.inner = httpx.HTTPTransport()
+        self.async_inner = httpx.AsyncHTTPTransport()
+
+    def elsewhere(self, request: httpx.Request) -> httpx.Request:
+        url = request.url.copy_with(port=self.port)
+        return httpx.Request(request.method, url, content=request.content, extensions=request.extensions)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return self.inner.handle_request(request)
+        except httpx.TransportError:
+            return self.inner.handle_request(self.elsewhere(request))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await self.async_inner.handle_async_request(request)
+        except httpx.TransportError:
+            return await self.async_inner.handle_async_request(self.elsewhere(request))
+
+
+@pytest.mark.row("H10")
+def test_second_server_that_refuses(flavour: str, nobody: str, server: FaultServer) -> None:
+    """A start whose response is lost may have been carried out, although another server then refused to connect."""
+    server.on("start", fault.resets(acts=True), 1)
+    transport = Failover(nobody)
+    http: Any = httpx.Client if flavour == "blocking" else httpx.AsyncClient
+    with client(flavour, KEY, base_url=server.url, http_client=http(transport=transport)) as api:
+        with pytest.raises(LiveAvatarConnectionError) as caught:
+            api.new_session(session_request())
+        assert caught.value.request_sent
+        assert server.running == set()
+        assert server.counts == (1, 1, 1)
+    transport.inner.close()
+
+
+@pytest.mark.row("H10", "H11")
+@pytest.mark.parametrize("pool", ["own", "http_client"])
+def test_blocking_handler_that_cannot_connect(pool: str, nobody: str, server: FaultServer) -> None:
+    """A signal handler cannot connect during a start: the session is stopped, and started only once."""
+    server.on("start", fault.delays(0.5), 1)
+    with httpx.Client(trust_env=False) as http:
+        settings: Any = {"http_client": http} if pool == "http_client" else {}
+        api = LiveAvatarApi(KEY, base_url=server.url, timeout=10.0, **settings)
+        previous = signal.signal(signal.SIGALRM, lambda *_: post(nobody))
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        try:
+            with pytest.raises(Exception, match="refused"):
+                api.new_session(session_request())
+        finally:
+            signal.signal(signal.SIGALRM, previous)
+        server.settle()
+        assert server.running == set()
+        assert server.counts == (1, 1, 1)
+        api.close()
 
 
 @pytest.mark.row("H10")

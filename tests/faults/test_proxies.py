@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, LiveAvatarConnectionError, LiveAvatarError
+from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, LiveAvatarConnectionError, LiveAvatarError, _shutdown
 
 from tests.clients import client
 from tests.faults import server as fault
@@ -141,6 +141,22 @@ def test_broken_variable_does_not_matter_to_a_callers_client(flavour: str, monke
     monkeypatch.setenv("HTTPS_PROXY", "http://")
     assert CLIENTS[flavour]("key", base_url=f"https://{HOST}/v1", http_client=http).open_sessions == ()
     http.close() if isinstance(http, httpx.Client) else asyncio.run(http.aclose())
+
+
+def test_broken_variable_at_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that has become invalid for one client does not keep the sessions of another from being stopped."""
+    with FaultServer() as server:
+        other = CLIENTS["blocking"]("key", base_url=f"https://{HOST}/v1")
+        other.adopt_session("00000000-0000-4000-8000-00000000abcd")
+        api = CLIENTS["blocking"]("key", base_url=server.url)
+        api.new_session(session_request())
+        monkeypatch.setenv("HTTPS_PROXY", "http://")
+        monkeypatch.setattr(_shutdown, "CLEANUP_TIMEOUT", 1.0)
+        _shutdown._on_exit()
+        assert server.running == set()
+        api.close()
+        with pytest.raises(LiveAvatarError):
+            other.close()
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -362,6 +362,16 @@ def test_signal_stops_the_session(name: str, number: signal.Signals, server: Fau
 
 
 @pytest.mark.row("H12")
+def test_signal_and_stops_that_hang(flavour: str, server: FaultServer) -> None:
+    """After the signal, no block waits for the client's timeout, here of two minutes; each session is named."""
+    server.on("stop", fault.holds())
+    told = signalled(f"graceful_{'' if flavour == 'blocking' else 'async_'}hanging_stops", signal.SIGTERM, server)
+    assert told.code == 128 + signal.SIGTERM, told
+    assert all(session_id in "".join(told.warnings) for session_id in server.running), told
+    assert len(server.running) == 2
+
+
+@pytest.mark.row("H12")
 @pytest.mark.parametrize("name", ["graceful_opening", "graceful_async_opening"])
 def test_signal_while_opening_stops_the_session(name: str, server: FaultServer) -> None:
     """SIGTERM during a start stops its session."""

@@ -7,13 +7,20 @@ import contextlib
 import logging
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
 import httpx
 import pytest
-from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, LiveAvatarConnectionError, LiveAvatarError
+from liveavatar import (
+    AsyncLiveAvatarApi,
+    InsufficientCreditsError,
+    LiveAvatarApi,
+    LiveAvatarConnectionError,
+    LiveAvatarError,
+)
 
 from tests.clients import client
 from tests.faults import server as fault
@@ -174,6 +181,32 @@ def test_hook_that_cannot_connect(flavour: str, nobody: str) -> None:
         assert server.counts == (1, 1, 1)
 
 
+@pytest.mark.parametrize("reads", [True, False])
+def test_hook_that_raises_for_status(reads: bool, flavour: str) -> None:
+    """The error of a response is the same with a hook that calls raise_for_status; its message needs the body."""
+
+    def hook(response: httpx.Response) -> None:
+        if reads:
+            response.read()
+        response.raise_for_status()
+
+    async def async_hook(response: httpx.Response) -> None:
+        if reads:
+            await response.aread()
+        response.raise_for_status()
+
+    with driven(f"{flavour} http_client") as (server, api):
+        api.http.event_hooks = {"response": [hook if flavour == "blocking" else async_hook]}
+        session_id = api.call("new_session", session_request()).session_id
+        server.on("token", fault.refuses(402, "No credits"), 1)
+        _, caught = outcome(api.begin("new_session", session_request()))
+        assert isinstance(caught, InsufficientCreditsError)
+        assert caught.attempts == 1
+        assert caught.message == ("No credits" if reads else "Payment Required")
+        api.call("close_session", session_id)
+        assert server.running == set()
+
+
 @pytest.mark.row("H10", "H11")
 def test_async_trace_that_cannot_connect(nobody: str, server: FaultServer) -> None:
     """The same for a trace of the caller's aiohttp session."""
@@ -241,12 +274,18 @@ def test_second_server_that_refuses(flavour: str, nobody: str, server: FaultServ
 @pytest.mark.parametrize("pool", ["own", "http_client"])
 def test_blocking_handler_that_cannot_connect(pool: str, nobody: str, server: FaultServer) -> None:
     """A signal handler cannot connect during a start: the session is stopped, and started only once."""
-    server.on("start", fault.delays(0.5), 1)
+
+    def signals(exchange: fault.Exchange) -> None:
+        exchange.do()
+        signal.pthread_kill(main, signal.SIGALRM)
+        exchange.until_client_leaves()
+
+    main = threading.get_ident()
+    server.on("start", signals, 1)
     with httpx.Client(trust_env=False) as http:
         settings: Any = {"http_client": http} if pool == "http_client" else {}
         api = LiveAvatarApi(KEY, base_url=server.url, timeout=10.0, **settings)
         previous = signal.signal(signal.SIGALRM, lambda *_: post(nobody))
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
         try:
             with pytest.raises(Exception, match="refused"):
                 api.new_session(session_request())

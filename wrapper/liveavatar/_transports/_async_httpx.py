@@ -25,9 +25,11 @@ class HttpxTransport(AsyncTransport):
         request = attempt.request
         _httpx.ensure_open(request, self._client)
         # Disable the caller's auth and redirects: only our credential is sent, and only to the base URL.
-        incoming = await self._client.send(
-            _httpx.build_request(request, _httpx.async_trace(request)), stream=True, auth=None, follow_redirects=False
-        )
+        prepared = _httpx.build_request(request, _httpx.async_trace(request))
+        try:
+            incoming = await self._client.send(prepared, stream=True, auth=None, follow_redirects=False)
+        except httpx.HTTPStatusError as error:
+            incoming = _httpx.response_of(error, prepared)
         try:
             _httpx.discard_cookies(self._client, incoming)
             response = attempt.response = Response(incoming.status_code, incoming.headers)

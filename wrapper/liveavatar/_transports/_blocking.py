@@ -19,7 +19,16 @@ from .._proxies import proxy_from_environment
 from ..errors import LedgerError, LiveAvatarConnectionError, LiveAvatarTimeoutError
 from ._base import Request, Response, find_foreign, is_original, with_read_error
 from ._httpcore import PooledTransport, current_request
-from ._httpx import ERRORS, build_request, discard_cookies, ensure_open, has_trailing_data, to_connection_error, trace
+from ._httpx import (
+    ERRORS,
+    build_request,
+    discard_cookies,
+    ensure_open,
+    has_trailing_data,
+    response_of,
+    to_connection_error,
+    trace,
+)
 
 T = TypeVar("T")
 
@@ -63,7 +72,10 @@ class BlockingTransport:
         assert self._client is not None
         ensure_open(current_request.get(), self._client)
         # Disable the caller's auth and redirects: only our credential is sent, and only to the base URL.
-        response = self._client.send(prepared, stream=True, auth=None, follow_redirects=False)
+        try:
+            response = self._client.send(prepared, stream=True, auth=None, follow_redirects=False)
+        except httpx.HTTPStatusError as error:
+            response = response_of(error, prepared)
         discard_cookies(self._client, response)
         return response
 

@@ -17,6 +17,9 @@ ERRORS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, Runtime
 
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.InvalidURL)
 
+_OF_THE_BODY = {"content-encoding", "content-length", "transfer-encoding"}
+"""Headers that are not true of a body that httpx has read, or has closed."""
+
 _parse_url = functools.lru_cache(64)(httpx.URL)  # parsing costs as much as the rest of a request
 
 
@@ -83,6 +86,25 @@ def to_connection_error(request: Request, error: Exception) -> LiveAvatarConnect
         sent=request.sent or not isinstance(error, _NOT_SENT),
         timed_out=isinstance(error, httpx.TimeoutException),
     )
+
+
+def response_of(error: httpx.HTTPStatusError, sent: httpx.Request) -> httpx.Response:
+    """Return the response for which an event hook of the caller's client called `raise_for_status`.
+
+    httpx has closed it. Its body is there only if the hook has read it.
+
+    Args:
+        error: What the hook has raised.
+        sent: Our own request.
+
+    Raises:
+        httpx.HTTPStatusError: It is the response to another request, which the hook has made.
+    """
+    if error.request is not sent:
+        raise error
+    content = error.response.content if error.response.is_stream_consumed else b""
+    headers = [(name, value) for name, value in error.response.headers.multi_items() if name not in _OF_THE_BODY]
+    return httpx.Response(error.response.status_code, headers=headers, content=content, request=sent)
 
 
 def discard_cookies(client: httpx.Client | httpx.AsyncClient, response: httpx.Response) -> None:

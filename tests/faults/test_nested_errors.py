@@ -181,6 +181,26 @@ def test_hook_that_cannot_connect(flavour: str, nobody: str) -> None:
         assert server.counts == (1, 1, 1)
 
 
+@pytest.mark.row("H10", "H11")
+def test_hook_typed_at_a_prompt(flavour: str) -> None:
+    """The exception of a hook reaches the caller also if it is no class of the caller's, and the hook has no file."""
+    typed: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile("def refuse(): raise TimeoutError", "<stdin>", "exec"), typed)
+
+    def hook(response: httpx.Response) -> None:
+        if is_start(response.request):
+            typed["refuse"]()
+
+    async def async_hook(response: httpx.Response) -> None:
+        hook(response)
+
+    with driven(f"{flavour} http_client") as (server, api):
+        api.http.event_hooks = {"response": [hook if flavour == "blocking" else async_hook]}
+        _, caught = outcome(api.begin("new_session", session_request()))
+        assert type(caught) is TimeoutError
+        assert server.running == set()
+
+
 @pytest.mark.parametrize("reads", [True, False])
 def test_hook_that_raises_for_status(reads: bool, flavour: str) -> None:
     """The error of a response is the same with a hook that calls raise_for_status; its message needs the body."""

@@ -195,6 +195,8 @@ def _is_raised_by_caller(error: BaseException) -> bool:
         traceback = traceback.tb_next
     if traceback is None:
         return False
+    if traceback.tb_frame.f_globals.get("__name__") == "__main__":
+        return True  # also if it was typed at a prompt
     file = traceback.tb_frame.f_code.co_filename
     is_compiled = file.startswith("<") or file.endswith((".pyx", ".pxd", ".pxi"))  # uvloop and aiohttp are, in part
     return not (is_compiled or file.startswith(_LIBRARY_FOLDERS))

@@ -160,6 +160,14 @@ def own_httpx_client(url: str) -> None:
         kept[0].new_session(session_request())
 
 
+def own_httpx_client_dripping(url: str) -> None:
+    import httpx
+
+    cleanup_timeout(1.0)
+    kept.append(blocking(url, timeout=600, http_client=httpx.Client(timeout=600)))
+    kept[0].new_session(session_request())
+
+
 def own_httpx_client_interrupted(url: str) -> None:
     import httpx
 

@@ -94,6 +94,16 @@ def test_end_whose_stop_hangs(name: str, server: FaultServer) -> None:
     assert any(session_id in warning for warning in told.warnings), told
 
 
+def test_end_whose_stop_drips(server: FaultServer) -> None:
+    """A response that comes byte by byte through the caller's httpx.Client does not hold the end up (blocking)."""
+    server.on("stop", fault.drips("headers", acts=False))
+    with program("own_httpx_client_dripping", server) as running:
+        told = running.ends()
+    (session_id,) = server.running
+    assert told.code == 0, told
+    assert session_id in "".join(told.warnings)
+
+
 def test_end_with_two_clients(server: FaultServer) -> None:
     """The sessions of every client are stopped and named (blocking; the async client uses the same exit)."""
     with program("two_clients", server) as running:

@@ -76,7 +76,8 @@ class AsyncTransport(ABC):
             failure = self._to_connection_error(request, error)
         finally:
             if token is not None:
-                current_attempt.reset(token)
+                with contextlib.suppress(ValueError):  # the coroutine was abandoned, and is closed in another context
+                    current_attempt.reset(token)
         response = attempt.response if attempt else None
         if response is None and not failure.request_sent:
             is_closed = request.is_stop and (self.closed or self.is_callers_pool_closed())

@@ -106,10 +106,11 @@ soak: install ## open and close 10,000 sessions with each client, and 20,000 whi
 	$(RUN) tests.faults.soak
 
 .venv-mutants/$(STAMP): pyproject.toml constraints.txt
-	$(call environment,--editable '.[mock]' mutmut==3.8.1 pytest pytest-timeout)
+	$(call environment,--editable '.[mock]' mutmut==3.8.1 pytest pytest-timeout trustme)
 
-mutants: .venv-mutants/$(STAMP) ## change the code in small ways and list the changes that no test notices
-	@.venv-mutants/bin/python scripts/mutants.py
+MUTANTS = core
+mutants: .venv-mutants/$(STAMP) ## change the code in small ways, list what no test notices (MUTANTS=transports: there)
+	@.venv-mutants/bin/python scripts/mutants.py $(MUTANTS)
 
 # Tests that need none of the development tools run on other Pythons and with other versions of the dependencies.
 # PEERS, the libraries of tests/test_ecosystem.py, are left out where they would hold back the versions to test.

@@ -566,6 +566,18 @@ def test_mock_server_not_running(flavour: str, host: str, closed_port: int) -> N
         api.new_session(LITE)
 
 
+def test_error_that_the_caller_handles(flavour: str, closed_port: int) -> None:
+    """The error of another service, which the caller is handling, does not count as ours."""
+    with client(flavour, "key", base_url=f"http://127.0.0.1:{closed_port}", max_retries=0) as api:
+        try:
+            raise ssl.SSLCertVerificationError("of another service")
+        except ssl.SSLError:
+            with pytest.raises(LiveAvatarConnectionError, match="is the mock server running") as caught:
+                api.new_session(LITE)
+    assert not caught.value.certificate_rejected
+    assert "certificate" not in str(caught.value)
+
+
 def test_service_not_reached(flavour: str) -> None:
     """A failed connection to another host does not mention the mock server."""
     with (

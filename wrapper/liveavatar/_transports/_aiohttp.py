@@ -166,9 +166,11 @@ class AiohttpTransport(AsyncTransport):
         if self.closed or (self._caller is not None and self._caller.closed):
             raise connection_error(request, "the aiohttp session is closed", sent=sent)
 
-    def _to_connection_error(self, request: Request, error: Exception) -> LiveAvatarConnectionError:
+    def _to_connection_error(
+        self, request: Request, error: Exception, active: BaseException | None
+    ) -> LiveAvatarConnectionError:
         sent = request.sent and not isinstance(error, NotSentError)
-        return connection_error(request, error, sent=sent or not isinstance(error, _NOT_SENT))
+        return connection_error(request, error, sent=sent or not isinstance(error, _NOT_SENT), active=active)
 
     def is_callers_pool_closed(self) -> bool:
         """Return whether the caller has closed the session."""

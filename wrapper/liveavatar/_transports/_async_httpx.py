@@ -44,8 +44,10 @@ class HttpxTransport(AsyncTransport):
         finally:
             await incoming.aclose()
 
-    def _to_connection_error(self, request: Request, error: Exception) -> LiveAvatarConnectionError:
-        return _httpx.to_connection_error(request, error)
+    def _to_connection_error(
+        self, request: Request, error: Exception, active: BaseException | None
+    ) -> LiveAvatarConnectionError:
+        return _httpx.to_connection_error(request, error, active)
 
     def is_callers_pool_closed(self) -> bool:
         """Return whether the caller has closed the client."""

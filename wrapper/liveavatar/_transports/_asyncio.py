@@ -73,7 +73,7 @@ class AsyncTransport(ABC):
         except Exception as error:
             if not isinstance(error, self.errors) or find_foreign(error, active) is not None:
                 raise  # raised by a signal handler or a hook of the caller
-            failure = self._to_connection_error(request, error)
+            failure = self._to_connection_error(request, error, active)
         finally:
             if token is not None:
                 with contextlib.suppress(ValueError):  # the coroutine was abandoned, and is closed in another context
@@ -98,7 +98,9 @@ class AsyncTransport(ABC):
         """Send the request; set `attempt.response` when its head has arrived, then read the body."""
 
     @abstractmethod
-    def _to_connection_error(self, request: Request, error: Exception) -> LiveAvatarConnectionError: ...
+    def _to_connection_error(
+        self, request: Request, error: Exception, active: BaseException | None
+    ) -> LiveAvatarConnectionError: ...
 
     def is_callers_pool_closed(self) -> bool:
         """Return whether the caller has closed the pool."""

@@ -7,7 +7,7 @@ import math
 import ssl
 import sysconfig
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FunctionType, ModuleType
 from urllib.parse import urlsplit
@@ -122,14 +122,26 @@ _PARSERS = {"h11._util", "aiohttp.http_exceptions"}
 
 
 def connection_error(
-    request: Request, cause: BaseException | str, *, sent: bool = True, timed_out: bool = False
+    request: Request,
+    cause: BaseException | str,
+    *,
+    sent: bool,
+    timed_out: bool = False,
+    active: BaseException | None = None,
 ) -> LiveAvatarConnectionError:
     """Return the error for a request that got no response, or an incomplete one.
 
     The transport's own exception is described and not chained, because it holds the request's headers.
+
+    Args:
+        request: The request.
+        cause: What the transport raised, or what happened.
+        sent: Whether the service may have received the request.
+        timed_out: Whether its time was over.
+        active: The exception that the caller was handling when it called; it and its causes are left out.
     """
     timed_out = timed_out or isinstance(cause, TimeoutError)
-    chain = list(itertools.islice(exception_chain(cause), 10))
+    chain = list(_chain_until(cause, active))
     if any(type(each).__module__ in _PARSERS for each in chain):
         reason = "the response is incomplete, or not valid HTTP"
     else:
@@ -147,6 +159,11 @@ def connection_error(
     error.request_sent = sent
     error.certificate_rejected = untrusted
     return error
+
+
+def _chain_until(error: object, active: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception, its cause or context, and so on, but nothing that the caller was handling when it called."""
+    return itertools.takewhile(lambda each: each is not active, exception_chain(error))
 
 
 def _connection_hint(url: str, chain: list[BaseException], *, sent: bool, timed_out: bool) -> str:
@@ -177,9 +194,7 @@ def find_foreign(error: BaseException, active: BaseException | None = None) -> B
         error: What a transport raised.
         active: The exception that the caller was handling when it called; it and its causes are left out.
     """
-    for current in exception_chain(error):
-        if current is active:
-            break
+    for current in _chain_until(error, active):
         is_known = type(current).__module__.partition(".")[0] in _LIBRARIES
         if not is_known and (current is error or isinstance(current, OSError)):
             return current

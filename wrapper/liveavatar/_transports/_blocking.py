@@ -122,7 +122,7 @@ def _send(
         foreign = find_foreign(error, active)
         if foreign is not None:
             raise foreign from None
-        failure = to_connection_error(request, error)
+        failure = to_connection_error(request, error, active)
     finally:
         current_request.reset(token)
     return with_read_error(response, failure)

@@ -78,13 +78,14 @@ def has_trailing_data(part: object) -> bool | None:
     return None
 
 
-def to_connection_error(request: Request, error: Exception) -> LiveAvatarConnectionError:
+def to_connection_error(request: Request, error: Exception, active: BaseException | None) -> LiveAvatarConnectionError:
     """Return the error for a request that `error` left without a complete response."""
     return connection_error(
         request,
         error,
         sent=request.sent or not isinstance(error, _NOT_SENT),
         timed_out=isinstance(error, httpx.TimeoutException),
+        active=active,
     )
 
 

@@ -69,6 +69,7 @@ PARTS = {
         tests=(
             "test_connections",
             "test_responses",
+            "test_transports",
             "faults/test_before_sending",
             "faults/test_cancellation",
             "faults/test_evidence",

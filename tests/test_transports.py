@@ -1,20 +1,34 @@
-"""What all transports share, without a socket: deadlines, response heads, and the errors of a connection."""
+"""What all transports share, without a socket: deadlines, response heads, errors, and work that is not interrupted."""
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import math
 import ssl
+import threading
+import time
 import types
+import unittest.mock
 from typing import Any
 
 import aiohttp
 import h11
 import httpx
 import pytest
-from liveavatar import LiveAvatarTimeoutError
+from liveavatar import LedgerError, LiveAvatarConnectionError, LiveAvatarTimeoutError
 from liveavatar._constants import CLEANUP_POOL_TIMEOUT, CONNECT_TIMEOUT
 from liveavatar._redaction import Secret
+from liveavatar._transports._asyncio import (
+    AsyncIO,
+    AsyncTransport,
+    Attempt,
+    _background_tasks,
+    shield_all,
+    wait_shielded,
+)
 from liveavatar._transports._base import Request, Response, connection_error, find_foreign
+from liveavatar._transports._blocking import BlockingIO, run
 
 LOCAL = "http://127.0.0.1:8080/v1/sessions/start"
 
@@ -194,3 +208,221 @@ def test_error_of_a_library(file: str) -> None:
 def test_error_without_traceback() -> None:
     """An exception that nothing has raised is not foreign."""
     assert find_foreign(OSError("x")) is None
+
+
+# ---- asyncio -----------------------------------------------------------------------------------------------
+
+
+class Stub(AsyncTransport):
+    """A transport that calls a function in place of sending a request."""
+
+    errors = (OSError, httpx.HTTPError)
+
+    def __init__(self, exchange: Any = None, spare: Stub | None = None) -> None:
+        self.exchange = exchange
+        self.beside = spare
+        self.owns_pool = spare is None
+        self.sent: list[Request] = []
+
+    async def _exchange(self, attempt: Attempt) -> None:
+        self.sent.append(attempt.request)
+        if self.exchange is not None:
+            await self.exchange()
+        attempt.response = Response(200, {})
+
+    def _to_connection_error(
+        self, request: Request, error: Exception, active: BaseException | None
+    ) -> LiveAvatarConnectionError:
+        return connection_error(request, error, sent=False, active=active)
+
+    def is_callers_pool_closed(self) -> bool:
+        return False
+
+    def spare(self) -> Stub:
+        assert self.beside is not None
+        return self.beside
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def soon() -> float:
+    """Return a deadline that the tests do not reach."""
+    return time.monotonic() + 60.0
+
+
+def failing(error: Exception) -> Stub:
+    """Return a transport that raises an exception."""
+
+    async def fail() -> None:
+        raise error
+
+    return Stub(fail)
+
+
+def test_late_response() -> None:
+    """A request that gets no response ends at its deadline."""
+    with pytest.raises(LiveAvatarTimeoutError):
+        asyncio.run(Stub(asyncio.Event().wait).send(request(time.monotonic() + 0.01)))
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), OtherError("x"), OtherOSError("x")], ids=repr)
+def test_error_of_a_hook(error: Exception) -> None:
+    """What a hook of the caller has raised is raised as it is."""
+    with pytest.raises(type(error)) as caught:
+        asyncio.run(failing(error).send(request(soon())))
+    assert caught.value is error
+
+
+def test_error_while_handling_another() -> None:
+    """What the caller was handling does not make a connection error its own."""
+    broken = raised(ConnectionResetError("broken"), ssl.__file__)
+    try:
+        raise OtherOSError("handled")
+    except OtherOSError as active:
+        broken.__context__ = active
+        with pytest.raises(LiveAvatarConnectionError, match="broken"):
+            asyncio.run(failing(broken).send(request(soon())))
+
+
+def test_last_resort() -> None:
+    """A last attempt is sent beside the caller's pool, on a connection that is closed afterwards."""
+    spare = Stub()
+    callers, last = Stub(spare=spare), request(soon(), last_resort=True)
+    assert asyncio.run(callers.send(last)).status == 200
+    assert (callers.sent, spare.sent) == ([], [last])
+    assert spare.closed
+
+
+def test_many_works() -> None:
+    """Much work is done, at most 50 pieces at the same time."""
+    running, most, done = 0, 0, 0
+
+    async def work() -> None:
+        nonlocal running, most, done
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        done += 1
+
+    asyncio.run(AsyncIO(Stub()).run_all([work] * 120))
+    assert (done, most) == (120, 50)
+
+
+def test_ledger_that_hangs(flavour: str) -> None:
+    """A ledger is waited for in a daemon thread, and for a limited time."""
+    release = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def hang() -> None:
+        threads.append(threading.current_thread())
+        release.wait()
+
+    def call() -> None:
+        if flavour == "blocking":
+            run(lambda: BlockingIO(unittest.mock.Mock()).call_ledger(hang, 0.01))
+        else:
+            asyncio.run(AsyncIO(Stub()).call_ledger(hang, 0.01))
+
+    with pytest.raises(LedgerError, match=r"^The ledger does not respond within 0\.01 seconds\.$"):
+        call()
+    release.set()
+    assert threads[0].daemon
+    assert threads[0].name == {"blocking": "liveavatar-cleanup", "async": "liveavatar-blocking-call"}[flavour]
+
+
+def test_work_that_was_cancelled() -> None:
+    """Shielded work that was cancelled after its first step is not repeated."""
+    begun: list[int] = []
+
+    async def work() -> None:
+        begun.append(1)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    async def once() -> None:
+        (task,) = await shield_all([work])
+        assert task.cancelled()
+
+    asyncio.run(once())
+    assert len(begun) == 1
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_work_that_had_no_first_step(times: int) -> None:
+    """Shielded work that was cancelled before its first step is created once more, and not twice."""
+    begun: list[int] = []
+
+    async def work() -> None:
+        begun.append(1)
+
+    async def cancel_before_it_begins() -> None:
+        loop, create, made = asyncio.get_running_loop(), asyncio.get_running_loop().create_task, 0
+
+        def create_task(*args: Any, **kwargs: Any) -> Any:
+            nonlocal made
+            task = create(*args, **kwargs)
+            made += 1
+            if made <= times:
+                task.cancel()
+            return task
+
+        with unittest.mock.patch.object(loop, "create_task", create_task):
+            (task,) = await shield_all([work])
+        assert task.cancelled() is (times == 2)
+        assert made == 2
+
+    asyncio.run(cancel_before_it_begins())
+    assert len(begun) == 2 - times
+
+
+async def cancelled_wait(task: asyncio.Task[Any]) -> None:
+    """Wait for a task, and cancel the wait once it has begun."""
+    waiting = asyncio.ensure_future(wait_shielded([task]))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+def test_wait_after_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancelled wait goes on until the work has ended."""
+    monkeypatch.setattr("liveavatar._transports._asyncio.CLEANUP_TIMEOUT", 0.9)
+
+    async def check() -> None:
+        task = asyncio.ensure_future(asyncio.sleep(0.01))
+        await cancelled_wait(task)
+        assert task.done()
+
+    asyncio.run(check())
+
+
+def test_work_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that takes too long after a cancellation ends in the background; its error is not logged once more."""
+    monkeypatch.setattr("liveavatar._transports._asyncio.CLEANUP_TIMEOUT", 0.01)
+    logged: list[Any] = []
+
+    async def check() -> None:
+        loop, end = asyncio.get_running_loop(), asyncio.Event()
+        loop.set_exception_handler(lambda loop, context: logged.append(context))
+
+        async def work() -> None:
+            await end.wait()
+            raise OtherError
+
+        task = asyncio.ensure_future(work())
+        await cancelled_wait(task)
+        assert task in _background_tasks
+        end.set()
+        while not task.done():
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert task not in _background_tasks
+        del task
+        gc.collect()
+
+    asyncio.run(check())
+    assert logged == []

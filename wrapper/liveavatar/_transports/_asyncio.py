@@ -102,9 +102,9 @@ class AsyncTransport(ABC):
         self, request: Request, error: Exception, active: BaseException | None
     ) -> LiveAvatarConnectionError: ...
 
+    @abstractmethod
     def is_callers_pool_closed(self) -> bool:
         """Return whether the caller has closed the pool."""
-        return False
 
     @abstractmethod
     def spare(self) -> AsyncTransport:
@@ -207,13 +207,13 @@ async def shield_all(works: Iterable[Callable[[], Coroutine[Any, Any, T]]]) -> l
 
     works = list(works)
     tasks = {number: loop.create_task(begin(number, work)) for number, work in enumerate(works)}
-    for _ in range(2):
+    for may_repeat in (True, False):
         try:
             await wait_shielded(tasks.values())
         except asyncio.CancelledError as error:
             cancelled = error
         skipped = [number for number, task in tasks.items() if number not in begun and task.cancelled()]
-        if not skipped:
+        if not (skipped and may_repeat):
             break
         tasks.update({number: loop.create_task(begin(number, works[number])) for number in skipped})
     if cancelled is not None:

@@ -358,6 +358,26 @@ def test_callers_pool(flavour: str, kind: str, service: RecordingServer) -> None
     assert service.connections == 1
 
 
+def test_callers_auth(flavour: str, service: RecordingServer) -> None:
+    """The auth of the caller's client is not sent."""
+    callers = Callers(flavour, "httpx client")
+    with callers.client(service.url) as api:
+        callers.pool.auth = ("user", "password")
+        api.create_session_token(LITE)
+    assert service.received[0].credential == ("x-api-key", "key")
+
+
+def test_callers_client_is_closed(flavour: str, service: RecordingServer) -> None:
+    """A caller's client that is closed is an error that says so, and nothing was sent."""
+    http: Any = {"blocking": httpx.Client, "async": httpx.AsyncClient}[flavour]()
+    with client(flavour, "key", base_url=service.url, http_client=http, max_retries=0) as api:
+        http.close() if flavour == "blocking" else api.runner.run(http.aclose())
+        with pytest.raises(LiveAvatarConnectionError, match=r"/token: the http_client is closed$") as caught:
+            api.create_session_token(LITE)
+        assert caught.value.request_sent is False
+    assert service.received == []
+
+
 @pytest.mark.parametrize(("flavour", "kind"), [caller for caller in CALLERS if caller[1] == "httpx client"])
 def test_hooks_may_read(flavour: str, kind: str, service: RecordingServer) -> None:
     """A hook of the caller's client may read a response."""

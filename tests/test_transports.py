@@ -10,6 +10,8 @@ import threading
 import time
 import types
 import unittest.mock
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import aiohttp
@@ -28,7 +30,7 @@ from liveavatar._transports._asyncio import (
     wait_shielded,
 )
 from liveavatar._transports._base import Request, Response, connection_error, find_foreign
-from liveavatar._transports._blocking import BlockingIO, run
+from liveavatar._transports._blocking import BlockingIO, run, run_in_thread
 
 LOCAL = "http://127.0.0.1:8080/v1/sessions/start"
 
@@ -426,3 +428,101 @@ def test_work_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
 
     asyncio.run(check())
     assert logged == []
+
+
+# ---- Threads -----------------------------------------------------------------------------------------------
+
+
+def name_thread() -> str:
+    """Return the name of the current thread."""
+    return threading.current_thread().name
+
+
+async def aname_thread() -> str:
+    return name_thread()
+
+
+def ledger_io(flavour: str) -> Callable[[Callable[[], Any]], Any]:
+    """Return a function that calls a ledger as a client does, without a limit of time."""
+    if flavour == "blocking":
+        return lambda function: run(lambda: BlockingIO(unittest.mock.Mock()).call_ledger(function, None))
+    return lambda function: asyncio.run(AsyncIO(Stub()).call_ledger(function, None))
+
+
+def test_ledger_that_fails(flavour: str) -> None:
+    """A result of a ledger is returned, and its exception raised."""
+    call = ledger_io(flavour)
+    assert call(lambda: 7) == 7
+    with pytest.raises(OtherError, match="of the ledger"):
+        call(failing_function)
+
+
+def failing_function() -> None:
+    raise OtherError("of the ledger")
+
+
+def test_no_thread(flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger is called once, in the caller's thread, if no thread can be started."""
+    monkeypatch.setattr(threading.Thread, "start", unittest.mock.Mock(side_effect=RuntimeError("can't start")))
+    calls: list[str] = []
+    ledger_io(flavour)(lambda: calls.append(name_thread()))
+    assert calls == ["MainThread"]
+
+
+def in_thread(function: Callable[[], str]) -> str:
+    """Call a function in a thread that is not the main one."""
+    with ThreadPoolExecutor(1, "other") as threads:
+        return threads.submit(function).result()
+
+
+def test_thread_of_a_cleanup() -> None:
+    """A blocking cleanup has a thread of its own where signals could interrupt it: in the main thread."""
+    io = BlockingIO(unittest.mock.Mock())
+    assert run(lambda: io.shield_cleanup(aname_thread)) == "liveavatar-cleanup"
+    assert in_thread(lambda: run(lambda: io.shield_cleanup(aname_thread))) == "other_0"
+    assert run(lambda: io.call_ledger(name_thread, None)) == "liveavatar-cleanup"
+    assert in_thread(lambda: run(lambda: io.call_ledger(name_thread, None))) == "other_0"
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_cleanup_time(ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A blocking cleanup has a second more than it needs, and then is an error."""
+    monkeypatch.setattr("liveavatar._transports._blocking.CLEANUP_TIMEOUT", 1.0 if ends else -0.99)
+    end = threading.Event()
+
+    async def work() -> bool:
+        return end.wait(0.01 if ends else 60)
+
+    io = BlockingIO(unittest.mock.Mock())
+    if ends:
+        assert run(lambda: io.shield_cleanup(work)) is False
+    else:
+        with pytest.raises(LiveAvatarTimeoutError, match=r"^The cleanup did not end in time\.$"):
+            run(lambda: io.shield_cleanup(work))
+        end.set()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("when", ["before the start", "after the start"])
+def test_interrupted_work(when: str, ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt is raised when the work has ended, which is done once, or when its time is over."""
+    monkeypatch.setattr("liveavatar._transports._blocking.CLEANUP_TIMEOUT", 1.0 if ends else -0.99)
+    start, interrupts, end, done = threading.Thread.start, [KeyboardInterrupt()], threading.Event(), []
+
+    def interrupted_start(thread: threading.Thread) -> None:
+        if when == "after the start":
+            start(thread)
+        if interrupts:
+            raise interrupts.pop()
+        start(thread)
+
+    def work() -> None:
+        end.wait(0.01 if ends else 60)
+        done.append(name_thread())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted_start)
+        with pytest.raises(KeyboardInterrupt):
+            run_in_thread(work, 60.0, LiveAvatarTimeoutError("late"))
+    assert done == ["liveavatar-cleanup"] * ends
+    end.set()

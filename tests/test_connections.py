@@ -378,6 +378,46 @@ def test_callers_client_is_closed(flavour: str, service: RecordingServer) -> Non
     assert service.received == []
 
 
+def test_stop_beside_a_closed_client(flavour: str, service: RecordingServer) -> None:
+    """A session is stopped although the caller has closed the client over which it was opened."""
+    http: Any = {"blocking": httpx.Client, "async": httpx.AsyncClient}[flavour]()
+    with client(flavour, "key", base_url=service.url, http_client=http) as api:
+        session = api.new_session(LITE)
+        http.close() if flavour == "blocking" else api.runner.run(http.aclose())
+        api.close_session(session.session_id)
+    assert service.endpoints == ["token", "start", "stop"]
+
+
+def test_hook_that_fails(flavour: str, service: RecordingServer) -> None:
+    """An exception that a hook of the caller's client raises is not a connection error."""
+
+    class HookError(OSError):
+        pass
+
+    def fail(request: httpx.Request) -> None:
+        raise HookError("of the hook")
+
+    async def afail(request: httpx.Request) -> None:
+        fail(request)
+
+    callers = Callers(flavour, "httpx client")
+    with callers.client(service.url) as api:
+        callers.pool.event_hooks = {"request": [fail if flavour == "blocking" else afail]}
+        with pytest.raises(HookError, match="of the hook"):
+            api.create_session_token(LITE)
+    assert service.received == []
+
+
+def test_callers_own_cookies_stay(flavour: str, service: RecordingServer) -> None:
+    """Cookies that the caller has set for the service stay in the jar, and those of the service do not."""
+    service.headers = {"Set-Cookie": "service=1; Path=/"}
+    callers = Callers(flavour, "httpx client")
+    with callers.client(service.url) as api:
+        callers.pool.cookies.set("callers", "1", domain="127.0.0.1", path="/")
+        api.create_session_token(LITE)
+        assert callers.cookies() == ["callers", "mine"]
+
+
 @pytest.mark.parametrize(("flavour", "kind"), [caller for caller in CALLERS if caller[1] == "httpx client"])
 def test_hooks_may_read(flavour: str, kind: str, service: RecordingServer) -> None:
     """A hook of the caller's client may read a response."""

@@ -31,6 +31,7 @@ from liveavatar._transports._asyncio import (
 )
 from liveavatar._transports._base import Request, Response, connection_error, find_foreign
 from liveavatar._transports._blocking import BlockingIO, run, run_in_thread
+from liveavatar._transports._httpx import build_request
 
 LOCAL = "http://127.0.0.1:8080/v1/sessions/start"
 
@@ -526,3 +527,42 @@ def test_interrupted_work(when: str, ends: bool, monkeypatch: pytest.MonkeyPatch
             run_in_thread(work, 60.0, LiveAvatarTimeoutError("late"))
     assert done == ["liveavatar-cleanup"] * ends
     end.set()
+
+
+def test_flow_that_suspends() -> None:
+    """A flow of the blocking client that suspends is an error."""
+    with pytest.raises(RuntimeError, match=r"^a flow of the blocking client has suspended$"):
+        run(lambda: asyncio.sleep(0))
+
+
+def test_shielded_work_after_cancellation() -> None:
+    """A caller that was cancelled while it waited for shielded work is cancelled when the work has ended."""
+    done: list[int] = []
+
+    async def work() -> None:
+        await asyncio.sleep(0.01)
+        done.append(1)
+
+    async def check() -> None:
+        waiting = asyncio.ensure_future(shield_all([work]))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert done == [1]
+
+    asyncio.run(check())
+
+
+# ---- httpx -------------------------------------------------------------------------------------------------
+
+
+def test_timeouts_of_httpx(now: float) -> None:
+    """Each of httpx's timeouts is bounded by the time left."""
+    built = build_request(request(now + 2.0, is_cleanup=True))
+    assert built.extensions["timeout"] == {
+        "connect": pytest.approx(1.8),
+        "read": 2.0,
+        "write": 2.0,
+        "pool": CLEANUP_POOL_TIMEOUT,
+    }

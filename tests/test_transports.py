@@ -19,7 +19,7 @@ import h11
 import httpx
 import pytest
 from liveavatar import LedgerError, LiveAvatarConnectionError, LiveAvatarTimeoutError
-from liveavatar._constants import CLEANUP_POOL_TIMEOUT, CONNECT_TIMEOUT
+from liveavatar._constants import CLEANUP_POOL_TIMEOUT, CONNECT_TIMEOUT, INTERRUPT_INTERVAL
 from liveavatar._redaction import Secret
 from liveavatar._transports._asyncio import (
     AsyncIO,
@@ -31,6 +31,7 @@ from liveavatar._transports._asyncio import (
 )
 from liveavatar._transports._base import Request, Response, connection_error, find_foreign
 from liveavatar._transports._blocking import BlockingIO, run, run_in_thread
+from liveavatar._transports._httpcore import _DeadlineStream, current_request
 from liveavatar._transports._httpx import build_request
 
 LOCAL = "http://127.0.0.1:8080/v1/sessions/start"
@@ -566,3 +567,37 @@ def test_timeouts_of_httpx(now: float) -> None:
         "write": 2.0,
         "pool": CLEANUP_POOL_TIMEOUT,
     }
+
+
+# ---- httpcore ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("left", "longest"), [(100.0, INTERRUPT_INTERVAL), (0.25, 0.25)])
+def test_deadline_of_a_connection(left: float, longest: float, now: float) -> None:
+    """Each operation of a blocking connection ends at the request's deadline; a read lets signals in between."""
+    inner = unittest.mock.Mock()
+    token = current_request.set(request(now + left))
+    try:
+        stream = _DeadlineStream(inner)
+        stream.read(7)
+        stream.write(b"x")
+        stream.start_tls(unittest.mock.sentinel.context, "host")
+    finally:
+        current_request.reset(token)
+    inner.read.assert_called_once_with(7, longest)
+    inner.write.assert_called_once_with(b"x", left)
+    inner.start_tls.assert_called_once_with(unittest.mock.sentinel.context, "host", min(CONNECT_TIMEOUT, 0.9 * left))
+
+
+@pytest.mark.parametrize("operation", ["read", "write"])
+def test_connection_after_the_deadline(operation: str, now: float) -> None:
+    """A request whose time ends on a connection may have been sent."""
+    inner = unittest.mock.Mock()
+    token = current_request.set(request(now))
+    try:
+        with pytest.raises(LiveAvatarTimeoutError) as caught:
+            getattr(_DeadlineStream(inner), operation)(b"x")
+    finally:
+        current_request.reset(token)
+    assert caught.value.request_sent is True
+    assert inner.mock_calls == []

@@ -32,7 +32,7 @@ from liveavatar._transports._asyncio import (
 from liveavatar._transports._base import Request, Response, connection_error, find_foreign
 from liveavatar._transports._blocking import BlockingIO, run, run_in_thread
 from liveavatar._transports._httpcore import _DeadlineStream, current_request
-from liveavatar._transports._httpx import build_request
+from liveavatar._transports._httpx import build_request, trace
 
 LOCAL = "http://127.0.0.1:8080/v1/sessions/start"
 
@@ -560,7 +560,8 @@ def test_shielded_work_after_cancellation() -> None:
 
 def test_timeouts_of_httpx(now: float) -> None:
     """Each of httpx's timeouts is bounded by the time left."""
-    built = build_request(request(now + 2.0, is_cleanup=True))
+    asked = request(now + 2.0, is_cleanup=True)
+    built = build_request(asked, trace(asked))
     assert built.extensions["timeout"] == {
         "connect": pytest.approx(1.8),
         "read": 2.0,

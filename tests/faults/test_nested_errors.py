@@ -287,6 +287,8 @@ def test_second_server_that_refuses(flavour: str, nobody: str, server: FaultServ
         assert caught.value.request_sent
         assert server.running == set()
         assert server.counts == (1, 1, 1)
+        if flavour == "async":
+            api.runner.run(transport.async_inner.aclose())
     transport.inner.close()
 
 

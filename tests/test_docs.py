@@ -259,7 +259,7 @@ NUMBERS = [
     ("docs/guide.md", r"keep-alive request every (\S+) minutes", f"{_constants.KEEP_ALIVE_INTERVAL / 60:g}"),
     ("docs/guide.md", r"delays between (\S+) and \S+ seconds", f"{_constants.MIN_SLOT_DELAY:g}"),
     ("docs/guide.md", r"delays between \S+ and (\S+) seconds", f"{_constants.MAX_SLOT_DELAY:g}"),
-    ("docs/production.md", r"the stop of its session may take up to (\S+) seconds", CLEANUP),
+    ("docs/production.md", r"each step takes up to (\S+) seconds", CLEANUP),
     ("docs/production.md", r"takes at most (\S+) seconds for all sessions", CLEANUP),
     ("docs/reliability.md", r"cannot be confirmed within (\S+) seconds", CLEANUP),
     ("docs/reliability.md", r"stopped within (\S+) seconds, with a WARNING", CLEANUP),

@@ -237,7 +237,7 @@ def test_async_aclose_that_is_cancelled_has_stopped_the_sessions(server: FaultSe
 @pytest.mark.row("H2")
 def test_close_of_many_whose_stops_hang(flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many stops hang, a close takes little longer than one timeout, and names each session."""
-    monkeypatch.setattr("liveavatar._flows.CLEANUP_TIMEOUT", 0.1)
+    monkeypatch.setattr("liveavatar._cleanup.CLEANUP_TIMEOUT", 0.1)
     with driven(f"{flavour} own", timeout=1.0) as (server, api):
         ids = {api.call("new_session", session_request()).session_id for _ in range(8)}
         server.on("stop", fault.holds())

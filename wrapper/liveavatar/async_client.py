@@ -249,7 +249,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         """Stop every session that this client has opened and that is still open, at the same time; try all of them.
 
         Raises:
-            LiveAvatarError: The first that could not be stopped, with a note for each other one.
+            LiveAvatarError: The first that could not be stopped, with a note for each that may still be running.
         """
         from ._transports._asyncio import shield_all
 
@@ -269,7 +269,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         `release_session` first.
 
         Raises:
-            LiveAvatarError: The first session that could not be stopped, with a note for each other one. The client is
+            LiveAvatarError: The first session that could not be stopped, with a note for each that may still be running. The client is
                 closed all the same.
         """
         self._flows.sessions.close()

@@ -217,7 +217,7 @@ class LiveAvatarApi(AccountApi):
         The stops share one `timeout`. When it is over, or after Ctrl-C, each of the others still has up to 5 seconds.
 
         Raises:
-            LiveAvatarError: The first that could not be stopped, with a note for each other one.
+            LiveAvatarError: The first that could not be stopped, with a note for each that may still be running.
         """
         failures: list[BaseException] = []
         deadline = self._flows.stop_deadline()
@@ -238,7 +238,7 @@ class LiveAvatarApi(AccountApi):
         `release_session` first.
 
         Raises:
-            LiveAvatarError: The first session that could not be stopped, with a note for each other one. The client is
+            LiveAvatarError: The first session that could not be stopped, with a note for each that may still be running. The client is
                 closed all the same.
         """
         self._flows.sessions.close()

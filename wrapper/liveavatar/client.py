@@ -238,8 +238,8 @@ class LiveAvatarApi(AccountApi):
         `release_session` first.
 
         Raises:
-            LiveAvatarError: The first session that could not be stopped, with a note for each that may still be running.
-                The client is closed all the same.
+            LiveAvatarError: The first session that could not be stopped, with a note for each that may still run. The
+                client is closed all the same.
         """
         self._flows.sessions.close()
         try:

@@ -105,7 +105,7 @@ soak: install ## open and close 10,000 sessions with each client, and 20,000 whi
 	CYCLES=10000 $(RUN) pytest -q tests/faults/test_many.py -k many_cycles
 	$(RUN) tests.faults.soak
 
-.venv-mutants/$(STAMP): pyproject.toml constraints.txt
+.venv-mutants/$(STAMP): pyproject.toml constraints.txt Makefile
 	$(call environment,--editable '.[mock]' mutmut==3.8.1 pytest pytest-timeout trustme)
 
 MUTANTS = core

@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 RUN     = $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test retest generate check lint prose types contract drift audit coverage mutants floors newest pythons constraints soak record bench-environment bench bench-plot pictures docs build release-check clean
+.PHONY: help install demo test scripts retest generate check lint prose types contract drift audit coverage mutants floors newest pythons constraints soak record bench-environment bench bench-plot pictures docs build release-check clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' "$(firstword $(MAKEFILE_LIST))"
@@ -44,9 +44,12 @@ PARALLEL = -n $(WORKERS) --dist worksteal
 
 test: install ## run the tests: about 3 minutes on 2 cores; no account and no network needed
 	@echo "Running the tests. On 2 free cores this takes about 3 minutes."
-	$(RUN) pytest $(PARALLEL) -m "not site and not types" -p no:schemathesis --ignore tests/test_schemathesis.py
-	@echo "Not run: the tests of the documentation's site and types, and schemathesis. make docs types contract runs these;"
-	@echo "make coverage runs all."
+	$(RUN) pytest $(PARALLEL) -m "not scripts and not site and not types" -p no:schemathesis --ignore tests/test_schemathesis.py
+	@echo "Not run: the tests of scripts/, of the documentation's site and types, and schemathesis. make scripts docs types"
+	@echo "contract runs these; make coverage runs all."
+
+scripts: install ## run the tests of the project's own tools: the generator, make upstream and make live
+	$(RUN) pytest $(PARALLEL) -m scripts
 
 retest: install ## run the tests that failed in the last run again, one at a time
 	$(RUN) pytest --last-failed --last-failed-no-failures none

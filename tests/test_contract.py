@@ -356,12 +356,14 @@ def run(script: str, *arguments: object, cwd: Path | None = None) -> subprocess.
     return subprocess.run(command, cwd=cwd, text=True, capture_output=True)
 
 
+@pytest.mark.scripts
 def test_drift():
     """The committed client is what the contract gives."""
     result = run("generate.py", "--check")
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.scripts
 def test_hand_edit(tmp_path, monkeypatch, capsys):
     """A hand edit is found and undone, and other files are not touched.
 
@@ -437,6 +439,7 @@ with httpx.Client(transport=transport, base_url="http://test") as http:
 """
 
 
+@pytest.mark.scripts
 def test_changed_contract(tmp_path):
     """A changed contract changes the client."""
     changed = load_yaml(CONTRACT_FILE)
@@ -462,6 +465,7 @@ def test_changed_contract(tmp_path):
     assert used.stdout.startswith(str(tmp_path))
 
 
+@pytest.mark.scripts
 def test_hidden_secret(tmp_path):
     """A secret that cannot be hidden stops the generation."""
     contract = tmp_path / "contract.yaml"

@@ -18,6 +18,8 @@ from liveavatar.mock import MockServer, mock_server
 
 from scripts import live
 
+pytestmark = pytest.mark.scripts
+
 SCRIPT = Path(live.__file__)
 Body = dict[str, Any]
 Change = Callable[[int, Body], tuple[int, Body]]

@@ -18,6 +18,8 @@ from scripts import upstream
 from tests.contract import load_yaml
 from tests.published import FLAG, NUMBER, TEXT, UUID, WHOLE, maybe, published
 
+pytestmark = pytest.mark.scripts
+
 Change = Callable[[dict[str, Any]], object]
 
 

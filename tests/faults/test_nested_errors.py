@@ -218,10 +218,10 @@ def test_hook_that_raises_for_status(reads: bool, flavour: str) -> None:
     with driven(f"{flavour} http_client") as (server, api):
         api.http.event_hooks = {"response": [hook if flavour == "blocking" else async_hook]}
         session_id = api.call("new_session", session_request()).session_id
-        server.on("token", fault.refuses(402, "No credits"), 1)
+        server.on("token", fault.refuses(402, "No credits", headers={"Retry-After": "7"}), 1)
         _, caught = outcome(api.begin("new_session", session_request()))
         assert isinstance(caught, InsufficientCreditsError)
-        assert caught.attempts == 1
+        assert (caught.attempts, caught.retry_after) == (1, 7)
         assert caught.message == ("No credits" if reads else "Payment Required")
         api.call("close_session", session_id)
         assert server.running == set()

@@ -104,7 +104,7 @@ def _send(
     active = sys.exception()
     token = current_request.set(request)
     try:
-        with contextlib.closing(send(build_request(request, trace(request)))) as incoming:
+        with contextlib.closing(send(build_request(request, trace(request) if is_callers_pool else None))) as incoming:
             response = Response(incoming.status_code, incoming.headers)
             if not response.unreadable:
                 # An event hook of the caller's client may have read the body.

@@ -17,7 +17,7 @@ import httpx
 
 from .._constants import INTERRUPT_INTERVAL, KEEPALIVE_EXPIRY
 from ._base import Request, find_foreign
-from ._httpx import has_trailing_data
+from ._httpx import has_trailing_data, trace
 
 current_request: ContextVar[Request] = ContextVar("liveavatar_request")
 """The request whose deadline the connections keep."""
@@ -75,7 +75,12 @@ class _ConnectionStack:
 
     def handle_request(self, request: httpcore.Request) -> httpcore.Response:
         """Send a request on an idle connection, or on a new one."""
-        connection = self._acquire() or self._create_connection(request.url.origin)
+        connection = self._acquire()
+        if connection is None:
+            connection = self._create_connection(request.url.origin)
+            request.extensions["trace"] = trace(current_request.get())
+        else:
+            current_request.get().sent = True
         try:
             response = connection.handle_request(request)
         except BaseException:

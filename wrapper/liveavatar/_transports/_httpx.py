@@ -23,12 +23,13 @@ _OF_THE_BODY = {"content-encoding", "content-length", "transfer-encoding"}
 _parse_url = functools.lru_cache(64)(httpx.URL)  # parsing costs as much as the rest of a request
 
 
-def build_request(request: Request, trace: Callable[..., Any]) -> httpx.Request:
+def build_request(request: Request, trace: Callable[..., Any] | None = None) -> httpx.Request:
     """Return the request for httpx, each of its timeouts bounded by the time left.
 
     Args:
         request: The request.
-        trace: What notes that httpcore sends it: `trace(request)` or `async_trace(request)`.
+        trace: What notes that httpcore sends it: `trace(request)` or `async_trace(request)`. Our own pool adds it
+            where it is needed.
     """
     left = request.remaining()
     timeout = {"connect": request.connect_timeout(), "read": left, "write": left, "pool": request.pool_timeout()}
@@ -37,7 +38,7 @@ def build_request(request: Request, trace: Callable[..., Any]) -> httpx.Request:
         _parse_url(request.url),
         headers=request.header_items(),
         content=request.content.reveal() or None,
-        extensions={"timeout": timeout, "trace": trace},
+        extensions={"timeout": timeout, "trace": trace} if trace else {"timeout": timeout},
     )
 
 

@@ -112,7 +112,7 @@ soak: install ## open and close 10,000 sessions with each client, and 20,000 whi
 	$(call environment,--editable '.[mock]' mutmut==3.8.1 pytest pytest-timeout trustme)
 
 MUTANTS = core
-mutants: .venv-mutants/$(STAMP) ## change the code in small ways, list what no test notices (MUTANTS=transports: there)
+mutants: .venv-mutants/$(STAMP) ## change the code in small ways, list what no test notices (or MUTANTS=transports)
 	@.venv-mutants/bin/python scripts/mutants.py $(MUTANTS)
 
 # Tests that need none of the development tools run on other Pythons and with other versions of the dependencies.

@@ -21,6 +21,7 @@ from liveavatar import (
     LiveAvatarConnectionError,
     LiveAvatarError,
 )
+from liveavatar._transports import _aiohttp_direct
 
 from tests.clients import client
 from tests.faults import server as fault
@@ -227,9 +228,50 @@ def test_hook_that_raises_for_status(reads: bool, flavour: str) -> None:
         assert server.running == set()
 
 
+class Untraced(httpx.BaseTransport, httpx.AsyncBaseTransport):
+    """A transport that says nothing about what it sends."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        with httpx.HTTPTransport() as inner:
+            response = inner.handle_request(self.copied(request))
+            return httpx.Response(response.status_code, headers=response.headers, content=response.read())
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        async with httpx.AsyncHTTPTransport() as inner:
+            response = await inner.handle_async_request(self.copied(request))
+            return httpx.Response(response.status_code, headers=response.headers, content=await response.aread())
+
+    def copied(self, request: httpx.Request) -> httpx.Request:
+        return httpx.Request(request.method, request.url, headers=request.headers, content=request.content)
+
+
 @pytest.mark.row("H10", "H11")
-def test_async_trace_that_cannot_connect(nobody: str, server: FaultServer) -> None:
+def test_hook_that_cannot_connect_over_another_transport(flavour: str, nobody: str, server: FaultServer) -> None:
+    """A start is known to have been sent also if the caller's transport is not httpx's own."""
+
+    def hook(response: httpx.Response) -> None:
+        if is_start(response.request):
+            post(nobody)
+
+    async def async_hook(response: httpx.Response) -> None:
+        hook(response)
+
+    make: Any = httpx.Client if flavour == "blocking" else httpx.AsyncClient
+    http = make(transport=Untraced(), event_hooks={"response": [hook if flavour == "blocking" else async_hook]})
+    with client(flavour, KEY, base_url=server.url, http_client=http) as api:
+        with pytest.raises(LiveAvatarConnectionError):
+            api.new_session(session_request())
+        assert server.running == set()
+        assert server.counts == (1, 1, 1)
+
+
+@pytest.mark.row("H10", "H11")
+@pytest.mark.parametrize("tested", [(3, 14), (0, 0)], ids=["a tested aiohttp", "a newer aiohttp"])
+def test_async_trace_that_cannot_connect(
+    tested: tuple[int, int], nobody: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same for a trace of the caller's aiohttp session."""
+    monkeypatch.setattr(_aiohttp_direct, "_MAX_TESTED_VERSION", tested)
     trace = aiohttp.TraceConfig()
 
     @trace.on_request_end.append

@@ -36,12 +36,12 @@ class Cleanup(Operations):
         """Return the time on `time.monotonic` at which the stop of a session that begins now must have ended.
 
         Args:
-            shared: Such a time for several stops. Each has CLEANUP_TIMEOUT at least.
+            shared: Such a time for several stops. Each has CLEANUP_TIMEOUT at least, and less once a signal has come.
         """
         now = time.monotonic()
         if shared is not None:
             return max(shared, now + (_MIN_TIMEOUT_AT_SHUTDOWN if Shutdown.requested else CLEANUP_TIMEOUT))
-        return now + CLEANUP_TIMEOUT if Shutdown.requested else self.deadline()
+        return min(self.deadline(), now + CLEANUP_TIMEOUT) if Shutdown.requested else self.deadline()
 
     async def stop_leftover(self, session: Session, deadline: float) -> None:
         """Stop a session that the caller will not close. Discard it instead if its start was not sent."""

@@ -26,7 +26,7 @@ from ._aiohttp_direct import (
     can_bypass_session,
     can_wrap_connector,
 )
-from ._asyncio import AsyncTransport, Attempt, call_blocking
+from ._asyncio import AsyncTransport, Attempt, call_blocking, current_attempt
 from ._base import Request, Response, connection_error
 
 _NOT_SENT = (
@@ -55,6 +55,18 @@ class ThreadResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Do nothing: there is nothing to close."""
+
+
+def _sent_trace() -> aiohttp.TraceConfig:
+    """Return a trace that notes that a request is sent, before a trace of the caller could raise an error."""
+
+    async def note_sent(*_: object) -> None:
+        current_attempt.get().request.sent = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(note_sent)
+    trace.freeze()
+    return trace
 
 
 class AiohttpTransport(AsyncTransport):
@@ -113,7 +125,8 @@ class AiohttpTransport(AsyncTransport):
         if self._caller is not None:
             # Instrumentation adds a trace config to every new session. Only those of the caller's session apply, or
             # each request would be recorded twice.
-            session.trace_configs[:] = self._caller.trace_configs
+            traces = self._caller.trace_configs
+            session.trace_configs[:] = [_sent_trace(), *traces] if traces else []
             # The connector belongs to the caller, so a client that is not closed must not warn.
             weakref.finalize(self, session.detach)
         return session

@@ -30,6 +30,9 @@ class HttpxTransport(AsyncTransport):
             incoming = await self._client.send(prepared, stream=True, auth=None, follow_redirects=False)
         except httpx.HTTPStatusError as error:
             incoming = _httpx.response_of(error, prepared)
+        except httpx.RequestError as error:
+            request.sent |= _httpx.is_of_another_request(error, prepared)
+            raise
         try:
             _httpx.discard_cookies(self._client, incoming)
             response = attempt.response = Response(incoming.status_code, incoming.headers)

@@ -25,6 +25,7 @@ from ._httpx import (
     discard_cookies,
     ensure_open,
     has_trailing_data,
+    is_of_another_request,
     response_of,
     to_connection_error,
     trace,
@@ -76,6 +77,9 @@ class BlockingTransport:
             response = self._client.send(prepared, stream=True, auth=None, follow_redirects=False)
         except httpx.HTTPStatusError as error:
             response = response_of(error, prepared)
+        except httpx.RequestError as error:
+            current_request.get().sent |= is_of_another_request(error, prepared)
+            raise
         discard_cookies(self._client, response)
         return response
 

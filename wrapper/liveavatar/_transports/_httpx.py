@@ -23,12 +23,12 @@ _OF_THE_BODY = {"content-encoding", "content-length", "transfer-encoding"}
 _parse_url = functools.lru_cache(64)(httpx.URL)  # parsing costs as much as the rest of a request
 
 
-def build_request(request: Request, trace: Callable[..., Any] | None = None) -> httpx.Request:
+def build_request(request: Request, on_event: Callable[..., Any] | None = None) -> httpx.Request:
     """Return the request for httpx, each of its timeouts bounded by the time left.
 
     Args:
         request: The request.
-        trace: What notes that httpcore sends it: `trace(request)` or `async_trace(request)`. Our own pool adds it
+        on_event: What notes that httpcore sends it: `trace(request)` or `async_trace(request)`. Our own pool adds it
             where it is needed.
     """
     left = request.remaining()
@@ -38,7 +38,7 @@ def build_request(request: Request, trace: Callable[..., Any] | None = None) -> 
         _parse_url(request.url),
         headers=request.header_items(),
         content=request.content.reveal() or None,
-        extensions={"timeout": timeout, "trace": trace} if trace else {"timeout": timeout},
+        extensions={"timeout": timeout, "trace": on_event} if on_event else {"timeout": timeout},
     )
 
 
@@ -88,6 +88,14 @@ def to_connection_error(request: Request, error: Exception, active: BaseExceptio
         timed_out=isinstance(error, httpx.TimeoutException),
         active=active,
     )
+
+
+def is_of_another_request(error: httpx.RequestError, sent: httpx.Request) -> bool:
+    """Return whether a hook has raised an error: that of a request which it has made, or one without a request."""
+    try:
+        return error.request is not sent
+    except RuntimeError:
+        return True
 
 
 def response_of(error: httpx.HTTPStatusError, sent: httpx.Request) -> httpx.Response:

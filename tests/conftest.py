@@ -7,6 +7,9 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import certifi
@@ -64,3 +67,15 @@ def no_account(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove the settings of a real account from the environment."""
     for name in ("LIVEAVATAR_API_KEY", "LIVEAVATAR_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def unclosed_connections() -> Iterator[None]:
+    """Let a test leave connections to the garbage collector, and collect them before the next test begins."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        for thread in threading.enumerate():  # they refer to clients
+            if thread.name.startswith("liveavatar-"):
+                thread.join(10)
+        gc.collect()

@@ -370,7 +370,7 @@ ASYNC_POOLS = [pool.removeprefix("async ") for pool in DIRECT_POOLS if pool.star
 
 
 @pytest.mark.row("H3")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the first loop is left without closing its connections
+@pytest.mark.usefixtures("unclosed_connections")  # the first loop does not close its own
 @pytest.mark.parametrize("state", ["running", "at rest", "closed"])
 @pytest.mark.parametrize("how", ["close_session", "close_all_sessions", "leave", "close"])
 @pytest.mark.parametrize("kind", ASYNC_POOLS)

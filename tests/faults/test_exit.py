@@ -22,7 +22,7 @@ from tests.faults.server import FaultServer
 
 pytestmark = [
     pytest.mark.row("H13"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of connections that were left open, as programs do
+    pytest.mark.usefixtures("unclosed_connections"),
 ]
 
 LONGEST = 30.0

@@ -253,7 +253,7 @@ def test_client_is_closed(
 
 
 @pytest.mark.row("L5")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # for the connection of a client that nobody closed
+@pytest.mark.usefixtures("unclosed_connections")
 def test_blocking_client_is_collected(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
     """A client that is not closed can be collected although it keeps sessions alive; they are stopped then."""
     api = LiveAvatarApi(KEY, base_url=server.url)

@@ -8,7 +8,7 @@ from tests.faults.soak import soak
 
 
 @pytest.mark.row("G7", "H20")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.usefixtures("unclosed_connections")
 def test_random_faults_leave_nothing_behind(flavour: str) -> None:
     """Sessions over one client while the service fails at random: nothing runs on, and nothing grows."""
     before, after, failed = soak(flavour, 250, seed=7)

@@ -1041,7 +1041,8 @@ def test_end_without_close(flavour: str, location: str, server: FaultServer) -> 
     assert alive(make(location)) == {}
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")  # aiohttp's
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # aiohttp's
+@pytest.mark.usefixtures("unclosed_connections")
 def test_collected_client(flavour: str, server: FaultServer) -> None:
     """A client that is collected stops its sessions and its recovery, and removes the sessions from the ledger."""
     ledger = MemoryLedger()

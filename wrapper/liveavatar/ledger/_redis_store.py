@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from collections.abc import Iterable, Mapping
 from datetime import UTC
 from typing import Any
@@ -171,6 +172,7 @@ class Store:
             raise ValueError("url must look like redis://[:password@]host:6379/0") from None
         finally:
             del url  # tools that print local variables must not show the password
+        weakref.finalize(self, self._redis.connection_pool.disconnect).atexit = False
 
     def sync(
         self,

@@ -16,10 +16,14 @@ import httpx
 import pytest
 from liveavatar import (
     AsyncLiveAvatarApi,
+    AuthenticationError,
+    ConcurrencyLimitError,
     InsufficientCreditsError,
     LiveAvatarApi,
+    LiveAvatarApiError,
     LiveAvatarConnectionError,
     LiveAvatarError,
+    NotFoundError,
 )
 from liveavatar._transports import _aiohttp_direct
 
@@ -43,16 +47,26 @@ def error_of_another_call(api: Any, kind: str) -> LiveAvatarError:
     return error  # type: ignore[no-any-return]
 
 
-def raise_in_hook(api: Any, event: str, path: str, error: Exception) -> None:
-    """Raise an error as the caller's httpx client sends its next request to a path, or has its response."""
-    pending = [error]
+def raise_in_hook(api: Any, event: str, path: str, error: Exception, *, skip: int = 0) -> None:
+    """Raise an error as the caller's httpx client sends its next request to a path, or has its response.
+
+    Args:
+        api: The client.
+        event: "request" or "response".
+        path: The end of the request's path.
+        error: What to raise.
+        skip: How many such requests come before.
+    """
+    pending: list[Exception | None] = [error, *[None] * skip]
 
     def hook(passed: httpx.Request | httpx.Response) -> None:
         request = passed.request if isinstance(passed, httpx.Response) else passed
         if pending and request.url.path.endswith(path):
-            if api.open_sessions and getattr(error, "session_id", None) is not None:
+            if len(pending) == 1 and api.open_sessions and getattr(error, "session_id", None) is not None:
                 error.session_id = api.open_sessions[0]  # as of a handler that closes all open sessions
-            raise pending.pop()
+            found = pending.pop()
+            if found is not None:
+                raise found
 
     async def async_hook(passed: httpx.Request | httpx.Response) -> None:
         hook(passed)
@@ -72,6 +86,30 @@ def test_start_is_not_refused_by_the_error_of_another_call(kind: str, flavour: s
         assert server.running == set()
         assert server.counts[1:] == (1, 2 if kind == "stop" else 1)
         assert error.session_may_be_running is False
+
+
+@pytest.mark.row("H10", "H11", "L9")
+@pytest.mark.parametrize("stop", ["works", "fails"])
+@pytest.mark.parametrize("kind", [AuthenticationError, ConcurrencyLimitError, NotFoundError])
+def test_wait_for_slot_does_not_believe_the_error_of_another_call(
+    kind: type[LiveAvatarApiError], stop: str, flavour: str, fast_retries: FastRetries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its own response tells that a start was refused: the session is stopped, and no other is opened."""
+    monkeypatch.setattr("liveavatar._flows.MIN_SLOT_DELAY", 0.01)
+    with driven(f"{flavour} http_client") as (server, api):
+        error = kind("of another call", 403, "")
+        error.endpoint, error.attempts, error.session_id = "/v1/sessions/stop", 1, UNKNOWN
+        server.on("start", fault.refuses(403, "Concurrency limit reached: 1 of 1 sessions running"), 1)
+        if stop == "fails":
+            server.on("stop", fault.refuses(403, "no"))
+        raise_in_hook(api, "response", "/start", error, skip=1)
+        _, caught = outcome(api.begin("new_session", session_request(), wait_for_slot=60))
+        assert caught is error
+        assert server.counts[:2] == (1, 2)
+        assert error.session_may_be_running is (stop == "fails")
+        assert api.open_sessions == tuple(server.ledger.running)
+        assert len(api.open_sessions) == (1 if stop == "fails" else 0)
+        server.heal()
 
 
 @pytest.mark.row("H10", "H11")

@@ -9,7 +9,13 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from liveavatar import LiveAvatarError, LiveAvatarTimeoutError, NotFoundError, SessionTokenNotFoundError
+from liveavatar import (
+    BadResponseError,
+    LiveAvatarError,
+    LiveAvatarTimeoutError,
+    NotFoundError,
+    SessionTokenNotFoundError,
+)
 
 from tests.faults import server as fault
 from tests.faults.cases import session_request
@@ -48,6 +54,34 @@ def test_close(api: Any, server: FaultServer) -> None:
     assert stopped_ids(server) == [OTHER, *server.ledger.minted]
     with pytest.raises(SessionTokenNotFoundError):
         api.close_session(OTHER)
+
+
+@pytest.mark.row("H4")
+@pytest.mark.parametrize("field", ["livekit_url", "livekit_client_token"])
+@pytest.mark.parametrize("closed", ["meanwhile", "not"])
+def test_start_cannot_be_returned(closed: str, field: str, flavour: str, fast_retries: FastRetries) -> None:
+    """If the response names another session and violates the contract, both are stopped, also after a close."""
+    gate = threading.Event()
+
+    def answer(exchange: Exchange) -> None:
+        status, body = exchange.do()
+        exchange.server.ledger.state[OTHER] = "running"
+        fault.waits_for(gate, lambda exchange: None)(exchange)
+        exchange.answer(status, body | {"data": body["data"] | {"session_id": OTHER, field: None}})
+
+    with driven(f"{flavour} own") as (server, api):
+        server.on("start", answer)
+        starting = api.begin("new_session", session_request())
+        server.arrived("start")
+        if closed == "meanwhile":
+            api.call("close_all_sessions")
+        gate.set()
+        _, caught = outcome(starting)
+        assert isinstance(caught, BadResponseError)
+        assert (caught.session_id, caught.session_may_be_running) == (OTHER, False)
+        assert set(stopped_ids(server)[-2:]) == set(server.ledger.minted)
+        assert server.running == set()
+        assert api.open_sessions == ()
 
 
 @pytest.mark.row("H4")

@@ -24,6 +24,7 @@ from ._request_bodies import session_request, stop_request
 from ._sessions import Session
 from .errors import (
     AuthenticationError,
+    BadResponseError,
     ConcurrencyLimitError,
     LedgerError,
     LiveAvatarError,
@@ -58,30 +59,32 @@ class Flows(Cleanup):
         delay = MIN_SLOT_DELAY
         created: SessionTokenData | None = None
         while True:
-            reused, deadline = created is not None, self.deadline()
+            reused, deadline, session = created is not None, self.deadline(), None
             try:
                 if created is None:
                     created = (await call(self.io, self._config, CREATE_TOKEN, None, deadline, body)).data
                 if self.recovery is not None:
                     await self.recovery.wait_for_first(deadline)  # it may free the slot that this session needs
-                return await self._start(created, deadline)
-            except ConcurrencyLimitError as error:
+                session = self.sessions.add(created.session_id, Secret(created.session_token))
+                return await self._start(session, deadline)
+            except (AuthenticationError, ConcurrencyLimitError, NotFoundError) as error:
+                if error.session_may_be_running or (session is not None and error is not session.start_error):
+                    raise
+                if not isinstance(error, ConcurrencyLimitError):
+                    if not reused:
+                        raise
+                    created = None  # the token expired during the wait for a slot
+                    continue
                 remaining = until - time.monotonic()
-                if remaining <= 0 or error.session_may_be_running:
+                if remaining <= 0:
                     raise
-                if created is not None and not _is_refused(error, created.session_id):
+                if session is not None and not _is_refused(error, session.id):
                     created = None  # the session may have started, so it was stopped, and its token is used up
-            except (AuthenticationError, NotFoundError):
-                if not reused:
-                    raise
-                created = None  # the token expired during the wait for a slot
-                continue
             await self.io.sleep(min(remaining, delay * random.uniform(0.75, 1.0)))
             delay = min(MAX_SLOT_DELAY, 2 * delay)
 
-    async def _start(self, created: SessionTokenData, deadline: float) -> StandardSessionResponse:
+    async def _start(self, session: Session, deadline: float) -> StandardSessionResponse:
         """Start a session; if it cannot be returned to the caller, stop it."""
-        session = self.sessions.add(created.session_id, Secret(created.session_token))
         try:
             await self._add_to_ledger(session)
             self.sessions.mark_starting(session)
@@ -91,6 +94,10 @@ class Flows(Cleanup):
                 await self._add_to_ledger(session)
             return StandardSessionResponse.from_response(session.id, response)
         except BaseException as error:
+            if is_error_of(error, START, (session.id,)):
+                session.start_error = error
+                if isinstance(error, BadResponseError) and error._named_session is not None:
+                    self.sessions.mark_carried_out(session, error._named_session)
             await self._compensate(session, error)
             raise
 

@@ -11,6 +11,7 @@ from http.client import responses as reason_phrases
 from typing import Any, TypeVar, cast
 
 from . import errors
+from ._arguments import check_session_id
 from ._constants import MAX_ERROR_TEXT, SUCCESS_CODES
 from ._endpoints import Endpoint
 from ._redaction import redact
@@ -128,6 +129,8 @@ def error(
     api_error = cls(f"{response.status}{number} {message}{stop} {hint}".strip(), response.status, text)
     api_error.message = message
     api_error.code = code
+    if isinstance(api_error, errors.BadResponseError):
+        api_error._named_session = _session_id(body)
     api_error.endpoint = endpoint.full_path
     api_error.retry_after = retry_after(response.header("retry-after"))
     request_id = response.header("x-request-id") or response.header("cf-ray")
@@ -173,6 +176,14 @@ def _hint(
 def _envelope_code(body: Any) -> int | None:
     code = body.get("code") if isinstance(body, dict) else None
     return code if isinstance(code, int) and not isinstance(code, bool) else None
+
+
+def _session_id(body: Any) -> str | None:
+    data = body.get("data") if isinstance(body, dict) else None
+    try:
+        return check_session_id(data.get("session_id")) if isinstance(data, dict) else None
+    except (TypeError, ValueError):
+        return None
 
 
 def _says_failed(body: Any) -> bool:

@@ -33,6 +33,8 @@ class Session:
     """True once its start request may have been sent."""
     start_known: bool = False
     """True once the service is known to have carried out the start."""
+    start_error: LiveAvatarError | None = None
+    """Why its start has failed, if the error is that of its own start request."""
     opened: bool = False
     """True once new_session has returned it to the caller."""
     ended: bool = False
@@ -134,14 +136,19 @@ class Sessions:
                 self._ensure_wanted(session)
                 session.opened = True
             finally:
-                # A stop that was confirmed before the start was carried out has not ended the session.
-                session.start_known, session.ended = True, False
-                if session_id != session.id and session_id not in self._open:
-                    self.note_id(session_id)
-                    if session in self:
-                        del self._open[session.id]
-                    session.id, session.other_id = session_id, session.id
-                self._open.setdefault(session.id, session)
+                self.mark_carried_out(session, session_id)
+
+    def mark_carried_out(self, session: Session, session_id: str) -> None:
+        """Note the id under which the service has started a session, unless it belongs to another open session."""
+        with self._lock:
+            # A stop that was confirmed before the start was carried out has not ended the session.
+            session.start_known, session.ended = True, False
+            if session_id != session.id and session_id not in self._open:
+                self.note_id(session_id)
+                if session in self:
+                    del self._open[session.id]
+                session.id, session.other_id = session_id, session.id
+            self._open.setdefault(session.id, session)
 
     def _ensure_wanted(self, session: Session) -> None:
         if session.ended or self.closed:

@@ -138,6 +138,9 @@ class ServerError(LiveAvatarApiError):
 class BadResponseError(LiveAvatarApiError):
     """A 2xx response whose body violates the contract."""
 
+    _named_session: str | None = None
+    """The id of a session in the body: a start may have started it."""
+
 
 class LiveAvatarConnectionError(LiveAvatarError):
     """There was no response: the service was not reached, or the connection broke."""

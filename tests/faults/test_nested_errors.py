@@ -303,6 +303,39 @@ def test_hook_that_cannot_connect_over_another_transport(flavour: str, nobody: s
         assert server.counts == (1, 1, 1)
 
 
+class Renaming(Untraced):
+    """A transport that calls a lost response a failure to connect, as those over other HTTP libraries do."""
+
+    def __init__(self, kind: type[httpx.TransportError]) -> None:
+        self.kind = kind
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return super().handle_request(request)
+        except httpx.RemoteProtocolError as error:
+            raise self.kind(str(error)) from error
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await super().handle_async_request(request)
+        except httpx.RemoteProtocolError as error:
+            raise self.kind(str(error)) from error
+
+
+@pytest.mark.row("H1")
+@pytest.mark.parametrize("kind", [httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError])
+def test_transport_that_renames_errors(kind: type[httpx.TransportError], flavour: str, server: FaultServer) -> None:
+    """A start over another transport than httpx's own may have been sent, whatever its error says."""
+    make: Any = httpx.Client if flavour == "blocking" else httpx.AsyncClient
+    server.on("start", fault.hangs_up(acts=True), 1)
+    with client(flavour, KEY, base_url=server.url, http_client=make(transport=Renaming(kind))) as api:
+        with pytest.raises(LiveAvatarConnectionError) as caught:
+            api.new_session(session_request())
+        assert caught.value.request_sent is True
+        assert server.running == set()
+        assert server.counts == (1, 1, 1)
+
+
 @pytest.mark.row("H10", "H11")
 @pytest.mark.parametrize("tested", [(3, 14), (0, 0)], ids=["a tested aiohttp", "a newer aiohttp"])
 def test_async_trace_that_cannot_connect(

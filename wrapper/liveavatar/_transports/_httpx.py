@@ -7,6 +7,7 @@ import functools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import httpcore
 import httpx
 
 from ..errors import LiveAvatarConnectionError
@@ -15,7 +16,8 @@ from ._base import Request, connection_error
 ERRORS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, RuntimeError, UnicodeError)
 """What httpx and its transports raise when there is no response."""
 
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.InvalidURL)
+_NOT_SENT = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, httpcore.ProxyError)
+"""What httpcore raises before it sends a request. Other transports use httpx's own classes for lost responses, too."""
 
 _OF_THE_BODY = {"content-encoding", "content-length", "transfer-encoding"}
 """Headers that are not true of a body that httpx has read, or has closed."""
@@ -84,7 +86,7 @@ def to_connection_error(request: Request, error: Exception, active: BaseExceptio
     return connection_error(
         request,
         error,
-        sent=request.sent or not isinstance(error, _NOT_SENT),
+        sent=request.sent or not isinstance(error.__cause__, _NOT_SENT) and not isinstance(error, httpx.InvalidURL),
         timed_out=isinstance(error, httpx.TimeoutException),
         active=active,
     )

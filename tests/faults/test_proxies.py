@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
@@ -165,7 +166,8 @@ def test_broken_variable_at_exit(monkeypatch: pytest.MonkeyPatch) -> None:
         api.new_session(session_request())
         monkeypatch.setenv("HTTPS_PROXY", "http://")
         monkeypatch.setattr(_shutdown, "CLEANUP_TIMEOUT", 1.0)
-        _shutdown._on_exit()
+        with mock.patch.object(_shutdown, "_exited", set()):
+            _shutdown._on_exit()
         assert server.running == set()
         api.close()
         with pytest.raises(LiveAvatarError):

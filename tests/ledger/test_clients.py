@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
+from unittest import mock
 
 import attrs
 import httpx
@@ -373,7 +374,8 @@ def test_async_release_at_the_end_of_the_program(server: FaultServer) -> None:
     asyncio.run(run())
     assert len(ledger.added) == 1
     threading.Timer(0.05, gate.set).start()
-    _shutdown._on_exit()
+    with mock.patch.object(_shutdown, "_exited", set()):
+        _shutdown._on_exit()
     assert ledger.added == {}
     assert len(server.running) == 1
 

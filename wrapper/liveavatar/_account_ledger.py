@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
+import threading
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -11,16 +14,27 @@ from ._arguments import check_session_id
 from ._calls import logger
 from ._config import Config
 from ._redaction import redact
+from ._sessions import Sessions
 from .errors import LedgerError
 from .ledger._protocol import Ledger, LedgerEntry, account_id, warn_once
 
 T = TypeVar("T")
 
+_lock = threading.RLock()
+_in_use: weakref.WeakSet[AccountLedger] = weakref.WeakSet()
+"""Those of all clients of this process."""
+
 
 class AccountLedger:
-    """The part of a ledger that belongs to one account at one service."""
+    """The part of a ledger that belongs to one account at one service.
 
-    def __init__(self, ledger: Ledger, config: Config) -> None:
+    Args:
+        ledger: The ledger. Several clients of a process may share it.
+        config: The client's settings.
+        sessions: The client's sessions.
+    """
+
+    def __init__(self, ledger: Ledger, config: Config, sessions: Sessions) -> None:
         if not isinstance(ledger, Ledger) or isinstance(ledger, type):
             raise TypeError(
                 f"ledger must have the methods of liveavatar.ledger.Ledger, not be a {type(ledger).__name__}"
@@ -30,6 +44,9 @@ class AccountLedger:
         self._ledger = ledger
         self._account = account_id(config.api_key.reveal())
         self._base_url = config.base_url
+        self._sessions = weakref.ref(sessions)
+        with _lock:
+            _in_use.add(self)
 
     def add(self, session_id: str) -> None:
         """Write a session down as this process's own.
@@ -41,11 +58,23 @@ class AccountLedger:
         _checked(lambda: self._ledger.add(entry), f"Session {session_id} could not be written down")
 
     def remove(self, session_id: str) -> None:
-        """Remove a session that has ended or was released. A failure is only logged: no session runs because of it."""
+        """Remove a session that has ended or was released, unless a client of this process has adopted it.
+
+        A failure is only logged: no session runs because of it.
+        """
+        if self._is_in_use(session_id):
+            return
         try:
             self._ledger.remove(session_id)
+            if self._is_in_use(session_id):  # it was adopted during the removal
+                self.add(session_id)
         except Exception as error:
             logger.warning("Session %s could not be removed from the ledger: %s", session_id, redact(str(error)))
+
+    def _is_in_use(self, session_id: str) -> bool:
+        with _lock:
+            sharing = [each._sessions() for each in _in_use if each._ledger is self._ledger]
+        return any(sessions.find(session_id) is not None for sessions in sharing if sessions is not None)
 
     def abandoned(self) -> list[LedgerEntry]:
         """Return the sessions whose owners are dead. It warns once of each that cannot be stopped.
@@ -90,3 +119,13 @@ def _checked(operation: Callable[[], T], failure: str = "The ledger could not be
         raise
     except Exception as error:
         raise LedgerError(f"{failure}: {type(error).__name__}: {redact(str(error))}") from error
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()  # a thread that only the parent has may hold the other
+    _in_use.clear()  # the sessions belong to the parent
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

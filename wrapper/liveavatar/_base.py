@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from . import _constants, _shutdown
 from ._calls import IO, logger
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _parent_transports: list[object] = []
 """Transports inherited by a fork, referenced so that collecting them does not close the parent's sockets."""
 
+_reset_lock = threading.RLock()
 
 NO_LEDGER = "This client has no ledger: pass ledger= when you create it."
 
@@ -49,16 +51,16 @@ class BaseApi:
 
     def _reset(self) -> None:
         """Start with no sessions and no connections."""
-        self._pid = os.getpid()
         self._closed = False
         io, leftover_io = self._new_io()
         self._own_flows = flows = Flows(self._config, io)
         if self._ledger is not None:
             from ._account_ledger import AccountLedger  # imported when needed: most clients have no ledger
 
-            flows.sessions.ledger = AccountLedger(self._ledger, self._config)
+            flows.sessions.ledger = AccountLedger(self._ledger, self._config, flows.sessions)
             flows.recovery = self._recovery = self._new_recovery(flows)
         _shutdown.watch(self, self._config, self._own_flows.sessions, leftover_io)
+        self._pid = os.getpid()  # at the end: other threads of a forked child wait until then
 
     def _new_recovery(self, flows: Flows) -> Any:
         """Return what recovers sessions in the background."""
@@ -78,13 +80,19 @@ class BaseApi:
     def _flows(self) -> Flows:
         if os.getpid() != self._pid:
             self._reset_after_fork()
+        if _shutdown.waiting:
+            _shutdown.stop_waiting()
         return self._own_flows
 
     def _reset_after_fork(self) -> None:
         """Start anew in a forked child: the sockets and the sessions belong to its parent."""
-        if os.getpid() != self._pid:
-            _parent_transports.append(self._transport)
-            self._reset()
+        with _reset_lock:
+            if os.getpid() != self._pid:
+                _parent_transports.append(self._transport)
+                self._reset()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a client cannot be copied or pickled, as each session belongs to one client: create another")
 
     @property
     def session_token(self) -> str | None:
@@ -115,9 +123,9 @@ class BaseApi:
         sessions = self._flows.sessions
         session = sessions.get_opened(session_id)
         try:
+            sessions.release(session)
             if sessions.ledger is not None:
                 self._call_ledger(functools.partial(_for_each, sessions.ledger.remove, session.ids))
-            sessions.release(session)
             if session.other_id is not None:
                 logger.warning("Session %s may also be running as %s: its new owner must stop both.", *session.ids)
             return "" if session.token is None else session.token.reveal()
@@ -135,6 +143,15 @@ class BaseApi:
     def __repr__(self) -> str:
         count = len(self._flows.sessions)
         return f"<{type(self).__name__} {self._config.base_url}, {count} open session{'' if count == 1 else 's'}>"
+
+
+def _after_fork_in_child() -> None:
+    global _reset_lock
+    _reset_lock = threading.RLock()  # a thread that only the parent has may hold the other
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _for_each(operation: Callable[[str], None], session_ids: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from . import _shutdown
@@ -139,14 +140,15 @@ class RecoveryThread(_Recovery):
         self._lock = threading.RLock()  # held during a recovery
         self._start_lock = threading.RLock()
         self._first_done = threading.Event()
-        self._closed = threading.Event()
+        self._closed = False
+        self._wake: SimpleQueue[None] = SimpleQueue()  # reentrant: the client may be collected in the thread itself
         self._thread: threading.Thread | None = None
-        weakref.finalize(client, self._closed.set).atexit = False
+        weakref.finalize(client, self._end).atexit = False
 
     def start(self) -> None:
         """Start the thread, unless it was started before."""
         with self._start_lock:
-            if self._thread is None and not self._closed.is_set():
+            if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._repeat, name="liveavatar-recovery", daemon=True)
                 try:
                     self._thread.start()
@@ -167,13 +169,17 @@ class RecoveryThread(_Recovery):
 
     def close(self) -> None:
         """End the thread."""
-        self._closed.set()
+        self._end()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread() and thread.is_alive():
             thread.join(CLEANUP_TIMEOUT)
 
+    def _end(self) -> None:
+        self._closed = True
+        self._wake.put(None)
+
     def _repeat(self) -> None:
-        while not self._closed.is_set():
+        while not self._closed:
             try:
                 with self._lock:
                     run(lambda: self._recover())
@@ -181,7 +187,8 @@ class RecoveryThread(_Recovery):
             except Exception as error:
                 self._log(error)
             self._first_done.set()
-            self._closed.wait(RECOVERY_INTERVAL)
+            with contextlib.suppress(Empty):
+                self._wake.get(timeout=RECOVERY_INTERVAL)
 
 
 class RecoveryTask(_Recovery):
@@ -219,11 +226,11 @@ class RecoveryTask(_Recovery):
         """End the task, and start no other."""
         if self._task is None or self._task.get_loop() is not asyncio.get_running_loop():
             return
-        if self._timer is not None:
-            self._timer.cancel()
         if not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task], timeout=CLEANUP_TIMEOUT)
+        if self._timer is not None:
+            self._timer.cancel()
 
     async def _recover_once(self) -> None:
         try:
@@ -232,7 +239,8 @@ class RecoveryTask(_Recovery):
             self._has_failed = False
         except Exception as error:
             self._log(error)
-        self._timer = asyncio.get_running_loop().call_later(RECOVERY_INTERVAL, self._recover_again)
+        finally:  # also if something has cancelled all tasks of the loop
+            self._timer = asyncio.get_running_loop().call_later(RECOVERY_INTERVAL, self._recover_again)
 
     def _recover_again(self) -> None:
         if self._client() is not None and not self._flows.sessions.closed:

@@ -34,6 +34,7 @@ _BY_STATUS: dict[int, type[errors.LiveAvatarApiError]] = {
 }
 
 _CONCURRENCY = re.compile(r"\bconcurren(t|cy)", re.IGNORECASE)
+_LIMIT = re.compile(r"\b(limit|max(imum)?|too many|quota|exceed\w*|reached)\b", re.IGNORECASE)
 _CREDITS = re.compile(r"\bcredits?\b", re.IGNORECASE)
 _DURATION = re.compile(
     r"\bmax_session_duration\b.{0,300}?\bmaximum\b(?:\D{0,100}(\d{1,9}))?", re.IGNORECASE | re.DOTALL
@@ -145,7 +146,8 @@ def error(
 
 def _error_class(status: int, message: str) -> type[errors.LiveAvatarApiError]:
     success = 200 <= status <= 299
-    if (success or status in (403, 409, 429)) and _CONCURRENCY.search(message):
+    is_at_limit = _CONCURRENCY.search(message) and (status != 409 or _LIMIT.search(message))
+    if is_at_limit and (success or status in (403, 409, 429)):
         return errors.ConcurrencyLimitError
     if (success or 400 <= status <= 499) and _CREDITS.search(message):
         return errors.InsufficientCreditsError

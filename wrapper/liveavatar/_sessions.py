@@ -74,6 +74,7 @@ class Sessions:
         self._ended: deque[str] = deque(maxlen=MAX_ENDED_IDS)
         self._ended_by_service: deque[str] = deque(maxlen=MAX_ENDED_IDS)
         self.closed = False
+        self._refusal = ""
         self.only_uuids = True
         """False once the service has given an id that is no UUID."""
         self.ledger: AccountLedger | None = None
@@ -81,10 +82,10 @@ class Sessions:
         self.on_removed: Callable[[], None] | None = None
         """Called, in any thread, when sessions were removed or the registry was closed."""
 
-    def close(self) -> None:
-        """Let no further session be opened."""
+    def close(self, reason: str = "This client is closed.") -> None:
+        """Let no further session be opened; `reason` is what an attempt raises."""
         with self._lock:
-            self.closed = True
+            self.closed, self._refusal = True, reason
         self._removed()
 
     def ensure_open(self) -> None:
@@ -94,7 +95,7 @@ class Sessions:
             LiveAvatarError: The client is closed.
         """
         if self.closed:
-            raise LiveAvatarError("This client is closed.")
+            raise LiveAvatarError(self._refusal)
 
     def note_id(self, session_id: str) -> None:
         """Note the form of an id that the service has given."""

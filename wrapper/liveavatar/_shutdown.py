@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ._calls import logger
@@ -51,8 +51,10 @@ class _Leftovers:
 
 
 _clients: weakref.WeakSet[_Leftovers] = weakref.WeakSet()
-_collected: list[_Leftovers] = []
-"""Leftovers of collected clients. No thread could be started to stop their sessions."""
+waiting: list[tuple[_Leftovers, str, str]] = []
+"""Leftovers for which no thread could be started, the reason of the stop, and the advice."""
+_exited: set[int] = set()
+"""The process, once its exit hook has begun."""
 _running: set[threading.Event] = set()
 """Set when the work that the end of the program waits for has ended."""
 _claims = threading.RLock()
@@ -60,6 +62,8 @@ _claims = threading.RLock()
 
 def watch(client: object, config: Config, sessions: Sessions, io: Any = None) -> None:
     """Stop the sessions when the client is garbage-collected, or when the interpreter exits."""
+    if os.getpid() in _exited:
+        sessions.close("The interpreter is exiting, so nothing would stop a session that is opened now.")
     leftovers = _Leftovers(config, sessions, io)
     _clients.add(leftovers)
     weakref.finalize(client, _on_collected, leftovers).atexit = False
@@ -99,8 +103,23 @@ def _stop_in_background(leftovers: _Leftovers, reason: str, advice: str = _ADVIC
     leftovers.sessions.close()
     try:
         run_in_background(lambda: _stop([leftovers], time.monotonic() + CLEANUP_TIMEOUT, reason, advice))
-    except RuntimeError:
-        _collected.append(leftovers)  # the interpreter is about to exit
+    except RuntimeError as error:
+        waiting.append((leftovers, reason, advice))
+        if "shutdown" not in str(error):  # the exit hook comes next, and logs its own
+            _warn(leftovers.sessions.all, reason, advice)
+
+
+def stop_waiting() -> None:
+    """Try again to stop the sessions for which no thread could be started."""
+
+    def stop() -> None:
+        with contextlib.suppress(IndexError):  # all are being stopped
+            while True:
+                leftovers, reason, advice = waiting.pop()
+                _stop([leftovers], time.monotonic() + CLEANUP_TIMEOUT, reason, advice)
+
+    with contextlib.suppress(RuntimeError):
+        run_in_background(stop)
 
 
 def run_in_background(work: Callable[[], None]) -> threading.Event:
@@ -128,8 +147,9 @@ def run_in_background(work: Callable[[], None]) -> threading.Event:
 
 
 def _on_exit() -> None:
+    _exited.add(os.getpid())
     deadline = time.monotonic() + CLEANUP_TIMEOUT
-    _stop([*_collected, *_clients], deadline, "the interpreter exits")
+    _stop([*(each[0] for each in waiting), *_clients], deadline, "the interpreter exits")
     while _running and time.monotonic() < deadline:  # more may begin meanwhile
         for done in list(_running):
             done.wait(max(0.0, deadline - time.monotonic()))
@@ -137,8 +157,6 @@ def _on_exit() -> None:
 
 def _stop(clients: Iterable[_Leftovers], deadline: float, reason: str, advice: str = _ADVICE) -> None:
     """Stop the sessions of clients that are gone, and log one WARNING that names them."""
-    import asyncio  # imported when needed: a blocking client that is closed needs no event loop
-
     by_client = [(client, sessions) for client in clients if (sessions := client.claim())]
     if not by_client:
         return
@@ -147,18 +165,25 @@ def _stop(clients: Iterable[_Leftovers], deadline: float, reason: str, advice: s
         for client, sessions in by_client:
             if client.io is not None:
                 _stop_through_caller(client, sessions, min(deadline, time.monotonic() + _CALLER_TIMEOUT))
-        with contextlib.suppress(Exception), asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-            runner.run(_stop_all(by_client, deadline))
+        with contextlib.suppress(Exception):
+            import asyncio  # imported when needed: a blocking client that is closed needs no event loop
+
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+                runner.run(_stop_all(by_client, deadline))
     finally:  # also after Ctrl-C
-        running = [each for session in named if not session.ended for each in session.ids]
-        with contextlib.suppress(Exception):  # of a log filter: the exit goes on to wait for other stops
-            logger.warning(
-                "Still open when %s: session %s. %s%s",
-                reason,
-                ", ".join(each for session in named for each in session.ids),
-                f"May still be running: {', '.join(running)}." if running else "Stopped now.",
-                advice,
-            )
+        _warn(named, reason, advice)
+
+
+def _warn(sessions: Sequence[Session], reason: str, advice: str) -> None:
+    running = [each for session in sessions if not session.ended for each in session.ids]
+    with contextlib.suppress(Exception):  # of a log filter: the exit goes on to wait for other stops
+        logger.warning(
+            "Still open when %s: session %s. %s%s",
+            reason,
+            ", ".join(each for session in sessions for each in session.ids),
+            f"May still be running: {', '.join(running)}." if running else "Stopped now.",
+            advice,
+        )
 
 
 def _stop_through_caller(client: _Leftovers, sessions: Iterable[Session], deadline: float) -> None:
@@ -194,7 +219,7 @@ async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]],
     for client, sessions in by_client:
         transport = AiohttpTransport(client.config.base_url, None, is_spare=True)
         transports.append(transport)
-        flows = Flows(client.config, AsyncIO(transport), client.sessions)
+        flows = Flows(client.config, AsyncIO(transport, deadline), client.sessions)
         stops += [stop(flows, session) for session in sessions]
     try:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):

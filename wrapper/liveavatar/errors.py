@@ -7,7 +7,7 @@ LiveAvatarError
 │   ├── AuthenticationError       401
 │   ├── InsufficientCreditsError  402, or a message about credits
 │   ├── PermissionDeniedError     403
-│   ├── ConcurrencyLimitError     403, 409 or 429 with a message about concurrency
+│   ├── ConcurrencyLimitError     403, 409 or 429 with a message about the concurrency limit
 │   ├── NotFoundError             404
 │   ├── ConflictError             409
 │   ├── InvalidRequestError       422

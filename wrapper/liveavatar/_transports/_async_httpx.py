@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import aiohttp
 import httpx
 
 from ..errors import LiveAvatarConnectionError
@@ -15,7 +16,7 @@ class HttpxTransport(AsyncTransport):
     """Sends requests through the caller's httpx.AsyncClient."""
 
     owns_pool = False
-    errors = _httpx.ERRORS
+    errors = (*_httpx.ERRORS, aiohttp.ClientError)  # the client's transport may be one over aiohttp
 
     def __init__(self, base_url: str, client: httpx.AsyncClient) -> None:
         self._base_url = base_url

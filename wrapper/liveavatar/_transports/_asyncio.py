@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -116,10 +117,16 @@ class AsyncTransport(ABC):
 
 
 class AsyncIO:
-    """Performs the I/O of flows on asyncio."""
+    """Performs the I/O of flows on asyncio.
 
-    def __init__(self, transport: AsyncTransport) -> None:
+    Args:
+        transport: What sends the requests.
+        ledger_deadline: Time on `time.monotonic` until which calls of the ledger are waited for.
+    """
+
+    def __init__(self, transport: AsyncTransport, ledger_deadline: float = math.inf) -> None:
         self.send = transport.send
+        self._ledger_deadline = ledger_deadline
 
     def is_usable(self) -> bool:
         """Return whether there is a running event loop."""
@@ -147,13 +154,14 @@ class AsyncIO:
 
     async def call_ledger(self, function: Callable[[], T], seconds: float | None) -> T:
         """Call a function that uses a ledger, in a thread; wait until its end, for `seconds` at most."""
-        scope = asyncio.timeout(seconds)
+        seconds = min(math.inf if seconds is None else seconds, max(0.0, self._ledger_deadline - time.monotonic()))
+        scope = asyncio.timeout(None if seconds == math.inf else seconds)
         try:
             async with scope:
                 return await call_blocking(function)
         except TimeoutError:
             if scope.expired():
-                raise LedgerError(f"The ledger does not respond within {seconds:g} seconds.") from None
+                raise LedgerError(f"The ledger does not respond within {seconds:.3g} seconds.") from None
             raise
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -86,7 +86,7 @@ def to_connection_error(request: Request, error: Exception, active: BaseExceptio
     return connection_error(
         request,
         error,
-        sent=request.sent or not isinstance(error.__cause__, _NOT_SENT) and not isinstance(error, httpx.InvalidURL),
+        sent=request.sent or (not isinstance(error.__cause__, _NOT_SENT) and not isinstance(error, httpx.InvalidURL)),
         timed_out=isinstance(error, httpx.TimeoutException),
         active=active,
     )

@@ -50,6 +50,13 @@ def test_seconds_value(value: float) -> None:
         check_seconds(value, "wait_for_slot")
 
 
+@pytest.mark.parametrize("value", [1e10, 10**400])
+def test_too_many_seconds(value: float) -> None:
+    """A number of seconds that the operating system cannot wait for is a ValueError, too."""
+    with pytest.raises(ValueError, match="wait_for_slot must be at most 1000000000 seconds"):
+        check_seconds(value, "wait_for_slot")
+
+
 @pytest.mark.parametrize("value", [None, "5", True, False, [5]])
 def test_seconds_type(value: Any) -> None:
     """A number of seconds that is no number is a TypeError that names the argument."""

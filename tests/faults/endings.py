@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -12,7 +14,7 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from liveavatar import LiveAvatarApi, LiveAvatarNewSessionRequest
+from liveavatar import LiveAvatarApi, LiveAvatarError, LiveAvatarNewSessionRequest
 
 if TYPE_CHECKING:  # many of these programs are started: each imports only what it needs
     from liveavatar import AsyncLiveAvatarApi
@@ -140,6 +142,41 @@ def released_session(url: str) -> None:
     kept[0].release_session(kept[0].new_session(session_request()).session_id)
 
 
+def opened_in_an_exit_hook(url: str) -> None:
+    """A client that is made by an exit hook, after our own has run."""
+
+    def run() -> None:
+        try:
+            end_of_script(url)
+        except LiveAvatarError as error:
+            say(f"refused: {error}")
+
+    atexit.register(run)
+    blocking(url)
+
+
+async def async_opened_in_an_exit_hook(url: str) -> None:
+    def run() -> None:
+        try:
+            asyncio.run(async_end_of_run(url))
+        except LiveAvatarError as error:
+            say(f"refused: {error}")
+
+    atexit.register(run)
+    coming(url)
+
+
+def no_descriptors(url: str) -> None:
+    """A program that has no file descriptors left, not even to import asyncio."""
+    end_of_script(url)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    try:
+        while True:
+            kept.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        pass
+
+
 def closed_session(url: str) -> None:
     kept.append(blocking(url))
     kept[0].close_session(kept[0].new_session(session_request()).session_id)
@@ -192,6 +229,28 @@ def forked_with_its_own(url: str) -> None:
     end_of_script(url)
     if os.fork() == 0:
         kept[0].new_session(session_request())
+        sys.exit(0)
+    os.wait()
+    say(f"open: {len(kept[0].open_sessions)}")
+    sys.stdin.readline()
+
+
+def forked_with_threads(url: str) -> None:
+    """Threads of a child that use the client for the first time, all at once, open one session each."""
+    end_of_script(url)
+    if os.fork() == 0:
+        together = threading.Barrier(8)
+
+        def open_one() -> None:
+            together.wait()
+            kept[0].new_session(session_request())
+
+        threads = [threading.Thread(target=open_one) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        say(f"child: {len(kept[0].open_sessions)}")
         sys.exit(0)
     os.wait()
     say(f"open: {len(kept[0].open_sessions)}")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import logging
+import pickle
 import re
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi
 
+from tests.clients import client
 from tests.faults import server as fault
 from tests.faults.cases import session_request
 from tests.faults.conftest import KEY, FastRetries
@@ -153,6 +157,24 @@ def test_end_with_nothing_open_says_nothing(name: str, server: FaultServer) -> N
     assert server.counts == (1, 1, 1)
 
 
+@pytest.mark.parametrize("name", ["opened_in_an_exit_hook", "async_opened_in_an_exit_hook"])
+def test_session_that_nothing_would_stop(name: str, server: FaultServer) -> None:
+    """A client that an exit hook makes, after the sessions were stopped, opens none."""
+    with program(name, server) as running:
+        told = running.ends()
+    assert "refused: The interpreter is exiting" in told.output, told
+    assert server.counts == (0, 0, 0)
+
+
+def test_end_without_descriptors(server: FaultServer) -> None:
+    """A WARNING names the session also if no file descriptor is left to stop it with (blocking)."""
+    with program("no_descriptors", server) as running:
+        told = running.ends()
+    (session_id,) = server.running
+    assert told.code == 0, told
+    assert any(f"May still be running: {session_id}" in warning for warning in told.warnings), told
+
+
 @pytest.mark.parametrize("name", ["released_session", "async_released_session"])
 def test_end_leaves_released_sessions_alone(name: str, server: FaultServer) -> None:
     """A released session goes on running, and is not mentioned."""
@@ -187,6 +209,26 @@ def test_end_of_a_forked_child(name: str, server: FaultServer) -> None:
     assert server.running == set(), told
     assert told.code == 0, told
     assert names_each(told.warnings, set(server.ledger.starts)), told
+
+
+def test_first_use_by_threads_of_a_forked_child(server: FaultServer) -> None:
+    """Threads that use the client in the child for the first time, all at once, share one registry (blocking)."""
+    with program("forked_with_threads", server) as running:
+        running.says("child: 8")
+        running.says("open: 1")
+        assert server.running == {server.ledger.starts[0]}
+        assert len(server.ledger.starts) == 9
+        running.tell("go on")
+        told = running.ends()
+    assert server.running == set(), told
+    assert names_each(told.warnings, set(server.ledger.starts)), told
+
+
+@pytest.mark.parametrize("copying", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_copy(copying: Callable[[object], object], flavour: str, server: FaultServer) -> None:
+    """A client cannot be copied: nothing would stop the sessions of the copy."""
+    with client(flavour, KEY, base_url=server.url) as api, pytest.raises(TypeError, match="cannot be copied"):
+        copying(getattr(api, "api", api))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -267,6 +309,38 @@ def test_async_client_is_collected_after_its_loop(server: FaultServer, caplog: p
     gc.collect()
     wait_until_stopped(server)
     assert warned_of(caplog, server)
+
+
+def test_collection_without_threads(
+    flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If no thread can be started, a WARNING names the sessions at once; the next call of any client stops them."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("liveavatar"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async def main() -> AsyncLiveAvatarApi:
+        api = AsyncLiveAvatarApi(KEY, base_url=server.url, timeout=10)
+        await api.new_session(session_request())
+        return api
+
+    if flavour == "async":
+        api: Any = asyncio.run(main())
+    else:
+        api = LiveAvatarApi(KEY, base_url=server.url, timeout=10)
+        api.new_session(session_request())
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    del api
+    gc.collect()
+    (session_id,) = server.running
+    assert f"May still be running: {session_id}" in caplog.text
+    monkeypatch.undo()
+    with client(flavour, KEY, base_url=server.url) as other:
+        assert other.open_sessions == ()
+        wait_until_stopped(server)
 
 
 def test_collection_with_nothing_open_says_nothing(

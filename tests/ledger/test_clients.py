@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -317,6 +318,57 @@ def test_session_under_another_id(flavour: str, server: FaultServer) -> None:
             wait_until(lambda: ledger.added == {})
 
 
+@pytest.mark.parametrize("first_step", ["adopt", "release"])
+def test_hand_over_within_a_process(
+    first_step: str, flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that one client takes over from another stays in the ledger that they share."""
+    monkeypatch.setattr(_recovery, "RECOVERY_INTERVAL", 3600)
+    ledger = MemoryLedger()
+    removing, adopted, removed = threading.Event(), threading.Event(), threading.Event()
+
+    def remove() -> None:
+        removing.set()
+        if flavour == "async" and first_step == "release":  # its ledger is called in the background
+            assert adopted.wait(20)
+        threading.Timer(0.01, removed.set).start()
+
+    with using(flavour, server, ledger=ledger) as first, using(flavour, server, ledger=ledger) as second:
+        session_id = first.new_session(request()).session_id
+        ledger.on_remove = remove
+        if first_step == "adopt":
+            second.adopt_session(session_id)
+            first.release_session(session_id)
+        else:
+            token = first.release_session(session_id)
+            assert removing.wait(20)
+            second.adopt_session(session_id, token)
+            adopted.set()
+            assert removed.wait(20)
+        wait_until(lambda: not [each for each in threading.enumerate() if each.name == "liveavatar-cleanup"])
+        assert {*ledger.added} == {session_id}
+        ledger.on_remove = lambda: None
+        second.close_session(session_id)
+        assert ledger.added == {}
+    assert server.running == set()
+
+
+def test_adopt_what_was_released(flavour: str, server: FaultServer) -> None:
+    """A session that a client takes back stays in its ledger, although the removal was still on its way."""
+    ledger = MemoryLedger()
+    gate = threading.Event()
+    with using(flavour, server, ledger=ledger) as api:
+        session_id = api.new_session(request()).session_id
+        if flavour == "async":
+            ledger.on_remove = lambda: gate.wait(20)
+        api.adopt_session(session_id, api.release_session(session_id))
+        gate.set()
+        wait_until(lambda: not [each for each in threading.enumerate() if each.name == "liveavatar-cleanup"])
+        assert {*ledger.added} == {session_id}
+        api.close_session(session_id)
+        assert ledger.added == {}
+
+
 def test_hand_over(flavour: str, location: str, server: FaultServer) -> None:
     """A released session leaves the ledger; the client that adopts it writes it down, and closes it."""
     for with_token in (True, False):
@@ -358,6 +410,25 @@ def test_async_release_while_the_ledger_is_busy(server: FaultServer) -> None:
         assert server.running == {session_id}
 
     asyncio.run(run())
+
+
+def test_end_of_the_program_with_a_hanging_ledger(
+    flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ledger that hangs does not hold the end up for longer than the stops may take."""
+    gate = threading.Event()
+    monkeypatch.setattr(_asyncio, "CLEANUP_TIMEOUT", 60)
+    monkeypatch.setattr(_operations, "LEDGER_TIMEOUT", 60)
+    with using(flavour, server, ledger=MemoryLedger()) as api:
+        session_id = api.new_session(request()).session_id
+        api._ledger.on_remove = lambda: gate.wait(60)
+        started = time.monotonic()
+        with mock.patch.object(_shutdown, "_exited", set()), mock.patch.object(_shutdown, "CLEANUP_TIMEOUT", 1.0):
+            _shutdown._on_exit()
+        assert time.monotonic() - started < 30, "a hang"
+        assert server.ledger.stops == [session_id]
+        gate.set()
+    assert server.running == set()
 
 
 def test_async_release_at_the_end_of_the_program(server: FaultServer) -> None:
@@ -893,6 +964,55 @@ def test_no_threads_to_be_had(
         monkeypatch.undo()
         api.new_session(request())
         wait_until(lambda: session_id not in server.running)
+
+
+def test_async_recovery_is_cancelled(server: FaultServer, frequent: None) -> None:
+    """The recovery goes on after something has cancelled all tasks of the event loop."""
+    ledger = MemoryLedger()
+
+    async def main() -> None:
+        async with AsyncLiveAvatarApi(KEY, base_url=server.url, ledger=ledger) as api:
+            await api.close_session((await api.new_session(request())).session_id)
+            for reading in (threading.Event(), threading.Event()):
+                ledger.on_read = reading.set
+                await asyncio.to_thread(reading.wait, 20)
+                assert reading.is_set()
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
+
+    asyncio.run(main())
+    assert server.running == set()
+
+
+def test_blocking_client_is_collected_by_its_recovery(server: FaultServer, frequent: None) -> None:
+    """A client may be collected in its own recovery thread, also while that begins to wait."""
+    ledger = MemoryLedger()
+    api: Any = LiveAvatarApi(KEY, base_url=server.url, ledger=ledger)
+    api.me = api
+    api.new_session(request())
+    collected = weakref.ref(api)
+    dropped = threading.Event()
+
+    def collect(frame: FrameType, event: str, called: Any) -> None:
+        begins_to_wait = (
+            frame.f_code is threading.Condition.wait.__code__
+            if event == "call"
+            else (event == "c_call" and called.__name__ == "get" and frame.f_code.co_filename == _recovery.__file__)
+        )
+        if begins_to_wait and dropped.is_set():
+            sys.setprofile(None)
+            gc.collect()
+
+    ledger.on_read = lambda: sys.setprofile(collect)
+    gc.disable()
+    try:
+        del api
+        dropped.set()
+        wait_until(lambda: collected() is None)
+        wait_until(lambda: not [each for each in threading.enumerate() if each.name == "liveavatar-recovery"])
+    finally:
+        gc.enable()
+    wait_until(lambda: server.ledger.running == set())
 
 
 def test_log_handler_raises(flavour: str, server: FaultServer, frequent: None) -> None:

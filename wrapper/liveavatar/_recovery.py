@@ -139,7 +139,8 @@ class RecoveryThread(_Recovery):
         super().__init__(flows)
         self._lock = threading.RLock()  # held during a recovery
         self._start_lock = threading.RLock()
-        self._first_done = threading.Event()
+        self._first_done = False
+        self._first_ended = threading.Condition(threading.RLock())  # a signal handler may wait while its thread does
         self._closed = False
         self._wake: SimpleQueue[None] = SimpleQueue()  # reentrant: the client may be collected in the thread itself
         self._thread: threading.Thread | None = None
@@ -159,7 +160,8 @@ class RecoveryThread(_Recovery):
     async def wait_for_first(self, deadline: float) -> None:
         """Wait until the first recovery has ended. See `Recovery.wait_for_first`."""
         if self._thread is not None:
-            self._first_done.wait(self._first_wait(deadline))
+            with self._first_ended:
+                self._first_ended.wait_for(lambda: self._first_done, self._first_wait(deadline))
 
     def recover(self) -> list[str]:
         """Recover sessions, and return the ids of all that were stopped since the last call."""
@@ -186,7 +188,9 @@ class RecoveryThread(_Recovery):
                 self._has_failed = False
             except Exception as error:
                 self._log(error)
-            self._first_done.set()
+            with self._first_ended:
+                self._first_done = True
+                self._first_ended.notify_all()
             with contextlib.suppress(Empty):
                 self._wake.get(timeout=RECOVERY_INTERVAL)
 

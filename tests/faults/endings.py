@@ -169,6 +169,8 @@ async def async_opened_in_an_exit_hook(url: str) -> None:
 def no_descriptors(url: str) -> None:
     """A program that has no file descriptors left, not even to import asyncio."""
     end_of_script(url)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "asyncio"]:
+        del sys.modules[name]
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     try:
         while True:

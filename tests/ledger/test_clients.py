@@ -973,12 +973,19 @@ def test_async_recovery_is_cancelled(server: FaultServer, frequent: None) -> Non
     async def main() -> None:
         async with AsyncLiveAvatarApi(KEY, base_url=server.url, ledger=ledger) as api:
             await api.close_session((await api.new_session(request())).session_id)
-            for reading in (threading.Event(), threading.Event()):
-                ledger.on_read = reading.set
+            for _ in range(2):
+                reading, gate = threading.Event(), threading.Event()
+
+                def read(reading: threading.Event = reading, gate: threading.Event = gate) -> None:
+                    reading.set()
+                    gate.wait(20)
+
+                ledger.on_read = read
                 await asyncio.to_thread(reading.wait, 20)
                 assert reading.is_set()
                 for task in asyncio.all_tasks() - {asyncio.current_task()}:
                     task.cancel()
+                gate.set()
 
     asyncio.run(main())
     assert server.running == set()

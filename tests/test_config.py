@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from liveavatar import LiveAvatarError
+from liveavatar import LiveAvatarError, LiveAvatarNewSessionRequest
 from liveavatar._config import Config, parse_credential
 from liveavatar._constants import BASE_URL
 from liveavatar._proxies import is_loopback, proxy_from_environment
+from liveavatar.mock import mock_server
+
+from tests.clients import client
+
+AVATAR = "dd73ea75-1218-4ef3-92ce-606d5f7fbc0a"
 
 
 def config(**given: Any) -> Config:
@@ -329,3 +334,10 @@ def test_invalid_proxy(proxy: str, cls: type[Exception], variable: str, monkeypa
         proxy_from_environment(SERVICE, required=True)
     assert "s3cret" not in repr(caught.value)
     assert proxy_from_environment(SERVICE, required=False) is None
+
+
+def test_long_timeout(flavour: str) -> None:
+    """A timeout that is longer than a socket can wait for works, too."""
+    with mock_server() as server, client(flavour, server.api_key, base_url=server.base_url, timeout=1e300) as api:
+        api.close_session(api.new_session(LiveAvatarNewSessionRequest(avatar_id=AVATAR)).session_id)
+        assert server.running_sessions == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,6 @@ from ._redaction import MASK
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _PATH = re.compile(r"/[!-~]*")
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
-_MAX_SECONDS = 1e9
-"""30 years. The operating system's timeouts end somewhere above."""
 _MAX_SHOWN = 40
 """Characters of an id that a message shows. A UUID in braces has 38."""
 
@@ -65,10 +64,8 @@ def check_seconds(value: object, name: str, *, positive: bool = False) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not 0 <= value <= _MAX_SECONDS or (positive and value == 0):
+    if not 0 <= value <= sys.float_info.max or (positive and value == 0):
         allowed = "a positive number of" if positive else "0 or more"
-        if _MAX_SECONDS < value < float("inf"):
-            allowed = f"at most {_MAX_SECONDS:.0f}"
         raise ValueError(f"{name} must be {allowed} seconds, not {value}")
     return float(value)
 

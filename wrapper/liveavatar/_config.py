@@ -19,6 +19,10 @@ VCHAR = re.compile(r"[!-~]+")
 """Visible ASCII (RFC 5234): the characters of credentials, ids and URLs."""
 
 
+_MAX_TIMEOUT = 1e9
+"""Seconds: 30 years. Sockets accept a little more."""
+
+
 @attrs.frozen
 class Config:
     """The settings of one client."""
@@ -45,7 +49,7 @@ class Config:
             LiveAvatarError: There is no API key.
             ValueError, TypeError: An argument is not valid. The message never shows a credential.
         """
-        seconds = check_seconds(timeout, "timeout", positive=True)
+        seconds = min(_MAX_TIMEOUT, check_seconds(timeout, "timeout", positive=True))
         if check_int(max_retries, "max_retries") < 0:
             raise ValueError(f"max_retries must be 0 or more, not {max_retries}")
         return cls(_api_key(api_key), _base_url(base_url, default_base_url), seconds, max_retries)

@@ -227,13 +227,14 @@ class Ending:
     def _release(self) -> None:
         """Release the program, its last exception and the modules that are not libraries."""
         sys.last_exc = sys.last_type = sys.last_value = sys.last_traceback = None
-        names = set(sys.modules) - self.basis - set(self.libraries)
+        names = [name for name in sys.modules if name not in self.basis and name not in self.libraries]
         modules = [weakref.ref(module) for name in names if (module := sys.modules.pop(name)) is not None]
         module = None
         gc.collect()
         for module in filter(None, (reference() for reference in modules)):
-            names = sorted(set(vars(module)) - {"__builtins__"}, key=lambda name: not re.match("_[^_]", name))
-            vars(module).update(dict.fromkeys(names))
+            names = [name for name in vars(module) if name != "__builtins__"]
+            for name in sorted(names, key=lambda name: not re.match("_[^_]", name)):
+                vars(module)[name] = None
         gc.collect()
 
 

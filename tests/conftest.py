@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import certifi
@@ -49,11 +50,22 @@ def trust_one_authority(config: pytest.Config) -> None:
     file = Path(folder.name, "authority.pem")
     file.write_text(first + end, "ascii")
     os.environ["SSL_CERT_FILE"] = str(file)
+    config.add_cleanup(functools.partial(setattr, certifi, "where", certifi.where))
+    certifi.where = lambda: str(file)  # for clients that do not read the environment
 
 
-def pytest_collection_finish() -> None:
-    """Keep the garbage collector, which many tests call, from searching through all collected tests each time."""
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector, which many tests call, from searching through all collected tests each time.
+
+    During the collection it would search again and again, and find next to nothing.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(params=FLAVOURS)

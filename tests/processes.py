@@ -1,13 +1,14 @@
 """Python programs in processes of their own, without an interpreter that starts and imports libraries for each.
 
 `Popen` and `run` take what those of `subprocess` take. The first program starts a fork server: an interpreter that has
-imported the libraries that most programs need, but nothing of `liveavatar` itself. It forks for each program. The
-process is a child of the tests like any other, with its own streams, environment, working folder, signals and exit
-code. This needs Linux, which hands a grandchild over to the tests; elsewhere, both are those of `subprocess`.
+imported `liveavatar` and the libraries that most programs need. It forks for each program. The process is a child of
+the tests like any other, with its own streams, environment, working folder, signals and exit code. This needs Linux,
+which hands a grandchild over to the tests; elsewhere, both are those of `subprocess`.
 
 The fork server of `multiprocessing` would not do: its processes leave out what an interpreter does at its end.
 
-A test of what a program imports, or of how an interpreter starts, uses `subprocess`.
+A test of what a program imports, or of how an interpreter starts, uses `subprocess`. So does a program that changes
+something before it imports `liveavatar`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ import importlib
 import json
 import os
 import pkgutil
+import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from types import CodeType
 from typing import Any
@@ -43,7 +47,6 @@ LIBRARIES = [
     "importlib.metadata",
     "jsonschema",
     "jwt",
-    "liveavatar_client.models",
     "logging",
     "pytest",
     "redis",
@@ -65,8 +68,17 @@ LIBRARIES = [
     "yaml",
     "yarl",
 ]
+PACKAGES = ["liveavatar_client.models", "liveavatar", "liveavatar.cli", "liveavatar.ledger", "liveavatar.mock"]
+"""The packages whose modules are all imported."""
 SETTINGS = ("COVERAGE", "LANG", "LC_", "PYTHON", "TZ")
 """The starts of names of the variables that an interpreter reads when it starts."""
+SERVER = """\
+try:
+    exec(__import__("tests.processes", fromlist=["serve"]).serve({}))
+except BaseException as error:
+    __import__("tests.processes", fromlist=["ending"]).ending.note(error)
+    raise
+"""
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -76,8 +88,7 @@ class ForkServer:
     def __init__(self, env: Mapping[str, str]) -> None:
         self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            code = f"exec(__import__('tests.processes', fromlist=['serve']).serve({theirs.fileno()}))"
-            command = [sys.executable, "-c", code]
+            command = [sys.executable, "-c", SERVER.format(theirs.fileno())]
             self.process = subprocess.Popen(command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         atexit.register(self.end)
 
@@ -104,7 +115,7 @@ class Popen(subprocess.Popen[Any]):
     """A process that runs `[sys.executable, "-W", "error", "-c" or "-m" or a file, ...]`; `-W error` may be left out.
 
     With `start_new_session`, a terminal on its standard input becomes its controlling terminal. With `full_exit`, the
-    interpreter releases each imported module when it ends, as usual. This costs more than most programs do.
+    interpreter also releases the libraries when it ends, as usual. This costs more than most programs do.
     """
 
     def __init__(self, *args: Any, full_exit: bool = False, **settings: Any) -> None:
@@ -171,20 +182,80 @@ def run_pytest(*arguments: Any, env: Mapping[str, str], cwd: Any) -> subprocess.
     return run(command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100)
 
 
+class Ending:
+    """Ends a forked process as an interpreter ends, but without the release of the libraries.
+
+    Memory that a forked process writes to is copied, and an interpreter writes to each object that it releases.
+    """
+
+    def __init__(self) -> None:
+        self.basis = set(sys.modules) - {"__main__"}
+        self.libraries: dict[str, Any] = {}
+        self.status: int | None = 0
+        """The exit code, or None for the end by SIGINT after Ctrl-C."""
+        self.other_exits = atexit._ncallbacks()  # type: ignore[attr-defined]
+        """How many functions run after this one, such as that of coverage."""
+        atexit.register(self)
+
+    def note(self, error: BaseException) -> None:
+        """Note the exit code that an interpreter has after an exception."""
+        if isinstance(error, SystemExit):
+            self.status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        else:
+            self.status = None if type(error) is KeyboardInterrupt else 1
+
+    def __call__(self) -> None:
+        """End the process, or return to let the interpreter do it: if other threads run, it stops them first."""
+        if not self.other_exits and len(sys._current_frames()) == 1:
+            with contextlib.suppress(BaseException):  # the interpreter tells of a stream that cannot be flushed
+                self._flush()
+                self._release()
+                self._flush()
+                if self.status is None:
+                    signal.signal(signal.SIGINT, signal.SIG_DFL)
+                    signal.raise_signal(signal.SIGINT)
+                else:
+                    os._exit(self.status & 0xFF)
+        for name in self.libraries:
+            sys.modules.pop(name, None)
+
+    def _flush(self) -> None:
+        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+            if stream is not None and not stream.closed:
+                stream.flush()
+
+    def _release(self) -> None:
+        """Release the program, its last exception and the modules that are not libraries."""
+        sys.last_exc = sys.last_type = sys.last_value = sys.last_traceback = None
+        names = [name for name in sys.modules if name not in self.basis and name not in self.libraries]
+        modules = [weakref.ref(module) for name in names if (module := sys.modules.pop(name)) is not None]
+        module = None
+        gc.collect()
+        for module in filter(None, (reference() for reference in modules)):
+            names = [name for name in vars(module) if name != "__builtins__"]
+            for name in sorted(names, key=lambda name: not re.match("_[^_]", name)):
+                vars(module)[name] = None
+        gc.collect()
+
+
+ending: Ending
+"""How this process ends, in a fork server and its processes."""
+
+
 def serve(number: int) -> CodeType:
     """Be a fork server. Returns in each forked process, with what it is to execute as `__main__`."""
-    before = set(sys.modules)
-    libraries: dict[str, Any] = {}
-    atexit.register(_hide, libraries)  # before a library registers a function, so that this one runs last
+    global ending
+    ending = Ending()  # before a library registers a function to run at the end, so that this one runs last
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in LIBRARIES:
             with contextlib.suppress(ImportError, Warning):  # a program that needs it sees the error itself
                 importlib.import_module(name)
-        for model in pkgutil.iter_modules(sys.modules["liveavatar_client.models"].__path__):
-            importlib.import_module(f"liveavatar_client.models.{model.name}")
-    libraries.update({name: sys.modules[name] for name in set(sys.modules) - before})
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(libraries))  # nothing releases it
+        for name in PACKAGES:
+            _import_modules(importlib.import_module(name))
+    new = set(sys.modules) - ending.basis - {"__main__"}
+    ending.libraries = {name: sys.modules[name] for name in new if name.partition(".")[0] != "liveavatar"}
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(ending.libraries))  # nothing releases it
     gc.collect()
     gc.freeze()
     connection = socket.socket(fileno=number)
@@ -215,13 +286,12 @@ def serve(number: int) -> CodeType:
             os.close(descriptor)
 
 
-def _hide(modules: Mapping[str, Any]) -> None:
-    """Keep the interpreter from releasing these modules when it ends.
-
-    Memory that a forked process writes to is copied, and an interpreter writes to each object that it releases.
-    """
-    for name in modules:
-        sys.modules.pop(name, None)
+def _import_modules(package: Any) -> None:
+    """Import the modules of a package, except those that run as programs and that of users' tests."""
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.name not in {"__main__", "demo", "testing"}:
+            with contextlib.suppress(ImportError, Warning):  # of an extra that is not installed
+                importlib.import_module(f"{package.__name__}.{module.name}")
 
 
 def _prepare(program: dict[str, Any], streams: Sequence[int]) -> CodeType:
@@ -230,7 +300,7 @@ def _prepare(program: dict[str, Any], streams: Sequence[int]) -> CodeType:
         os.close(stream)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
     if program["full_exit"]:
-        atexit.unregister(_hide)
+        atexit.unregister(ending)
     if program["session"]:
         os.setsid()
         if os.isatty(0):

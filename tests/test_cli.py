@@ -435,7 +435,7 @@ def test_typing_shows_nothing(run: Run) -> None:
 # --- what the service says about a session that is open --------------------------------------------------------------
 
 FAST = (
-    "import sys; from liveavatar import _constants; _constants.KEEP_ALIVE_INTERVAL = 0.3;"
+    "import sys; from liveavatar import _keep_alive; _keep_alive.KEEP_ALIVE_INTERVAL = 0.3;"
     "from liveavatar.cli import _watch; _watch._READ_INTERVAL = 0.2;"
     "from liveavatar.cli import main; sys.exit(main())"
 )

@@ -108,7 +108,7 @@ def test_missing_extra() -> None:
     lacking = (
         "import runpy, sys; sys.modules['uvicorn'] = None; runpy.run_module('liveavatar.demo', run_name='__main__')"
     )
-    outcome = processes.run(
+    outcome = subprocess.run(
         [sys.executable, "-W", "error", "-c", lacking], env=environment(), capture_output=True, text=True
     )
     assert outcome.returncode == 2

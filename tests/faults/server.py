@@ -284,13 +284,14 @@ class FaultServer:
     def settle(self, limit: float = 20) -> None:
         """Wait until nothing is on its way: no byte unread, no request at work, nothing still to happen."""
         end = time.monotonic() + limit
-        calm = 0
+        calm, pause = 0, 0.0005
         while calm < 2:
             with self.lock:
                 calm = calm + 1 if self._is_calm() else 0
             if calm < 2:
                 assert time.monotonic() < end, "the fault server does not come to rest"
-                time.sleep(0.0005)
+                time.sleep(pause)
+                pause = 0.0005 if calm else min(pause * 1.5, 0.005)
 
     def _is_calm(self) -> bool:
         if self._pending:

@@ -250,7 +250,7 @@ def work(location: str, url: str, flavour: str) -> None:
                 while True:
                     with api.session(request()) as session:
                         say(session.session_id)
-                        time.sleep(0.05)
+                        time.sleep(0.2)
 
             threads = [threading.Thread(target=loop, daemon=True) for _ in range(4)]
             for thread in threads:
@@ -266,7 +266,7 @@ def work(location: str, url: str, flavour: str) -> None:
                     while True:
                         async with api.session(request()) as session:
                             say(session.session_id)
-                            await asyncio.sleep(0.05)
+                            await asyncio.sleep(0.2)
 
                 await asyncio.gather(*(loop() for _ in range(4)))
 

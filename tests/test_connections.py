@@ -34,6 +34,7 @@ from liveavatar import (
 )
 from liveavatar import LiveAvatarNewSessionRequest as Request
 from liveavatar._constants import INTERRUPT_INTERVAL
+from liveavatar._transports._aiohttp_direct import CheckedConnector
 from liveavatar._transports._blocking import BlockingIO, run
 from liveavatar.mock import MockServer, mock_server
 
@@ -216,6 +217,55 @@ def test_close(flavour: str) -> None:
         eventually(lambda: gate.open == 0)
 
 
+def test_connections_of_cleanups(flavour: str, service: RecordingServer) -> None:
+    """Each cleanup opens a connection, which is not used again; other requests use the idle one."""
+    service.replies["start"] = 500, ""
+    with client(flavour, "key", base_url=service.url, max_retries=0) as api:
+        for _ in range(3):
+            with pytest.raises(LiveAvatarApiError):
+                api.new_session(LITE)
+    assert service.endpoints == ["token", "start", "stop"] * 3
+    assert service.connections == 1 + 3
+
+
+def test_close_in_another_loop() -> None:
+    """Closing an async client closes its connections although another event loop runs, and theirs is at rest."""
+    with Gate(2) as gate, asyncio.Runner() as first:
+        api = AsyncLiveAvatarApi("key", base_url=gate.url)
+        first.run(two_tokens(api))
+        assert gate.open == 2
+        asyncio.run(api.aclose())
+        first.run(asyncio.sleep(0))
+        eventually(lambda: gate.open == 0)
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_close_in_another_thread(blocked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same while their loop runs in another thread. The close does not wait for a loop that is blocked."""
+    if blocked:
+        monkeypatch.setattr("liveavatar._transports._aiohttp.CLEANUP_TIMEOUT", 0.01)
+
+    async def main() -> None:
+        api = AsyncLiveAvatarApi("key", base_url=gate.url)
+        await two_tokens(api)
+        closing = thread.submit(asyncio.run, api.aclose())
+        if blocked:
+            closing.result()
+        else:
+            await asyncio.wrap_future(closing)
+            eventually(lambda: gate.open == 0)
+        while gate.open:
+            await asyncio.sleep(0.01)
+
+    with Gate(2) as gate, ThreadPoolExecutor(1) as thread:
+        asyncio.run(main())
+
+
+async def two_tokens(api: AsyncLiveAvatarApi) -> None:
+    """Create two tokens at the same time."""
+    await asyncio.gather(api.create_session_token(LITE), api.create_session_token(LITE))
+
+
 def test_close_during_request() -> None:
     """A connection that is in use while the client is closed is closed when it is released."""
     with Gate(2) as gate, ThreadPoolExecutor(1) as thread, client("blocking", "key", base_url=gate.url) as other:
@@ -378,6 +428,32 @@ def test_callers_client_is_closed(flavour: str, service: RecordingServer) -> Non
     assert service.received == []
 
 
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["before the request", "during the request"])
+def test_callers_session_is_closed(meanwhile: bool, service: RecordingServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for a session of aiohttp. A request may have been sent if the session is closed meanwhile."""
+    request = aiohttp.ClientSession._request
+
+    async def late(session: aiohttp.ClientSession, *args: Any, **settings: Any) -> Any:
+        await callers.close()
+        return await request(session, *args, **settings)
+
+    async def main() -> LiveAvatarConnectionError:
+        nonlocal callers
+        callers = aiohttp.ClientSession()
+        async with AsyncLiveAvatarApi("key", callers, base_url=service.url, max_retries=0) as api:
+            if meanwhile:
+                monkeypatch.setattr(aiohttp.ClientSession, "_request", late)
+            else:
+                await callers.close()
+            with pytest.raises(LiveAvatarConnectionError, match=r"/token: the aiohttp session is closed$") as caught:
+                await api.create_session_token(LITE)
+            return caught.value
+
+    callers: aiohttp.ClientSession
+    assert asyncio.run(main()).request_sent is meanwhile
+    assert service.received == []
+
+
 def test_stop_beside_a_closed_client(flavour: str, service: RecordingServer) -> None:
     """A session is stopped although the caller has closed the client over which it was opened."""
     http: Any = {"blocking": httpx.Client, "async": httpx.AsyncClient}[flavour]()
@@ -453,9 +529,12 @@ def test_callers_cookies(flavour: str, kind: str, service: RecordingServer) -> N
 
 @pytest.mark.parametrize(("flavour", "kind"), CALLERS)
 def test_callers_headers(flavour: str, kind: str, service: RecordingServer) -> None:
-    """The headers and cookies of the caller's pool are not sent."""
-    with Callers(flavour, kind).client(service.url) as api, api.session(LITE):
+    """The headers and cookies of the caller's pool are not sent, nor cookies of the service."""
+    service.headers = {"Set-Cookie": "service=1; Path=/"}
+    by_name = service.url.replace("127.0.0.1", "localhost")  # aiohttp stores no cookies of addresses
+    with Callers(flavour, kind).client(by_name) as api, api.session(LITE):
         pass
+    assert service.endpoints == ["token", "start", "stop"]
     for request in service.received:
         assert request.header("cookie") == request.header("x-mine") == []
         assert request.credential  # one, and only one
@@ -522,23 +601,60 @@ def test_observed_aiohttp(service: RecordingServer, monkeypatch: pytest.MonkeyPa
     assert service.connections == 1
 
 
-@pytest.mark.parametrize(("tried", "started"), [((3, 0), 3), ((99, 0), 0)])
-def test_untested_aiohttp(
-    tried: tuple[int, int], started: int, service: RecordingServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a version of aiohttp that was not tested, requests go through its session."""
+@pytest.fixture
+def through_sessions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths of the requests that an aiohttp session has sent."""
     start, seen = aiohttp.ClientResponse.start, []
 
     async def noted(response: aiohttp.ClientResponse, connection: Any) -> Any:
         seen.append(response.url.path)
         return await start(response, connection)
 
-    monkeypatch.setattr("liveavatar._transports._aiohttp_direct._MAX_TESTED_VERSION", tried)
     monkeypatch.setattr(aiohttp.ClientResponse, "start", noted)
+    return seen
+
+
+@pytest.mark.parametrize(("tried", "started"), [((3, 0), 3), ((99, 0), 0)])
+def test_untested_aiohttp(
+    tried: tuple[int, int],
+    started: int,
+    service: RecordingServer,
+    through_sessions: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a version of aiohttp that was not tested, requests go through its session."""
+    wrapped: list[object] = []
+
+    def noted(connector: aiohttp.BaseConnector) -> Any:
+        wrapped.append(connector)
+        return CheckedConnector(connector)
+
+    monkeypatch.setattr("liveavatar._transports._aiohttp_direct._MAX_TESTED_VERSION", tried)
+    monkeypatch.setattr("liveavatar._transports._aiohttp.CheckedConnector", noted)
     with client("async", "key", base_url=service.url) as api, api.session(LITE):
         pass
     assert service.endpoints == ["token", "start", "stop"]
-    assert len(seen) == started
+    assert len(through_sessions) == started
+    assert len(wrapped) == (started == 0)
+
+
+@pytest.mark.parametrize(("kind", "started"), [("aiohttp session", 0), ("traced aiohttp session", 3)])
+def test_traced_session(kind: str, started: int, service: RecordingServer, through_sessions: list[str]) -> None:
+    """Requests go through aiohttp's session only if traces of the caller's session observe them."""
+    with Callers("async", kind).client(service.url) as api, api.session(LITE):
+        pass
+    assert service.endpoints == ["token", "start", "stop"]
+    assert len(through_sessions) == started
+
+
+def test_encoding_that_aiohttp_does_not_know(service: RecordingServer) -> None:
+    """A body in an encoding that needs another package is refused as any encoding is: aiohttp does not decode it."""
+    service.headers = {"Content-Encoding": "br"}
+    with (
+        Callers("async", "traced aiohttp session").client(service.url, max_retries=0) as api,
+        pytest.raises(LiveAvatarError, match="a body in the encoding 'br', which was not asked for"),
+    ):
+        api.create_session_token(LITE)
 
 
 class Wrapper:
@@ -670,6 +786,15 @@ def test_address_that_refuses(flavour: str, service: RecordingServer, addresses:
     addresses += ["127.0.0.2", "127.0.0.1"]
     with client(flavour, "k", base_url=service.url.replace("127.0.0.1", "localhost")) as api:
         api.close_session(api.new_session(LITE).session_id)
+
+
+def test_other_address(flavour: str, service: RecordingServer, addresses: list[str]) -> None:
+    """Nothing is sent to an address that the host does not have."""
+    addresses += ["127.0.0.2"]
+    url = service.url.replace("127.0.0.1", "localhost")
+    with client(flavour, "k", base_url=url, max_retries=0) as api, pytest.raises(LiveAvatarConnectionError):
+        api.create_session_token(LITE)
+    assert service.received == []
 
 
 def test_addresses_share_the_timeout(addresses: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -916,3 +1041,25 @@ def test_one_tunnel(
     assert proxy.asked == ["api.liveavatar.test:443"]
     assert secure_service.connections == 1
     assert "the-api-key" not in proxy.headers[0]
+
+
+def test_tls_context_after_the_close(
+    flavour: str,
+    secure_service: RecordingServer,
+    authority: trustme.CA,
+    contexts: list[object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client that is closed stops a session with the TLS context that it has."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    with client(flavour, "key", base_url=secure_service.url) as api:
+        session = api.new_session(LITE)
+        secure_service.replies["stop"] = 400, ""
+        with pytest.raises(LiveAvatarApiError):
+            api.close()
+        del secure_service.replies["stop"]
+        api.close_session(session.session_id)
+    assert secure_service.endpoints == ["token", "start", "stop", "stop"]
+    assert len(contexts) == 1

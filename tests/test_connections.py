@@ -540,6 +540,12 @@ def test_callers_headers(flavour: str, kind: str, service: RecordingServer) -> N
         assert request.credential  # one, and only one
 
 
+NO_CONNECTION = {
+    "httpx client": r"/start: the call timed out \(PoolTimeout\)$",
+    "aiohttp session": r"/start: no connection in time \(ConnectionTimeoutError\)$",
+}
+
+
 @pytest.mark.parametrize(("flavour", "kind"), CALLERS)
 def test_exhausted_pool(flavour: str, kind: str) -> None:
     """A start for which the caller's pool had no connection was not sent."""
@@ -560,7 +566,7 @@ def test_exhausted_pool(flavour: str, kind: str) -> None:
         # Another request uses the only connection, and waits.
         held = api.runner.run(hold()) if flavour == "async" else thread.submit(callers.pool.post, gate.url)
         eventually(lambda: gate.requests == 1)
-        with pytest.raises(LiveAvatarTimeoutError) as caught:
+        with pytest.raises(LiveAvatarTimeoutError, match=NO_CONNECTION.get(kind)) as caught:
             api.start_session("session-token")
         other.create_session_token(LITE)  # completes the number, so that both get their response
         if flavour == "async":
@@ -647,14 +653,51 @@ def test_traced_session(kind: str, started: int, service: RecordingServer, throu
     assert len(through_sessions) == started
 
 
-def test_encoding_that_aiohttp_does_not_know(service: RecordingServer) -> None:
-    """A body in an encoding that needs another package is refused as any encoding is: aiohttp does not decode it."""
+@pytest.mark.parametrize(("flavour", "kind"), CALLERS)
+def test_encoding_that_needs_a_package(flavour: str, kind: str, service: RecordingServer) -> None:
+    """A body in an encoding that needs another package is refused as every encoding is: it is not decoded."""
     service.headers = {"Content-Encoding": "br"}
     with (
-        Callers("async", "traced aiohttp session").client(service.url, max_retries=0) as api,
-        pytest.raises(LiveAvatarError, match="a body in the encoding 'br', which was not asked for"),
+        Callers(flavour, kind).client(service.url, max_retries=0) as api,
+        pytest.raises(LiveAvatarApiError, match="a body in the encoding 'br', which was not asked for"),
     ):
         api.create_session_token(LITE)
+
+
+class HastyConnector(aiohttp.TCPConnector):
+    """A caller's connector whose connections are closed at once."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self._how = how
+
+    async def connect(self, *args: Any, **settings: Any) -> Any:
+        connection = await super().connect(*args, **settings)
+        if self._how == "given back":
+            connection.close()
+            return connection
+        assert connection.transport is not None
+        connection.transport.close()
+        while self._how == "closed" and connection.transport is not None:
+            await asyncio.sleep(0)
+        return connection
+
+
+@pytest.mark.parametrize("how", ["closing", "closed", "given back"])
+def test_connection_that_is_closed_at_once(how: str, service: RecordingServer) -> None:
+    """Nothing is sent on a connection that is closed before the request is written to it, and the error says so."""
+
+    async def main() -> LiveAvatarConnectionError:
+        async with (
+            aiohttp.ClientSession(connector=HastyConnector(how)) as callers,
+            AsyncLiveAvatarApi("key", callers, base_url=service.url, max_retries=0) as api,
+        ):
+            with pytest.raises(LiveAvatarConnectionError, match=r"/token: the connection was closed$") as caught:
+                await api.create_session_token(LITE)
+            return caught.value
+
+    assert asyncio.run(main()).request_sent is False
+    assert service.received == []
 
 
 class Wrapper:
@@ -702,6 +745,18 @@ def test_cookies(flavour: str, service: RecordingServer) -> None:
             with api.session(LITE):
                 pass
     assert [request.header("cookie") for request in service.received] == [[]] * 6
+
+
+def test_request_without_a_body(flavour: str, service: RecordingServer) -> None:
+    """A request without a body has no Content-Length, unless its method is one that has a body."""
+    service.replies[session_id(1)] = 404, ""
+    with client(flavour, "key", base_url=service.url) as api:
+        with pytest.raises(LiveAvatarApiError):
+            api.get_session(session_id(1))
+        api.delete_session_events(session_id(1))
+        api.start_session("session-token-1")
+    assert [request.method for request in service.received] == ["GET", "DELETE", "POST"]
+    assert [request.header("content-length") for request in service.received] == [[], [], ["0"]]
 
 
 @pytest.mark.parametrize(("flavour", "kind"), CALLERS)

@@ -144,6 +144,12 @@ class _Handler(BaseHTTPRequestHandler):
         if status != 204:
             self.wfile.write(text)
 
+    def do_GET(self) -> None:
+        self.do_POST()
+
+    def do_DELETE(self) -> None:
+        self.do_POST()
+
     def log_message(self, format: str, *args: Any) -> None:
         pass
 

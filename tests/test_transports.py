@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import socket
 import ssl
+import sys
 import threading
 import time
 import types
@@ -21,6 +23,8 @@ import pytest
 from liveavatar import LedgerError, LiveAvatarConnectionError, LiveAvatarTimeoutError
 from liveavatar._constants import CLEANUP_POOL_TIMEOUT, CONNECT_TIMEOUT, INTERRUPT_INTERVAL
 from liveavatar._redaction import Secret
+from liveavatar._transports._aiohttp import AiohttpTransport
+from liveavatar._transports._aiohttp_direct import _poll
 from liveavatar._transports._asyncio import (
     AsyncIO,
     AsyncTransport,
@@ -568,6 +572,55 @@ def test_timeouts_of_httpx(now: float) -> None:
         "write": 2.0,
         "pool": CLEANUP_POOL_TIMEOUT,
     }
+
+
+# ---- aiohttp -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("left", "is_cleanup", "is_callers", "connect", "sock_connect"),
+    [
+        (100.0, True, False, None, CONNECT_TIMEOUT),
+        (2.0, True, False, None, 1.8),
+        (100.0, False, True, 90.0, CONNECT_TIMEOUT),
+        (100.0, True, True, CLEANUP_POOL_TIMEOUT, CONNECT_TIMEOUT),
+    ],
+)
+def test_timeouts_of_aiohttp(
+    left: float, is_cleanup: bool, is_callers: bool, connect: float | None, sock_connect: float, now: float
+) -> None:
+    """Each of aiohttp's timeouts is bounded by the time left. Only a caller's pool may have no connection."""
+
+    async def limits() -> aiohttp.ClientTimeout:
+        async with aiohttp.ClientSession() as callers:
+            transport = AiohttpTransport(LOCAL, callers if is_callers else None)
+            return transport._timeout(request(now + left, is_cleanup=is_cleanup))
+
+    assert asyncio.run(limits()) == aiohttp.ClientTimeout(
+        connect=connect and pytest.approx(connect), sock_connect=pytest.approx(sock_connect)
+    )
+
+
+@pytest.mark.parametrize("platform", sorted({sys.platform, "win32"}))
+def test_poll(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle connection is used up once anything has arrived, and once it is closed."""
+    monkeypatch.setattr("liveavatar._transports._aiohttp_direct.sys", types.SimpleNamespace(platform=platform))
+    near, far = socket.socketpair()
+    with near, far:
+        is_readable = _poll(unittest.mock.Mock(get_extra_info={"socket": near}.get))
+        assert is_readable() is False
+        far.send(b"x")
+        assert is_readable() is True
+        near.recv(1)
+        assert is_readable() is False
+        near.close()
+        assert is_readable() is True
+
+
+def test_poll_without_a_socket() -> None:
+    """An idle connection whose socket is not known counts as used up."""
+    assert _poll(None)() is True
+    assert _poll(unittest.mock.Mock(get_extra_info={}.get))() is True
 
 
 # ---- httpcore ----------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from ..errors import LiveAvatarConnectionError
 from ._aiohttp_direct import (
     CheckedConnector,
     DirectSender,
-    NotSentError,
     OpenResponse,
     can_bypass_session,
     can_wrap_connector,
@@ -34,10 +33,9 @@ _NOT_SENT = (
     aiohttp.ClientHttpProxyError,
     aiohttp.ConnectionTimeoutError,
     aiohttp.InvalidURL,
-    NotSentError,
 )
 
-_DEFAULT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
+_DEFAULT_TIMEOUT = aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT)
 
 
 class ThreadResolver(AbstractResolver):
@@ -155,9 +153,7 @@ class AiohttpTransport(AsyncTransport):
         if self.owns_pool and request.remaining() > CONNECT_TIMEOUT:
             return _DEFAULT_TIMEOUT
         return aiohttp.ClientTimeout(
-            total=None,
-            connect=None if self.owns_pool else request.pool_timeout(),
-            sock_connect=request.connect_timeout(),
+            connect=None if self.owns_pool else request.pool_timeout(), sock_connect=request.connect_timeout()
         )
 
     async def _post_in_session(
@@ -182,8 +178,7 @@ class AiohttpTransport(AsyncTransport):
     def _to_connection_error(
         self, request: Request, error: Exception, active: BaseException | None
     ) -> LiveAvatarConnectionError:
-        sent = request.sent and not isinstance(error, NotSentError)
-        return connection_error(request, error, sent=sent or not isinstance(error, _NOT_SENT), active=active)
+        return connection_error(request, error, sent=request.sent or not isinstance(error, _NOT_SENT), active=active)
 
     def is_callers_pool_closed(self) -> bool:
         """Return whether the caller has closed the session."""

@@ -734,6 +734,25 @@ def test_replaced_aiohttp_method(replacement: Any, service: RecordingServer, mon
     assert service.received == []
 
 
+def test_instrumentation_that_cannot_connect(
+    service: RecordingServer, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request was sent although a replacement of aiohttp's method fails to connect to another service after it."""
+    request = aiohttp.ClientSession._request
+
+    async def reporting(session: aiohttp.ClientSession, *args: Any, **settings: Any) -> Any:
+        (await request(session, *args, **settings)).close()
+        async with aiohttp.ClientSession() as other:
+            return await request(other, "POST", f"http://127.0.0.1:{closed_port}")
+
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", reporting)
+    with client("async", "key", base_url=service.url, max_retries=0) as api:
+        with pytest.raises(LiveAvatarConnectionError) as caught:
+            api.start_session("session-token-1")
+        assert caught.value.request_sent is True
+    assert service.endpoints == ["start"]
+
+
 # ---- Nothing but our requests ------------------------------------------------------------------------------
 
 

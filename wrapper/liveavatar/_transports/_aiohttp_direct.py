@@ -87,18 +87,17 @@ class DirectSender:
 
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
-        self._origin = "/".join(base_url.split("/", 3)[:3])
-        self._host = ""
-        self._target: aiohttp.ClientRequest | None = None
+        self._origin = "/".join(base_url.split("/")[:3])
+
+    @functools.cached_property
+    def _target(self) -> aiohttp.ClientRequest:
+        # It says where to connect, and can be created only while an event loop runs.
+        return aiohttp.ClientRequest("POST", yarl.URL(self._base_url))
 
     async def send(
         self, session: aiohttp.ClientSession, request: Request, limits: aiohttp.ClientTimeout
     ) -> OpenResponse:
         """Send a request and return the response, its body still to be read."""
-        if self._target is None:
-            url = yarl.URL(self._base_url)
-            self._target = aiohttp.ClientRequest("POST", url, loop=asyncio.get_running_loop())
-            self._host = self._target.headers["Host"]
         connector = session.connector
         assert connector is not None
         try:
@@ -125,7 +124,7 @@ class DirectSender:
         name, credential = request.credential
         length = f"Content-Length: {len(content)}\r\n" if content or request.method not in ("GET", "DELETE") else ""
         head = (
-            f"{request.method} {target} HTTP/1.1\r\nHost: {self._host}\r\n{_lines(request.headers)}"
+            f"{request.method} {target} HTTP/1.1\r\nHost: {self._target.headers['Host']}\r\n{_lines(request.headers)}"
             f"{name}: {credential.reveal()}\r\n{length}\r\n"
         )
         return head.encode("ascii") + content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import math
 import socket
@@ -12,15 +13,16 @@ import threading
 import time
 import types
 import unittest.mock
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import aiohttp
 import h11
+import httpcore
 import httpx
 import pytest
-from liveavatar import LedgerError, LiveAvatarConnectionError, LiveAvatarTimeoutError
+from liveavatar import LedgerError, LiveAvatarApi, LiveAvatarConnectionError, LiveAvatarTimeoutError
 from liveavatar._constants import CLEANUP_POOL_TIMEOUT, CONNECT_TIMEOUT, INTERRUPT_INTERVAL
 from liveavatar._redaction import Secret
 from liveavatar._transports._aiohttp import AiohttpTransport
@@ -30,12 +32,13 @@ from liveavatar._transports._asyncio import (
     AsyncTransport,
     Attempt,
     _background_tasks,
+    current_attempt,
     shield_all,
     wait_shielded,
 )
 from liveavatar._transports._base import Request, Response, connection_error, find_foreign
 from liveavatar._transports._blocking import BlockingIO, run, run_in_thread
-from liveavatar._transports._httpcore import _DeadlineStream, current_request
+from liveavatar._transports._httpcore import _DeadlineBackend, _DeadlineStream, current_request
 from liveavatar._transports._httpx import build_request, trace
 
 LOCAL = "http://127.0.0.1:8080/v1/sessions/start"
@@ -291,6 +294,33 @@ def test_error_while_handling_another() -> None:
         broken.__context__ = active
         with pytest.raises(LiveAvatarConnectionError, match="broken"):
             asyncio.run(failing(broken).send(request(soon())))
+
+
+def test_request_of_a_hook() -> None:
+    """A hook may send a request of its own: afterwards, the connection notes what happens to the first one again."""
+    first, second = request(soon()), request(soon())
+    seen: list[Request] = []
+
+    async def hook() -> None:
+        seen.append(current_attempt.get().request)
+        if len(seen) == 1:
+            await transport.send(second)
+            seen.append(current_attempt.get().request)
+
+    transport = Stub(hook)
+    asyncio.run(transport.send(first))
+    assert [id(each) for each in seen] == [id(first), id(second), id(first)]
+
+
+def test_abandoned_request() -> None:
+    """A request that was abandoned may be closed in another context than it began in."""
+
+    async def begin_and_close() -> None:
+        sending = Stub(lambda: asyncio.sleep(0)).send(request(soon()))
+        contextvars.copy_context().run(sending.send, None)
+        sending.close()
+
+    asyncio.run(begin_and_close())
 
 
 def test_last_resort() -> None:
@@ -655,3 +685,95 @@ def test_connection_after_the_deadline(operation: str, now: float) -> None:
         current_request.reset(token)
     assert caught.value.request_sent is True
     assert inner.mock_calls == []
+
+
+@pytest.fixture
+def sending(now: float) -> Iterator[None]:
+    """A request is sent, and has 2 seconds left."""
+    token = current_request.set(request(now + 2.0))
+    yield
+    current_request.reset(token)
+
+
+def timeout_of_a_handler(kind: type[Exception], file: str = __file__) -> Exception:
+    """Return httpcore's exception for a timeout error that a signal handler has raised in a call of the socket."""
+    return raised(kind("x"), httpcore.__file__, cause=raised(TimeoutError("of a signal handler"), file))
+
+
+@pytest.mark.usefixtures("sending")
+@pytest.mark.parametrize("kind", [httpcore.ConnectError, httpcore.ConnectTimeout])
+def test_next_address(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next address has a share of the time, and is not tried after the error of a signal handler."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"192.0.2.{number}", 80)) for number in (1, 1, 2)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+    timeout, handled = timeout_of_a_handler(kind, ssl.__file__), timeout_of_a_handler(kind)
+    inner = unittest.mock.Mock()
+    inner.connect_tcp.side_effect = [timeout, timeout, handled, handled, inner.stream]
+    backend = _DeadlineBackend(inner)
+    with pytest.raises(kind):
+        backend.connect_tcp("host", 80)
+    with pytest.raises(kind) as caught:
+        backend.connect_tcp("host", 80)
+    assert caught.value is handled
+    try:
+        raise handled.__cause__ or handled
+    except TimeoutError:  # the caller handles this error already
+        backend.connect_tcp("host", 80, local_address="192.0.2.9")
+    assert inner.connect_tcp.mock_calls[:3] == [
+        unittest.mock.call("192.0.2.1", 80, timeout=pytest.approx(0.9)),
+        unittest.mock.call("192.0.2.2", 80, timeout=pytest.approx(1.8)),
+        unittest.mock.call("192.0.2.1", 80, timeout=pytest.approx(0.9)),
+    ]
+    assert inner.connect_tcp.mock_calls[4:] == [
+        unittest.mock.call("192.0.2.2", 80, timeout=pytest.approx(1.8), local_address="192.0.2.9")
+    ]
+
+
+@pytest.mark.usefixtures("sending")
+def test_read_after_a_signal() -> None:
+    """A read goes on until the deadline, but not after the error of a signal handler."""
+    timeout, handled = (timeout_of_a_handler(httpcore.ReadTimeout, file) for file in (ssl.__file__, __file__))
+    inner = unittest.mock.Mock()
+    inner.read.side_effect = [timeout, timeout, b"x", timeout, handled, handled, b"y"]
+    stream = _DeadlineStream(inner)
+    assert stream.read(1) == b"x"
+    with pytest.raises(httpcore.ReadTimeout) as caught:
+        stream.read(1)
+    assert caught.value is handled
+    try:
+        raise handled.__cause__ or handled
+    except TimeoutError:  # the caller handles this error already
+        assert stream.read(1) == b"y"
+
+
+@pytest.mark.parametrize(("left", "reads"), [(INTERRUPT_INTERVAL, 1), (INTERRUPT_INTERVAL + 0.1, 2)])
+def test_last_read(left: float, reads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read that has lasted until the deadline is the last one."""
+    clock = unittest.mock.Mock(monotonic=unittest.mock.Mock(side_effect=[1000.0, 1000.0 + INTERRUPT_INTERVAL]))
+    monkeypatch.setattr("liveavatar._transports._base.time", clock)
+    inner = unittest.mock.Mock()
+    inner.read.side_effect = httpcore.ReadTimeout
+    token = current_request.set(request(1000.0 + left))
+    with pytest.raises(httpcore.ReadTimeout):
+        _DeadlineStream(inner).read(1)
+    current_request.reset(token)
+    assert inner.read.call_count == reads
+
+
+class FailingHandlerError(ConnectionResetError):
+    """An error that a signal handler raises while a host name is resolved."""
+
+
+@pytest.mark.usefixtures("sending")
+@pytest.mark.parametrize("kind", [FailingHandlerError, OSError, UnicodeError])
+def test_name_and_a_signal_handler(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that a signal handler raises while a host name is resolved is raised as it is."""
+    error = kind("of a signal handler")
+
+    def getaddrinfo(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with LiveAvatarApi("key", base_url="http://localhost:9") as api, pytest.raises(kind) as caught:
+        api.stop_session("00000000-0000-4000-8000-000000000001")
+    assert caught.value is error

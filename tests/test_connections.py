@@ -218,12 +218,13 @@ def test_close(flavour: str) -> None:
 
 
 def test_connections_of_cleanups(flavour: str, service: RecordingServer) -> None:
-    """Each cleanup opens a connection, which is not used again; other requests use the idle one."""
+    """Each cleanup opens a connection, which is closed at its end; other requests use the idle one."""
     service.replies["start"] = 500, ""
     with client(flavour, "key", base_url=service.url, max_retries=0) as api:
         for _ in range(3):
             with pytest.raises(LiveAvatarApiError):
                 api.new_session(LITE)
+        eventually(lambda: service.open == 1)
     assert service.endpoints == ["token", "start", "stop"] * 3
     assert service.connections == 1 + 3
 

@@ -38,7 +38,7 @@ from liveavatar._transports._asyncio import (
 )
 from liveavatar._transports._base import Request, Response, connection_error, find_foreign
 from liveavatar._transports._blocking import BlockingIO, run, run_in_thread
-from liveavatar._transports._httpcore import _DeadlineBackend, _DeadlineStream, current_request
+from liveavatar._transports._httpcore import _ConnectionStack, _DeadlineBackend, _DeadlineStream, current_request
 from liveavatar._transports._httpx import build_request, trace
 
 LOCAL = "http://127.0.0.1:8080/v1/sessions/start"
@@ -426,9 +426,11 @@ async def cancelled_wait(task: asyncio.Task[Any]) -> None:
         await waiting
 
 
-def test_wait_after_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cancelled wait goes on until the work has ended."""
+@pytest.mark.parametrize("anyio", [None, types.SimpleNamespace(), unittest.mock.MagicMock()], ids=["", "half", "all"])
+def test_wait_after_cancellation(anyio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancelled wait goes on until the work has ended. If anyio is imported, it does not cancel the wait again."""
     monkeypatch.setattr("liveavatar._transports._asyncio.CLEANUP_TIMEOUT", 0.9)
+    monkeypatch.setitem(sys.modules, "anyio", anyio)
 
     async def check() -> None:
         task = asyncio.ensure_future(asyncio.sleep(0.01))
@@ -436,6 +438,9 @@ def test_wait_after_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
         assert task.done()
 
     asyncio.run(check())
+    if isinstance(anyio, unittest.mock.Mock):
+        anyio.CancelScope.assert_called_once_with(shield=True)
+        anyio.CancelScope.return_value.__exit__.assert_called_once()
 
 
 def test_work_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -777,3 +782,17 @@ def test_name_and_a_signal_handler(kind: type[Exception], monkeypatch: pytest.Mo
     with LiveAvatarApi("key", base_url="http://localhost:9") as api, pytest.raises(kind) as caught:
         api.stop_session("00000000-0000-4000-8000-000000000001")
     assert caught.value is error
+
+
+def test_idle_connection_that_another_thread_takes() -> None:
+    """A connection that another thread takes while it is found to be old is left to that thread."""
+    stack = _ConnectionStack(unittest.mock.Mock())
+
+    def taken() -> bool:
+        stack._idle.clear()
+        return True
+
+    parser = types.SimpleNamespace(trailing_data=(b"", False))
+    connection = unittest.mock.Mock(has_expired=taken, _h11_state=parser)
+    stack._release(connection)
+    connection.close.assert_not_called()

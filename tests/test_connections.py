@@ -195,6 +195,22 @@ def test_idle_connections(flavour: str, short_keep_alive: float) -> None:
         eventually(only_one_is_left)
 
 
+@pytest.fixture
+def no_keep_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle connections are too old at once."""
+    for module in ("_aiohttp", "_httpcore"):
+        monkeypatch.setattr(f"liveavatar._transports.{module}.KEEPALIVE_EXPIRY", -1.0)
+
+
+@pytest.mark.usefixtures("no_keep_alive")
+def test_old_connections(flavour: str, service: RecordingServer) -> None:
+    """A connection that has been idle for too long is not used again."""
+    with client(flavour, "key", base_url=service.url) as api:
+        for _ in range(3):
+            api.create_session_token(LITE)
+        assert service.connections == 3
+
+
 def test_surplus_connections(short_keep_alive: float) -> None:
     """A busy blocking client keeps only the connections that it uses."""
     with Gate(8) as gate, client("blocking", "key", base_url=gate.url) as api:
@@ -872,7 +888,9 @@ def test_other_address(flavour: str, service: RecordingServer, addresses: list[s
     assert service.received == []
 
 
-def test_addresses_share_the_timeout(addresses: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_proxies")
+@pytest.mark.parametrize("proxy", [None, "http://localhost:1"], ids=["of the service", "of a proxy"])
+def test_addresses_share_the_timeout(proxy: str | None, addresses: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Addresses that do not respond share the time of the call. The blocking client; asyncio bounds all of them."""
     addresses += [f"127.0.0.{number}" for number in range(2, 8)]
     limits: list[float] = []
@@ -882,7 +900,10 @@ def test_addresses_share_the_timeout(addresses: list[str], monkeypatch: pytest.M
         raise httpcore.ConnectTimeout("timed out")
 
     monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", connect_tcp)
-    with LiveAvatarApi("k", base_url="http://localhost/v1", timeout=3, max_retries=0) as api:
+    if proxy is not None:
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+    url = "http://localhost/v1" if proxy is None else "https://api.liveavatar.test"
+    with LiveAvatarApi("k", base_url=url, timeout=3, max_retries=0) as api:
         with pytest.raises(LiveAvatarTimeoutError) as caught:
             api.new_session(LITE)
         assert caught.value.request_sent is False
@@ -961,10 +982,15 @@ class Proxy:
 
 
 @pytest.fixture
-def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment names no proxy."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def proxy(no_proxies: None) -> Iterator[Proxy]:
     with Proxy() as proxy:
         yield proxy
 
@@ -1095,27 +1121,51 @@ def test_no_tls_context(
     assert secure_service.connections == 1
 
 
-def test_one_tunnel(
-    flavour: str,
+@pytest.fixture
+def through_proxy(
     secure_service: RecordingServer,
     authority: trustme.CA,
     proxy: Proxy,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Sessions share one tunnel through the environment's proxy."""
+) -> RecordingServer:
+    """The service https://api.liveavatar.test, behind the environment's proxy."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     monkeypatch.setenv("HTTPS_PROXY", proxy.url)
     proxy.target = "127.0.0.1", int(secure_service.url.rsplit(":", 1)[1])
+    return secure_service
+
+
+def test_one_tunnel(flavour: str, through_proxy: RecordingServer, proxy: Proxy, contexts: list[object]) -> None:
+    """Sessions share one TLS context, and one tunnel through the environment's proxy."""
     with client(flavour, "the-api-key", base_url="https://api.liveavatar.test") as api:
         for _ in range(3):
             with api.session(LITE):
                 pass
-    assert secure_service.endpoints == ["token", "start", "stop"] * 3
+    assert through_proxy.endpoints == ["token", "start", "stop"] * 3
     assert proxy.asked == ["api.liveavatar.test:443"]
-    assert secure_service.connections == 1
+    assert through_proxy.connections == 1
+    assert len(contexts) == 1
     assert "the-api-key" not in proxy.headers[0]
+
+
+@pytest.mark.usefixtures("no_keep_alive")
+def test_old_tunnels(flavour: str, through_proxy: RecordingServer, proxy: Proxy) -> None:
+    """A tunnel that has been idle for too long is not used again."""
+    with client(flavour, "key", base_url="https://api.liveavatar.test") as api:
+        for _ in range(2):
+            api.create_session_token(LITE)
+        assert len(proxy.asked) == through_proxy.connections == 2
+
+
+def test_other_httpcore(through_proxy: RecordingServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a version of httpcore that makes its connections in another way, httpx's own pool sends the requests."""
+    monkeypatch.setattr("liveavatar._transports._httpcore._new_pool", lambda *_: None)
+    with client("blocking", "key", base_url="https://api.liveavatar.test") as api, api.session(LITE):
+        pass
+    assert through_proxy.endpoints == ["token", "start", "stop"]
+    assert through_proxy.connections == len(proxy.asked) == 1
 
 
 def test_tls_context_after_the_close(

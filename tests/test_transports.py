@@ -228,6 +228,7 @@ class Stub(AsyncTransport):
     """A transport that calls a function in place of sending a request."""
 
     errors = (OSError, httpx.HTTPError)
+    callers_is_closed = False
 
     def __init__(self, exchange: Any = None, spare: Stub | None = None) -> None:
         self.exchange = exchange
@@ -247,7 +248,7 @@ class Stub(AsyncTransport):
         return connection_error(request, error, sent=False, active=active)
 
     def is_callers_pool_closed(self) -> bool:
-        return False
+        return self.callers_is_closed
 
     def spare(self) -> Stub:
         assert self.beside is not None
@@ -330,6 +331,58 @@ def test_last_resort() -> None:
     assert asyncio.run(callers.send(last)).status == 200
     assert (callers.sent, spare.sent) == ([], [last])
     assert spare.closed
+
+
+@pytest.mark.parametrize(
+    ("closed", "owns_pool", "sent", "settings", "is_sent_beside"),
+    [
+        (None, False, False, {"is_cleanup": True}, True),
+        (None, False, True, {"is_cleanup": True}, False),
+        (None, True, False, {"is_cleanup": True}, False),
+        (None, False, False, {"is_stop": True}, False),
+        ("transport", True, False, {"is_stop": True}, True),
+        ("callers", False, False, {"is_stop": True}, True),
+        ("callers", False, True, {"is_stop": True}, False),
+        ("callers", False, False, {}, False),
+    ],
+)
+def test_request_beside_the_pool(
+    closed: str | None, owns_pool: bool, sent: bool, settings: dict[str, bool], is_sent_beside: bool
+) -> None:
+    """A cleanup that the caller's pool could not send, and a stop that a closed pool could not, is sent beside it."""
+    asked, spare = request(soon(), **settings), Stub()
+    transport = failing(connection_error(asked, "broken", sent=sent))
+    transport.beside, transport.owns_pool = spare, owns_pool
+    transport.closed, transport.callers_is_closed = closed == "transport", closed == "callers"
+    if is_sent_beside:
+        assert asyncio.run(transport.send(asked)).status == 200
+    else:
+        with pytest.raises(LiveAvatarConnectionError, match="broken"):
+            asyncio.run(transport.send(asked))
+    assert spare.sent == [asked] * is_sent_beside
+    assert spare.closed is is_sent_beside
+
+
+def test_broken_body() -> None:
+    """A response whose body breaks off is returned, with the error."""
+
+    async def begin_and_break() -> None:
+        current_attempt.get().response = Response(402, {})
+        raise httpx.ReadError("broken")
+
+    response = asyncio.run(Stub(begin_and_break).send(request(soon())))
+    assert response.status == 402
+    assert response.read_error is not None
+    assert response.read_error.request_sent is True
+
+
+def test_request_without_time() -> None:
+    """A request whose deadline has come is not sent."""
+    transport = Stub()
+    with pytest.raises(LiveAvatarTimeoutError) as caught:
+        asyncio.run(transport.send(request(time.monotonic() - 1.0)))
+    assert caught.value.request_sent is False
+    assert transport.sent == []
 
 
 def test_many_works() -> None:

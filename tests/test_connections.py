@@ -34,12 +34,14 @@ from liveavatar import (
 )
 from liveavatar import LiveAvatarNewSessionRequest as Request
 from liveavatar._constants import INTERRUPT_INTERVAL
+from liveavatar._transports._aiohttp import AiohttpTransport
 from liveavatar._transports._aiohttp_direct import CheckedConnector
 from liveavatar._transports._blocking import BlockingIO, run
 from liveavatar.mock import MockServer, mock_server
 
 from tests.clients import client, observe_aiohttp
 from tests.test_surface import RecordingServer, session_id
+from tests.test_transports import request as any_request
 
 LITE = Request(avatar_id="7d3f2a10-4c58-4b6e-9f21-0a8be5c1d742")
 
@@ -278,6 +280,24 @@ def test_close_in_another_thread(blocked: bool, monkeypatch: pytest.MonkeyPatch)
         asyncio.run(main())
 
 
+def test_request_on_a_closed_pool(service: RecordingServer) -> None:
+    """A request on a pool that is closed is not sent; a stop is sent beside it."""
+
+    async def main() -> None:
+        pool = AiohttpTransport(service.url, None)
+        for _ in range(2):
+            assert (await pool.send(any_request(url=f"{service.url}/stop"))).status == 200
+        await pool.close()
+        with pytest.raises(LiveAvatarConnectionError, match=r"/token: the aiohttp session is closed$") as caught:
+            await pool.send(any_request(url=f"{service.url}/token"))
+        assert caught.value.request_sent is False
+        assert (await pool.send(any_request(url=f"{service.url}/stop", is_stop=True))).status == 200
+
+    asyncio.run(main())
+    assert service.endpoints == ["stop"] * 3
+    assert service.connections == 2
+
+
 async def two_tokens(api: AsyncLiveAvatarApi) -> None:
     """Create two tokens at the same time."""
     await asyncio.gather(api.create_session_token(LITE), api.create_session_token(LITE))
@@ -443,6 +463,15 @@ def test_callers_client_is_closed(flavour: str, service: RecordingServer) -> Non
             api.create_session_token(LITE)
         assert caught.value.request_sent is False
     assert service.received == []
+
+
+def test_session_of_another_type() -> None:
+    """A session that is none of aiohttp is refused."""
+    with (
+        pytest.raises(TypeError, match=r"^session must be an aiohttp\.ClientSession, not Client$"),
+        httpx.Client() as http,
+    ):
+        AsyncLiveAvatarApi("key", http)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("meanwhile", [False, True], ids=["before the request", "during the request"])

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import math
+import select
 import socket
 import ssl
 import sys
@@ -691,8 +692,25 @@ def test_timeouts_of_aiohttp(
 
 @pytest.mark.parametrize("platform", sorted({sys.platform, "win32"}))
 def test_poll(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An idle connection is used up once anything has arrived, and once it is closed."""
+    """An idle connection is used up once anything has arrived, and once it is closed. No answer is waited for."""
+    waits: list[float] = []
+
+    def noted_select(*args: Any) -> Any:
+        waits.append(args[3])
+        return select.select(*args)
+
+    class Poll:
+        def __init__(self) -> None:
+            self._poll = select.poll()
+            self.register = self._poll.register
+
+        def poll(self, wait: float) -> Any:
+            waits.append(wait)
+            return self._poll.poll(wait)
+
+    known = {"select": noted_select} if platform == "win32" else {"poll": Poll, "POLLIN": select.POLLIN}
     monkeypatch.setattr("liveavatar._transports._aiohttp_direct.sys", types.SimpleNamespace(platform=platform))
+    monkeypatch.setattr("liveavatar._transports._aiohttp_direct.select", types.SimpleNamespace(**known))
     near, far = socket.socketpair()
     with near, far:
         is_readable = _poll(unittest.mock.Mock(get_extra_info={"socket": near}.get))
@@ -703,6 +721,7 @@ def test_poll(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert is_readable() is False
         near.close()
         assert is_readable() is True
+    assert set(waits) == {0}
 
 
 def test_poll_without_a_socket() -> None:

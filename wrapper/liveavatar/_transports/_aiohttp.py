@@ -86,7 +86,7 @@ class AiohttpTransport(AsyncTransport):
         self._base_url = base_url
         self._caller = caller
         self._proxy = proxy_from_environment(base_url, required=caller is None and not is_spare)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop  # the one of the sessions
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._direct = DirectSender(base_url)
 
@@ -198,9 +198,9 @@ class AiohttpTransport(AsyncTransport):
             await _close_in_its_loop(session, self._loop)
 
 
-async def _close_in_its_loop(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop | None) -> None:
+async def _close_in_its_loop(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
     """Close a session whose event loop may be another one: running in another thread, at rest, or closed."""
-    if loop is None or loop is asyncio.get_running_loop():
+    if loop is asyncio.get_running_loop():
         await session.close()
     elif loop.is_running():
         closing = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(session.close(), loop))

@@ -1188,13 +1188,17 @@ def test_old_tunnels(flavour: str, through_proxy: RecordingServer, proxy: Proxy)
         assert len(proxy.asked) == through_proxy.connections == 2
 
 
-def test_other_httpcore(through_proxy: RecordingServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_keep_alive")
+def test_other_httpcore(
+    through_proxy: RecordingServer, proxy: Proxy, contexts: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a version of httpcore that makes its connections in another way, httpx's own pool sends the requests."""
     monkeypatch.setattr("liveavatar._transports._httpcore._new_pool", lambda *_: None)
     with client("blocking", "key", base_url="https://api.liveavatar.test") as api, api.session(LITE):
         pass
     assert through_proxy.endpoints == ["token", "start", "stop"]
-    assert through_proxy.connections == len(proxy.asked) == 1
+    assert through_proxy.connections == len(proxy.asked) == 3
+    assert len(contexts) == 1
 
 
 def test_tls_context_after_the_close(

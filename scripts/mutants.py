@@ -73,6 +73,7 @@ PARTS = {
             "faults/test_before_sending",
             "faults/test_cancellation",
             "faults/test_evidence",
+            "faults/test_executor",
             "faults/test_nested_errors",
             "faults/test_odd_bytes",
             "faults/test_proxies",

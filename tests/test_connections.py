@@ -34,11 +34,14 @@ from liveavatar import (
 )
 from liveavatar import LiveAvatarNewSessionRequest as Request
 from liveavatar._constants import INTERRUPT_INTERVAL
+from liveavatar._transports._aiohttp import AiohttpTransport
+from liveavatar._transports._aiohttp_direct import CheckedConnector
 from liveavatar._transports._blocking import BlockingIO, run
 from liveavatar.mock import MockServer, mock_server
 
 from tests.clients import client, observe_aiohttp
 from tests.test_surface import RecordingServer, session_id
+from tests.test_transports import request as any_request
 
 LITE = Request(avatar_id="7d3f2a10-4c58-4b6e-9f21-0a8be5c1d742")
 
@@ -194,6 +197,22 @@ def test_idle_connections(flavour: str, short_keep_alive: float) -> None:
         eventually(only_one_is_left)
 
 
+@pytest.fixture
+def no_keep_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle connections are too old at once."""
+    for module in ("_aiohttp", "_httpcore"):
+        monkeypatch.setattr(f"liveavatar._transports.{module}.KEEPALIVE_EXPIRY", -1.0)
+
+
+@pytest.mark.usefixtures("no_keep_alive")
+def test_old_connections(flavour: str, service: RecordingServer) -> None:
+    """A connection that has been idle for too long is not used again."""
+    with client(flavour, "key", base_url=service.url) as api:
+        for _ in range(3):
+            api.create_session_token(LITE)
+        assert service.connections == 3
+
+
 def test_surplus_connections(short_keep_alive: float) -> None:
     """A busy blocking client keeps only the connections that it uses."""
     with Gate(8) as gate, client("blocking", "key", base_url=gate.url) as api:
@@ -214,6 +233,74 @@ def test_close(flavour: str) -> None:
             tokens_at_once(api, 8)
             assert gate.open == 8
         eventually(lambda: gate.open == 0)
+
+
+def test_connections_of_cleanups(flavour: str, service: RecordingServer) -> None:
+    """Each cleanup opens a connection, which is closed at its end; other requests use the idle one."""
+    service.replies["start"] = 500, ""
+    with client(flavour, "key", base_url=service.url, max_retries=0) as api:
+        for _ in range(3):
+            with pytest.raises(LiveAvatarApiError):
+                api.new_session(LITE)
+        eventually(lambda: service.open == 1)
+    assert service.endpoints == ["token", "start", "stop"] * 3
+    assert service.connections == 1 + 3
+
+
+def test_close_in_another_loop() -> None:
+    """Closing an async client closes its connections although another event loop runs, and theirs is at rest."""
+    with Gate(2) as gate, asyncio.Runner() as first:
+        api = AsyncLiveAvatarApi("key", base_url=gate.url)
+        first.run(two_tokens(api))
+        assert gate.open == 2
+        asyncio.run(api.aclose())
+        first.run(asyncio.sleep(0))
+        eventually(lambda: gate.open == 0)
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_close_in_another_thread(blocked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same while their loop runs in another thread. The close does not wait for a loop that is blocked."""
+    if blocked:
+        monkeypatch.setattr("liveavatar._transports._aiohttp.CLEANUP_TIMEOUT", 0.01)
+
+    async def main() -> None:
+        api = AsyncLiveAvatarApi("key", base_url=gate.url)
+        await two_tokens(api)
+        closing = thread.submit(asyncio.run, api.aclose())
+        if blocked:
+            closing.result()
+        else:
+            await asyncio.wrap_future(closing)
+            eventually(lambda: gate.open == 0)
+        while gate.open:
+            await asyncio.sleep(0.01)
+
+    with Gate(2) as gate, ThreadPoolExecutor(1) as thread:
+        asyncio.run(main())
+
+
+def test_request_on_a_closed_pool(service: RecordingServer) -> None:
+    """A request on a pool that is closed is not sent; a stop is sent beside it."""
+
+    async def main() -> None:
+        pool = AiohttpTransport(service.url, None)
+        for _ in range(2):
+            assert (await pool.send(any_request(url=f"{service.url}/stop"))).status == 200
+        await pool.close()
+        with pytest.raises(LiveAvatarConnectionError, match=r"/token: the aiohttp session is closed$") as caught:
+            await pool.send(any_request(url=f"{service.url}/token"))
+        assert caught.value.request_sent is False
+        assert (await pool.send(any_request(url=f"{service.url}/stop", is_stop=True))).status == 200
+
+    asyncio.run(main())
+    assert service.endpoints == ["stop"] * 3
+    assert service.connections == 2
+
+
+async def two_tokens(api: AsyncLiveAvatarApi) -> None:
+    """Create two tokens at the same time."""
+    await asyncio.gather(api.create_session_token(LITE), api.create_session_token(LITE))
 
 
 def test_close_during_request() -> None:
@@ -378,6 +465,41 @@ def test_callers_client_is_closed(flavour: str, service: RecordingServer) -> Non
     assert service.received == []
 
 
+def test_session_of_another_type() -> None:
+    """A session that is none of aiohttp is refused."""
+    with (
+        pytest.raises(TypeError, match=r"^session must be an aiohttp\.ClientSession, not Client$"),
+        httpx.Client() as http,
+    ):
+        AsyncLiveAvatarApi("key", http)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["before the request", "during the request"])
+def test_callers_session_is_closed(meanwhile: bool, service: RecordingServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for a session of aiohttp. A request may have been sent if the session is closed meanwhile."""
+    request = aiohttp.ClientSession._request
+
+    async def late(session: aiohttp.ClientSession, *args: Any, **settings: Any) -> Any:
+        await callers.close()
+        return await request(session, *args, **settings)
+
+    async def main() -> LiveAvatarConnectionError:
+        nonlocal callers
+        callers = aiohttp.ClientSession()
+        async with AsyncLiveAvatarApi("key", callers, base_url=service.url, max_retries=0) as api:
+            if meanwhile:
+                monkeypatch.setattr(aiohttp.ClientSession, "_request", late)
+            else:
+                await callers.close()
+            with pytest.raises(LiveAvatarConnectionError, match=r"/token: the aiohttp session is closed$") as caught:
+                await api.create_session_token(LITE)
+            return caught.value
+
+    callers: aiohttp.ClientSession
+    assert asyncio.run(main()).request_sent is meanwhile
+    assert service.received == []
+
+
 def test_stop_beside_a_closed_client(flavour: str, service: RecordingServer) -> None:
     """A session is stopped although the caller has closed the client over which it was opened."""
     http: Any = {"blocking": httpx.Client, "async": httpx.AsyncClient}[flavour]()
@@ -453,12 +575,21 @@ def test_callers_cookies(flavour: str, kind: str, service: RecordingServer) -> N
 
 @pytest.mark.parametrize(("flavour", "kind"), CALLERS)
 def test_callers_headers(flavour: str, kind: str, service: RecordingServer) -> None:
-    """The headers and cookies of the caller's pool are not sent."""
-    with Callers(flavour, kind).client(service.url) as api, api.session(LITE):
+    """The headers and cookies of the caller's pool are not sent, nor cookies of the service."""
+    service.headers = {"Set-Cookie": "service=1; Path=/"}
+    by_name = service.url.replace("127.0.0.1", "localhost")  # aiohttp stores no cookies of addresses
+    with Callers(flavour, kind).client(by_name) as api, api.session(LITE):
         pass
+    assert service.endpoints == ["token", "start", "stop"]
     for request in service.received:
         assert request.header("cookie") == request.header("x-mine") == []
         assert request.credential  # one, and only one
+
+
+NO_CONNECTION = {
+    "httpx client": r"/start: the call timed out \(PoolTimeout\)$",
+    "aiohttp session": r"/start: no connection in time \(ConnectionTimeoutError\)$",
+}
 
 
 @pytest.mark.parametrize(("flavour", "kind"), CALLERS)
@@ -481,7 +612,7 @@ def test_exhausted_pool(flavour: str, kind: str) -> None:
         # Another request uses the only connection, and waits.
         held = api.runner.run(hold()) if flavour == "async" else thread.submit(callers.pool.post, gate.url)
         eventually(lambda: gate.requests == 1)
-        with pytest.raises(LiveAvatarTimeoutError) as caught:
+        with pytest.raises(LiveAvatarTimeoutError, match=NO_CONNECTION.get(kind)) as caught:
             api.start_session("session-token")
         other.create_session_token(LITE)  # completes the number, so that both get their response
         if flavour == "async":
@@ -522,23 +653,97 @@ def test_observed_aiohttp(service: RecordingServer, monkeypatch: pytest.MonkeyPa
     assert service.connections == 1
 
 
-@pytest.mark.parametrize(("tried", "started"), [((3, 0), 3), ((99, 0), 0)])
-def test_untested_aiohttp(
-    tried: tuple[int, int], started: int, service: RecordingServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a version of aiohttp that was not tested, requests go through its session."""
+@pytest.fixture
+def through_sessions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths of the requests that an aiohttp session has sent."""
     start, seen = aiohttp.ClientResponse.start, []
 
     async def noted(response: aiohttp.ClientResponse, connection: Any) -> Any:
         seen.append(response.url.path)
         return await start(response, connection)
 
-    monkeypatch.setattr("liveavatar._transports._aiohttp_direct._MAX_TESTED_VERSION", tried)
     monkeypatch.setattr(aiohttp.ClientResponse, "start", noted)
+    return seen
+
+
+@pytest.mark.parametrize(("tried", "started"), [((3, 0), 3), ((99, 0), 0)])
+def test_untested_aiohttp(
+    tried: tuple[int, int],
+    started: int,
+    service: RecordingServer,
+    through_sessions: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a version of aiohttp that was not tested, requests go through its session."""
+    wrapped: list[object] = []
+
+    def noted(connector: aiohttp.BaseConnector) -> Any:
+        wrapped.append(connector)
+        return CheckedConnector(connector)
+
+    monkeypatch.setattr("liveavatar._transports._aiohttp_direct._MAX_TESTED_VERSION", tried)
+    monkeypatch.setattr("liveavatar._transports._aiohttp.CheckedConnector", noted)
     with client("async", "key", base_url=service.url) as api, api.session(LITE):
         pass
     assert service.endpoints == ["token", "start", "stop"]
-    assert len(seen) == started
+    assert len(through_sessions) == started
+    assert len(wrapped) == (started == 0)
+
+
+@pytest.mark.parametrize(("kind", "started"), [("aiohttp session", 0), ("traced aiohttp session", 3)])
+def test_traced_session(kind: str, started: int, service: RecordingServer, through_sessions: list[str]) -> None:
+    """Requests go through aiohttp's session only if traces of the caller's session observe them."""
+    with Callers("async", kind).client(service.url) as api, api.session(LITE):
+        pass
+    assert service.endpoints == ["token", "start", "stop"]
+    assert len(through_sessions) == started
+
+
+@pytest.mark.parametrize(("flavour", "kind"), CALLERS)
+def test_encoding_that_needs_a_package(flavour: str, kind: str, service: RecordingServer) -> None:
+    """A body in an encoding that needs another package is refused as every encoding is: it is not decoded."""
+    service.headers = {"Content-Encoding": "br"}
+    with (
+        Callers(flavour, kind).client(service.url, max_retries=0) as api,
+        pytest.raises(LiveAvatarApiError, match="a body in the encoding 'br', which was not asked for"),
+    ):
+        api.create_session_token(LITE)
+
+
+class HastyConnector(aiohttp.TCPConnector):
+    """A caller's connector whose connections are closed at once."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self._how = how
+
+    async def connect(self, *args: Any, **settings: Any) -> Any:
+        connection = await super().connect(*args, **settings)
+        if self._how == "given back":
+            connection.close()
+            return connection
+        assert connection.transport is not None
+        connection.transport.close()
+        while self._how == "closed" and connection.transport is not None:
+            await asyncio.sleep(0)
+        return connection
+
+
+@pytest.mark.parametrize("how", ["closing", "closed", "given back"])
+def test_connection_that_is_closed_at_once(how: str, service: RecordingServer) -> None:
+    """Nothing is sent on a connection that is closed before the request is written to it, and the error says so."""
+
+    async def main() -> LiveAvatarConnectionError:
+        async with (
+            aiohttp.ClientSession(connector=HastyConnector(how)) as callers,
+            AsyncLiveAvatarApi("key", callers, base_url=service.url, max_retries=0) as api,
+        ):
+            with pytest.raises(LiveAvatarConnectionError, match=r"/token: the connection was closed$") as caught:
+                await api.create_session_token(LITE)
+            return caught.value
+
+    assert asyncio.run(main()).request_sent is False
+    assert service.received == []
 
 
 class Wrapper:
@@ -575,6 +780,25 @@ def test_replaced_aiohttp_method(replacement: Any, service: RecordingServer, mon
     assert service.received == []
 
 
+def test_instrumentation_that_cannot_connect(
+    service: RecordingServer, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request was sent although a replacement of aiohttp's method fails to connect to another service after it."""
+    request = aiohttp.ClientSession._request
+
+    async def reporting(session: aiohttp.ClientSession, *args: Any, **settings: Any) -> Any:
+        (await request(session, *args, **settings)).close()
+        async with aiohttp.ClientSession() as other:
+            return await request(other, "POST", f"http://127.0.0.1:{closed_port}")
+
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", reporting)
+    with client("async", "key", base_url=service.url, max_retries=0) as api:
+        with pytest.raises(LiveAvatarConnectionError) as caught:
+            api.start_session("session-token-1")
+        assert caught.value.request_sent is True
+    assert service.endpoints == ["start"]
+
+
 # ---- Nothing but our requests ------------------------------------------------------------------------------
 
 
@@ -586,6 +810,18 @@ def test_cookies(flavour: str, service: RecordingServer) -> None:
             with api.session(LITE):
                 pass
     assert [request.header("cookie") for request in service.received] == [[]] * 6
+
+
+def test_request_without_a_body(flavour: str, service: RecordingServer) -> None:
+    """A request without a body has no Content-Length, unless its method is one that has a body."""
+    service.replies[session_id(1)] = 404, ""
+    with client(flavour, "key", base_url=service.url) as api:
+        with pytest.raises(LiveAvatarApiError):
+            api.get_session(session_id(1))
+        api.delete_session_events(session_id(1))
+        api.start_session("session-token-1")
+    assert [request.method for request in service.received] == ["GET", "DELETE", "POST"]
+    assert [request.header("content-length") for request in service.received] == [[], [], ["0"]]
 
 
 @pytest.mark.parametrize(("flavour", "kind"), CALLERS)
@@ -672,7 +908,18 @@ def test_address_that_refuses(flavour: str, service: RecordingServer, addresses:
         api.close_session(api.new_session(LITE).session_id)
 
 
-def test_addresses_share_the_timeout(addresses: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_address(flavour: str, service: RecordingServer, addresses: list[str]) -> None:
+    """Nothing is sent to an address that the host does not have."""
+    addresses += ["127.0.0.2"]
+    url = service.url.replace("127.0.0.1", "localhost")
+    with client(flavour, "k", base_url=url, max_retries=0) as api, pytest.raises(LiveAvatarConnectionError):
+        api.create_session_token(LITE)
+    assert service.received == []
+
+
+@pytest.mark.usefixtures("no_proxies")
+@pytest.mark.parametrize("proxy", [None, "http://localhost:1"], ids=["of the service", "of a proxy"])
+def test_addresses_share_the_timeout(proxy: str | None, addresses: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Addresses that do not respond share the time of the call. The blocking client; asyncio bounds all of them."""
     addresses += [f"127.0.0.{number}" for number in range(2, 8)]
     limits: list[float] = []
@@ -682,7 +929,10 @@ def test_addresses_share_the_timeout(addresses: list[str], monkeypatch: pytest.M
         raise httpcore.ConnectTimeout("timed out")
 
     monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", connect_tcp)
-    with LiveAvatarApi("k", base_url="http://localhost/v1", timeout=3, max_retries=0) as api:
+    if proxy is not None:
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+    url = "http://localhost/v1" if proxy is None else "https://api.liveavatar.test"
+    with LiveAvatarApi("k", base_url=url, timeout=3, max_retries=0) as api:
         with pytest.raises(LiveAvatarTimeoutError) as caught:
             api.new_session(LITE)
         assert caught.value.request_sent is False
@@ -761,10 +1011,15 @@ class Proxy:
 
 
 @pytest.fixture
-def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment names no proxy."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def proxy(no_proxies: None) -> Iterator[Proxy]:
     with Proxy() as proxy:
         yield proxy
 
@@ -895,24 +1150,74 @@ def test_no_tls_context(
     assert secure_service.connections == 1
 
 
-def test_one_tunnel(
-    flavour: str,
+@pytest.fixture
+def through_proxy(
     secure_service: RecordingServer,
     authority: trustme.CA,
     proxy: Proxy,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Sessions share one tunnel through the environment's proxy."""
+) -> RecordingServer:
+    """The service https://api.liveavatar.test, behind the environment's proxy."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     monkeypatch.setenv("HTTPS_PROXY", proxy.url)
     proxy.target = "127.0.0.1", int(secure_service.url.rsplit(":", 1)[1])
+    return secure_service
+
+
+def test_one_tunnel(flavour: str, through_proxy: RecordingServer, proxy: Proxy, contexts: list[object]) -> None:
+    """Sessions share one TLS context, and one tunnel through the environment's proxy."""
     with client(flavour, "the-api-key", base_url="https://api.liveavatar.test") as api:
         for _ in range(3):
             with api.session(LITE):
                 pass
-    assert secure_service.endpoints == ["token", "start", "stop"] * 3
+    assert through_proxy.endpoints == ["token", "start", "stop"] * 3
     assert proxy.asked == ["api.liveavatar.test:443"]
-    assert secure_service.connections == 1
+    assert through_proxy.connections == 1
+    assert len(contexts) == 1
     assert "the-api-key" not in proxy.headers[0]
+
+
+@pytest.mark.usefixtures("no_keep_alive")
+def test_old_tunnels(flavour: str, through_proxy: RecordingServer, proxy: Proxy) -> None:
+    """A tunnel that has been idle for too long is not used again."""
+    with client(flavour, "key", base_url="https://api.liveavatar.test") as api:
+        for _ in range(2):
+            api.create_session_token(LITE)
+        assert len(proxy.asked) == through_proxy.connections == 2
+
+
+@pytest.mark.usefixtures("no_keep_alive")
+def test_other_httpcore(
+    through_proxy: RecordingServer, proxy: Proxy, contexts: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a version of httpcore that makes its connections in another way, httpx's own pool sends the requests."""
+    monkeypatch.setattr("liveavatar._transports._httpcore._new_pool", lambda *_: None)
+    with client("blocking", "key", base_url="https://api.liveavatar.test") as api, api.session(LITE):
+        pass
+    assert through_proxy.endpoints == ["token", "start", "stop"]
+    assert through_proxy.connections == len(proxy.asked) == 3
+    assert len(contexts) == 1
+
+
+def test_tls_context_after_the_close(
+    flavour: str,
+    secure_service: RecordingServer,
+    authority: trustme.CA,
+    contexts: list[object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client that is closed stops a session with the TLS context that it has."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    with client(flavour, "key", base_url=secure_service.url) as api:
+        session = api.new_session(LITE)
+        secure_service.replies["stop"] = 400, ""
+        with pytest.raises(LiveAvatarApiError):
+            api.close()
+        del secure_service.replies["stop"]
+        api.close_session(session.session_id)
+    assert secure_service.endpoints == ["token", "start", "stop", "stop"]
+    assert len(contexts) == 1

@@ -80,6 +80,7 @@ class RecordingServer:
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.received: list[Received] = []
         self.connections = 0
+        self.open = 0
         self.replies: dict[str, tuple[int, Any]] = {}
         """Status and body (text, or a value for JSON) of the responses to an endpoint."""
         self.headers: dict[str, str] = {}
@@ -128,6 +129,11 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.recorder.connections += 1
+        self.recorder.open += 1
+
+    def finish(self) -> None:
+        self.recorder.open -= 1
+        super().finish()
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
@@ -143,6 +149,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if status != 204:
             self.wfile.write(text)
+
+    def do_GET(self) -> None:
+        self.do_POST()
+
+    def do_DELETE(self) -> None:
+        self.do_POST()
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

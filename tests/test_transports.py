@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import math
+import select
+import socket
 import ssl
+import sys
 import threading
 import time
 import types
 import unittest.mock
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import aiohttp
 import h11
+import httpcore
 import httpx
 import pytest
-from liveavatar import LedgerError, LiveAvatarConnectionError, LiveAvatarTimeoutError
+from liveavatar import LedgerError, LiveAvatarApi, LiveAvatarConnectionError, LiveAvatarTimeoutError
 from liveavatar._constants import CLEANUP_POOL_TIMEOUT, CONNECT_TIMEOUT, INTERRUPT_INTERVAL
 from liveavatar._redaction import Secret
+from liveavatar._transports._aiohttp import AiohttpTransport
+from liveavatar._transports._aiohttp_direct import _poll
 from liveavatar._transports._asyncio import (
     AsyncIO,
     AsyncTransport,
     Attempt,
     _background_tasks,
+    current_attempt,
     shield_all,
     wait_shielded,
 )
 from liveavatar._transports._base import Request, Response, connection_error, find_foreign
 from liveavatar._transports._blocking import BlockingIO, run, run_in_thread
-from liveavatar._transports._httpcore import _DeadlineStream, current_request
+from liveavatar._transports._httpcore import _ConnectionStack, _DeadlineBackend, _DeadlineStream, current_request
 from liveavatar._transports._httpx import build_request, trace
 
 LOCAL = "http://127.0.0.1:8080/v1/sessions/start"
@@ -221,6 +229,7 @@ class Stub(AsyncTransport):
     """A transport that calls a function in place of sending a request."""
 
     errors = (OSError, httpx.HTTPError)
+    callers_is_closed = False
 
     def __init__(self, exchange: Any = None, spare: Stub | None = None) -> None:
         self.exchange = exchange
@@ -240,7 +249,7 @@ class Stub(AsyncTransport):
         return connection_error(request, error, sent=False, active=active)
 
     def is_callers_pool_closed(self) -> bool:
-        return False
+        return self.callers_is_closed
 
     def spare(self) -> Stub:
         assert self.beside is not None
@@ -289,6 +298,33 @@ def test_error_while_handling_another() -> None:
             asyncio.run(failing(broken).send(request(soon())))
 
 
+def test_request_of_a_hook() -> None:
+    """A hook may send a request of its own: afterwards, the connection notes what happens to the first one again."""
+    first, second = request(soon()), request(soon())
+    seen: list[Request] = []
+
+    async def hook() -> None:
+        seen.append(current_attempt.get().request)
+        if len(seen) == 1:
+            await transport.send(second)
+            seen.append(current_attempt.get().request)
+
+    transport = Stub(hook)
+    asyncio.run(transport.send(first))
+    assert [id(each) for each in seen] == [id(first), id(second), id(first)]
+
+
+def test_abandoned_request() -> None:
+    """A request that was abandoned may be closed in another context than it began in."""
+
+    async def begin_and_close() -> None:
+        sending = Stub(lambda: asyncio.sleep(0)).send(request(soon()))
+        contextvars.copy_context().run(sending.send, None)
+        sending.close()
+
+    asyncio.run(begin_and_close())
+
+
 def test_last_resort() -> None:
     """A last attempt is sent beside the caller's pool, on a connection that is closed afterwards."""
     spare = Stub()
@@ -296,6 +332,58 @@ def test_last_resort() -> None:
     assert asyncio.run(callers.send(last)).status == 200
     assert (callers.sent, spare.sent) == ([], [last])
     assert spare.closed
+
+
+@pytest.mark.parametrize(
+    ("closed", "owns_pool", "sent", "settings", "is_sent_beside"),
+    [
+        (None, False, False, {"is_cleanup": True}, True),
+        (None, False, True, {"is_cleanup": True}, False),
+        (None, True, False, {"is_cleanup": True}, False),
+        (None, False, False, {"is_stop": True}, False),
+        ("transport", True, False, {"is_stop": True}, True),
+        ("callers", False, False, {"is_stop": True}, True),
+        ("callers", False, True, {"is_stop": True}, False),
+        ("callers", False, False, {}, False),
+    ],
+)
+def test_request_beside_the_pool(
+    closed: str | None, owns_pool: bool, sent: bool, settings: dict[str, bool], is_sent_beside: bool
+) -> None:
+    """A cleanup that the caller's pool could not send, and a stop that a closed pool could not, is sent beside it."""
+    asked, spare = request(soon(), **settings), Stub()
+    transport = failing(connection_error(asked, "broken", sent=sent))
+    transport.beside, transport.owns_pool = spare, owns_pool
+    transport.closed, transport.callers_is_closed = closed == "transport", closed == "callers"
+    if is_sent_beside:
+        assert asyncio.run(transport.send(asked)).status == 200
+    else:
+        with pytest.raises(LiveAvatarConnectionError, match="broken"):
+            asyncio.run(transport.send(asked))
+    assert spare.sent == [asked] * is_sent_beside
+    assert spare.closed is is_sent_beside
+
+
+def test_broken_body() -> None:
+    """A response whose body breaks off is returned, with the error."""
+
+    async def begin_and_break() -> None:
+        current_attempt.get().response = Response(402, {})
+        raise httpx.ReadError("broken")
+
+    response = asyncio.run(Stub(begin_and_break).send(request(soon())))
+    assert response.status == 402
+    assert response.read_error is not None
+    assert response.read_error.request_sent is True
+
+
+def test_request_without_time() -> None:
+    """A request whose deadline has come is not sent."""
+    transport = Stub()
+    with pytest.raises(LiveAvatarTimeoutError) as caught:
+        asyncio.run(transport.send(request(time.monotonic() - 1.0)))
+    assert caught.value.request_sent is False
+    assert transport.sent == []
 
 
 def test_many_works() -> None:
@@ -392,9 +480,13 @@ async def cancelled_wait(task: asyncio.Task[Any]) -> None:
         await waiting
 
 
-def test_wait_after_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cancelled wait goes on until the work has ended."""
+@pytest.mark.parametrize("state", ["not imported", "being imported", "imported"])
+def test_wait_after_cancellation(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancelled wait goes on until the work has ended. If anyio is imported, it does not cancel the wait again."""
+    scope = unittest.mock.MagicMock()
+    anyio = types.SimpleNamespace(**{"CancelScope": scope} if state == "imported" else {})
     monkeypatch.setattr("liveavatar._transports._asyncio.CLEANUP_TIMEOUT", 0.9)
+    monkeypatch.setitem(sys.modules, "anyio", None if state == "not imported" else anyio)
 
     async def check() -> None:
         task = asyncio.ensure_future(asyncio.sleep(0.01))
@@ -402,6 +494,9 @@ def test_wait_after_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
         assert task.done()
 
     asyncio.run(check())
+    if state == "imported":
+        scope.assert_called_once_with(shield=True)
+        scope.return_value.__exit__.assert_called_once()
 
 
 def test_work_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -570,6 +665,73 @@ def test_timeouts_of_httpx(now: float) -> None:
     }
 
 
+# ---- aiohttp -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("left", "is_cleanup", "is_callers", "connect", "sock_connect"),
+    [
+        (100.0, True, False, None, CONNECT_TIMEOUT),
+        (2.0, True, False, None, 1.8),
+        (100.0, False, True, 90.0, CONNECT_TIMEOUT),
+        (100.0, True, True, CLEANUP_POOL_TIMEOUT, CONNECT_TIMEOUT),
+    ],
+)
+def test_timeouts_of_aiohttp(
+    left: float, is_cleanup: bool, is_callers: bool, connect: float | None, sock_connect: float, now: float
+) -> None:
+    """Each of aiohttp's timeouts is bounded by the time left. Only a caller's pool may have no connection."""
+
+    async def limits() -> aiohttp.ClientTimeout:
+        async with aiohttp.ClientSession() as callers:
+            transport = AiohttpTransport(LOCAL, callers if is_callers else None)
+            return transport._timeout(request(now + left, is_cleanup=is_cleanup))
+
+    assert asyncio.run(limits()) == aiohttp.ClientTimeout(
+        connect=connect and pytest.approx(connect), sock_connect=pytest.approx(sock_connect)
+    )
+
+
+@pytest.mark.parametrize("platform", sorted({sys.platform, "win32"}))
+def test_poll(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle connection is used up once anything has arrived, and once it is closed. No answer is waited for."""
+    waits: list[float] = []
+
+    def noted_select(*args: Any) -> Any:
+        waits.append(args[3])
+        return select.select(*args)
+
+    class Poll:
+        def __init__(self) -> None:
+            self._poll = select.poll()
+            self.register = self._poll.register
+
+        def poll(self, wait: float) -> Any:
+            waits.append(wait)
+            return self._poll.poll(wait)
+
+    known = {"select": noted_select} if platform == "win32" else {"poll": Poll, "POLLIN": select.POLLIN}
+    monkeypatch.setattr("liveavatar._transports._aiohttp_direct.sys", types.SimpleNamespace(platform=platform))
+    monkeypatch.setattr("liveavatar._transports._aiohttp_direct.select", types.SimpleNamespace(**known))
+    near, far = socket.socketpair()
+    with near, far:
+        is_readable = _poll(unittest.mock.Mock(get_extra_info={"socket": near}.get))
+        assert is_readable() is False
+        far.send(b"x")
+        assert is_readable() is True
+        near.recv(1)
+        assert is_readable() is False
+        near.close()
+        assert is_readable() is True
+    assert set(waits) == {0}
+
+
+def test_poll_without_a_socket() -> None:
+    """An idle connection whose socket is not known counts as used up."""
+    assert _poll(None)() is True
+    assert _poll(unittest.mock.Mock(get_extra_info={}.get))() is True
+
+
 # ---- httpcore ----------------------------------------------------------------------------------------------
 
 
@@ -602,3 +764,109 @@ def test_connection_after_the_deadline(operation: str, now: float) -> None:
         current_request.reset(token)
     assert caught.value.request_sent is True
     assert inner.mock_calls == []
+
+
+@pytest.fixture
+def sending(now: float) -> Iterator[None]:
+    """A request is sent, and has 2 seconds left."""
+    token = current_request.set(request(now + 2.0))
+    yield
+    current_request.reset(token)
+
+
+def timeout_of_a_handler(kind: type[Exception], file: str = __file__) -> Exception:
+    """Return httpcore's exception for a timeout error that a signal handler has raised in a call of the socket."""
+    return raised(kind("x"), httpcore.__file__, cause=raised(TimeoutError("of a signal handler"), file))
+
+
+@pytest.mark.usefixtures("sending")
+@pytest.mark.parametrize("kind", [httpcore.ConnectError, httpcore.ConnectTimeout])
+def test_next_address(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next address has a share of the time, and is not tried after the error of a signal handler."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"192.0.2.{number}", 80)) for number in (1, 1, 2)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+    timeout, handled = timeout_of_a_handler(kind, ssl.__file__), timeout_of_a_handler(kind)
+    inner = unittest.mock.Mock()
+    inner.connect_tcp.side_effect = [timeout, timeout, handled, handled, inner.stream]
+    backend = _DeadlineBackend(inner)
+    with pytest.raises(kind):
+        backend.connect_tcp("host", 80)
+    with pytest.raises(kind) as caught:
+        backend.connect_tcp("host", 80)
+    assert caught.value is handled
+    try:
+        raise handled.__cause__ or handled
+    except TimeoutError:  # the caller handles this error already
+        backend.connect_tcp("host", 80, local_address="192.0.2.9")
+    assert inner.connect_tcp.mock_calls[:3] == [
+        unittest.mock.call("192.0.2.1", 80, timeout=pytest.approx(0.9)),
+        unittest.mock.call("192.0.2.2", 80, timeout=pytest.approx(1.8)),
+        unittest.mock.call("192.0.2.1", 80, timeout=pytest.approx(0.9)),
+    ]
+    assert inner.connect_tcp.mock_calls[4:] == [
+        unittest.mock.call("192.0.2.2", 80, timeout=pytest.approx(1.8), local_address="192.0.2.9")
+    ]
+
+
+@pytest.mark.usefixtures("sending")
+def test_read_after_a_signal() -> None:
+    """A read goes on until the deadline, but not after the error of a signal handler."""
+    timeout, handled = (timeout_of_a_handler(httpcore.ReadTimeout, file) for file in (ssl.__file__, __file__))
+    inner = unittest.mock.Mock()
+    inner.read.side_effect = [timeout, timeout, b"x", timeout, handled, handled, b"y"]
+    stream = _DeadlineStream(inner)
+    assert stream.read(1) == b"x"
+    with pytest.raises(httpcore.ReadTimeout) as caught:
+        stream.read(1)
+    assert caught.value is handled
+    try:
+        raise handled.__cause__ or handled
+    except TimeoutError:  # the caller handles this error already
+        assert stream.read(1) == b"y"
+
+
+@pytest.mark.parametrize(("left", "reads"), [(INTERRUPT_INTERVAL, 1), (INTERRUPT_INTERVAL + 0.1, 2)])
+def test_last_read(left: float, reads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read that has lasted until the deadline is the last one."""
+    clock = unittest.mock.Mock(monotonic=unittest.mock.Mock(side_effect=[1000.0, 1000.0 + INTERRUPT_INTERVAL]))
+    monkeypatch.setattr("liveavatar._transports._base.time", clock)
+    inner = unittest.mock.Mock()
+    inner.read.side_effect = httpcore.ReadTimeout
+    token = current_request.set(request(1000.0 + left))
+    with pytest.raises(httpcore.ReadTimeout):
+        _DeadlineStream(inner).read(1)
+    current_request.reset(token)
+    assert inner.read.call_count == reads
+
+
+class FailingHandlerError(ConnectionResetError):
+    """An error that a signal handler raises while a host name is resolved."""
+
+
+@pytest.mark.usefixtures("sending")
+@pytest.mark.parametrize("kind", [FailingHandlerError, OSError, UnicodeError])
+def test_name_and_a_signal_handler(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that a signal handler raises while a host name is resolved is raised as it is."""
+    error = kind("of a signal handler")
+
+    def getaddrinfo(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with LiveAvatarApi("key", base_url="http://localhost:9") as api, pytest.raises(kind) as caught:
+        api.stop_session("00000000-0000-4000-8000-000000000001")
+    assert caught.value is error
+
+
+def test_idle_connection_that_another_thread_takes() -> None:
+    """A connection that another thread takes while it is found to be old is left to that thread."""
+    stack = _ConnectionStack(unittest.mock.Mock())
+
+    def taken() -> bool:
+        stack._idle.clear()
+        return True
+
+    parser = types.SimpleNamespace(trailing_data=(b"", False))
+    connection = unittest.mock.Mock(has_expired=taken, _h11_state=parser)
+    stack._release(connection)
+    connection.close.assert_not_called()

@@ -65,6 +65,10 @@ class Driver:
         """Call a method and wait for its result."""
         return self.begin(method, *args, **kwargs).result(60)
 
+    def close_pool(self) -> None:
+        """Close the caller's pool."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Close the client and what it was built on."""
         raise NotImplementedError
@@ -82,12 +86,15 @@ class BlockingDriver(Driver):
             return in_thread(self.api.__exit__, None, None, None)
         return in_thread(getattr(self.api, method), *args, **kwargs)
 
+    def close_pool(self) -> None:
+        if self.http is not None:
+            self.http.close()
+
     def close(self) -> None:
         with contextlib.suppress(LiveAvatarError), warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             self.api.close()
-        if self.http is not None:
-            self.http.close()
+        self.close_pool()
 
 
 class LoopThread:
@@ -150,14 +157,17 @@ class AsyncDriver(Driver):
 
         return self.thread.begin(call())
 
-    def close(self) -> None:
-        with contextlib.suppress(LiveAvatarError), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
-            self.call("close")
+    def close_pool(self) -> None:
         if self.session is not None:
             self.thread.run(self.session.close())
         if self.http is not None:
             self.thread.run(self.http.aclose())
+
+    def close(self) -> None:
+        with contextlib.suppress(LiveAvatarError), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            self.call("close")
+        self.close_pool()
         self.thread.close()
 
 

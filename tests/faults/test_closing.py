@@ -355,12 +355,7 @@ def test_callers_pool_is_closed_first(pool: str, fast_retries: FastRetries) -> N
     """Sessions are stopped even if the caller has closed the pool that they were opened through."""
     with driven(pool) as (server, api):
         session_id = api.call("new_session", session_request()).session_id
-        if pool.startswith("blocking"):
-            api.http.close()
-        elif api.http is not None:
-            api.thread.run(api.http.aclose())
-        else:
-            api.thread.run(api.session.close())
+        api.close_pool()
         api.call("close")
         assert api.open_sessions == ()
         assert server.running == set(), session_id

@@ -406,8 +406,9 @@ def test_second_server_that_refuses(flavour: str, nobody: str, server: FaultServ
 
 
 @pytest.mark.row("H10", "H11")
+@pytest.mark.parametrize("token", [fault.normal, fault.closes_with_response], ids=["reused", "new connection"])
 @pytest.mark.parametrize("pool", ["own", "http_client"])
-def test_blocking_handler_that_cannot_connect(pool: str, nobody: str, server: FaultServer) -> None:
+def test_blocking_handler_that_cannot_connect(pool: str, token: Any, nobody: str, server: FaultServer) -> None:
     """A signal handler cannot connect during a start: the session is stopped, and started only once."""
 
     def signals(exchange: fault.Exchange) -> None:
@@ -416,7 +417,7 @@ def test_blocking_handler_that_cannot_connect(pool: str, nobody: str, server: Fa
         exchange.until_client_leaves()
 
     main = threading.get_ident()
-    server.on("start", signals, 1)
+    server.on("token", token, 1).on("start", signals, 1)
     with httpx.Client(trust_env=False) as http:
         settings: Any = {"http_client": http} if pool == "http_client" else {}
         api = LiveAvatarApi(KEY, base_url=server.url, timeout=10.0, **settings)

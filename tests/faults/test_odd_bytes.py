@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from liveavatar import LiveAvatarError
+from liveavatar import LiveAvatarError, LiveAvatarTimeoutError
 
 from tests.faults import server as fault
 from tests.faults.cases import session_request
@@ -72,6 +72,19 @@ def test_unusual_bytes_have_one_outcome(
         assert differing == DIFFERENCES
     else:  # older parsers are laxer
         assert len(differing) <= len(FORMS) // 4
+
+
+@pytest.mark.row("B9")
+@pytest.mark.parametrize("pool", FEW_POOLS)
+def test_interim_responses(pool: str) -> None:
+    """Interim responses are skipped. A change of the protocol ends the request: nothing follows it."""
+    with driven(pool, max_retries=0) as (server, api):
+        server.on("token", fault.interim(100, 102, 199), 1)
+        server.on("token", fault.sends(b"HTTP/1.1 101 Switching Protocols\r\n\r\n", acts=False, then="wait"), 1)
+        api.call("create_session_token", session_request())
+        _, error = outcome(api.begin("create_session_token", session_request()))
+        assert isinstance(error, LiveAvatarError)
+        assert not isinstance(error, LiveAvatarTimeoutError)
 
 
 @pytest.mark.row("H19")

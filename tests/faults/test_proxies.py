@@ -144,17 +144,16 @@ def test_broken_variable_does_not_matter_to_a_callers_client(flavour: str, monke
     http.close() if isinstance(http, httpx.Client) else asyncio.run(http.aclose())
 
 
-def test_broken_variable_and_a_closed_client(flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pool", ["blocking http_client", "async http_client", "async session"])
+def test_broken_variable_and_a_closed_client(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop beside a caller's client that is closed fails to connect, and not because of the variable."""
-    make: Any = httpx.Client if flavour == "blocking" else httpx.AsyncClient
-    http = make(trust_env=False)
     monkeypatch.setenv("HTTPS_PROXY", "http://")
-    with client(flavour, "key", base_url=f"https://{HOST}/v1", http_client=http, max_retries=0) as api:
-        api.adopt_session("00000000-0000-4000-8000-00000000abcd")
-        http.close() if flavour == "blocking" else api.runner.run(http.aclose())
+    with started(pool, f"https://{HOST}/v1", max_retries=0) as api:
+        api.call("adopt_session", "00000000-0000-4000-8000-00000000abcd")
+        api.close_pool()
         with pytest.raises(LiveAvatarConnectionError):
-            api.close_session("00000000-0000-4000-8000-00000000abcd")
-        api.release_session("00000000-0000-4000-8000-00000000abcd")
+            api.call("close_session", "00000000-0000-4000-8000-00000000abcd")
+        api.call("release_session", "00000000-0000-4000-8000-00000000abcd")
 
 
 def test_broken_variable_at_exit(monkeypatch: pytest.MonkeyPatch) -> None:

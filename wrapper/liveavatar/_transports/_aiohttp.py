@@ -21,7 +21,6 @@ from ..errors import LiveAvatarConnectionError
 from ._aiohttp_direct import (
     CheckedConnector,
     DirectSender,
-    NotSentError,
     OpenResponse,
     can_bypass_session,
     can_wrap_connector,
@@ -34,10 +33,9 @@ _NOT_SENT = (
     aiohttp.ClientHttpProxyError,
     aiohttp.ConnectionTimeoutError,
     aiohttp.InvalidURL,
-    NotSentError,
 )
 
-_DEFAULT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
+_DEFAULT_TIMEOUT = aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT)
 
 
 class ThreadResolver(AbstractResolver):
@@ -88,7 +86,7 @@ class AiohttpTransport(AsyncTransport):
         self._base_url = base_url
         self._caller = caller
         self._proxy = proxy_from_environment(base_url, required=caller is None and not is_spare)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop  # the one of the sessions
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._direct = DirectSender(base_url)
 
@@ -155,9 +153,7 @@ class AiohttpTransport(AsyncTransport):
         if self.owns_pool and request.remaining() > CONNECT_TIMEOUT:
             return _DEFAULT_TIMEOUT
         return aiohttp.ClientTimeout(
-            total=None,
-            connect=None if self.owns_pool else request.pool_timeout(),
-            sock_connect=request.connect_timeout(),
+            connect=None if self.owns_pool else request.pool_timeout(), sock_connect=request.connect_timeout()
         )
 
     async def _post_in_session(
@@ -182,8 +178,7 @@ class AiohttpTransport(AsyncTransport):
     def _to_connection_error(
         self, request: Request, error: Exception, active: BaseException | None
     ) -> LiveAvatarConnectionError:
-        sent = request.sent and not isinstance(error, NotSentError)
-        return connection_error(request, error, sent=sent or not isinstance(error, _NOT_SENT), active=active)
+        return connection_error(request, error, sent=request.sent or not isinstance(error, _NOT_SENT), active=active)
 
     def is_callers_pool_closed(self) -> bool:
         """Return whether the caller has closed the session."""
@@ -203,9 +198,9 @@ class AiohttpTransport(AsyncTransport):
             await _close_in_its_loop(session, self._loop)
 
 
-async def _close_in_its_loop(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop | None) -> None:
+async def _close_in_its_loop(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
     """Close a session whose event loop may be another one: running in another thread, at rest, or closed."""
-    if loop is None or loop is asyncio.get_running_loop():
+    if loop is asyncio.get_running_loop():
         await session.close()
     elif loop.is_running():
         closing = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(session.close(), loop))

@@ -19,7 +19,7 @@ import aiohttp
 import yarl
 
 from ._asyncio import current_attempt
-from ._base import Request, is_original
+from ._base import Request, connection_error, is_original
 
 _VERSION = tuple(int(number) for number in re.findall(r"\d+", aiohttp.__version__)[:2])
 _MAX_TESTED_VERSION = (3, 14)
@@ -27,10 +27,6 @@ _MAX_TESTED_VERSION = (3, 14)
 
 OpenResponse: TypeAlias = tuple[int, Mapping[str, str], aiohttp.StreamReader, Callable[[], None]]
 """A response whose body is still to be read: status, headers, body, and what releases the connection."""
-
-
-class NotSentError(aiohttp.ClientConnectionError):
-    """The connection was closed before anything was written to it."""
 
 
 def can_wrap_connector() -> bool:
@@ -62,7 +58,7 @@ class CheckedConnector:
             connection = await self._inner.connect(*args, **kwargs)
             protocol = connection.protocol
             if protocol is None:
-                raise NotSentError("the connection was closed")
+                raise connection_error(current_attempt.get().request, "the connection was closed", sent=False)
             is_readable = self._polls.get(protocol)
             if is_readable is None:
                 self._polls[protocol] = _poll(connection.transport)
@@ -91,29 +87,27 @@ class DirectSender:
 
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
-        self._origin = "/".join(base_url.split("/", 3)[:3])
-        self._host = ""
-        self._target: aiohttp.ClientRequest | None = None
+        self._origin = "/".join(base_url.split("/")[:3])
+
+    @functools.cached_property
+    def _target(self) -> aiohttp.ClientRequest:
+        # It says where to connect, and can be created only while an event loop runs.
+        return aiohttp.ClientRequest("POST", yarl.URL(self._base_url))
 
     async def send(
         self, session: aiohttp.ClientSession, request: Request, limits: aiohttp.ClientTimeout
     ) -> OpenResponse:
         """Send a request and return the response, its body still to be read."""
-        if self._target is None:
-            url = yarl.URL(self._base_url)
-            self._target = aiohttp.ClientRequest("POST", url, loop=asyncio.get_running_loop())
-            self._host = self._target.headers["Host"]
         connector = session.connector
-        if connector is None:
-            raise NotSentError("the connector was closed")
+        assert connector is not None
         try:
-            connection = await connector.connect(self._target, [], limits)
+            connection: Any = await connector.connect(self._target, [], limits)
         except TimeoutError:
             raise aiohttp.ConnectionTimeoutError("no connection in time") from None
         try:
             transport, protocol = connection.transport, connection.protocol
-            if transport is None or protocol is None or transport.is_closing():
-                raise NotSentError("the connection was closed")
+            if transport is None or transport.is_closing():
+                raise connection_error(request, "the connection was closed", sent=False)
             protocol.set_response_params(read_until_eof=True, auto_decompress=False)
             transport.write(self._serialize(request))
             message, content = await protocol.read()
@@ -130,7 +124,7 @@ class DirectSender:
         name, credential = request.credential
         length = f"Content-Length: {len(content)}\r\n" if content or request.method not in ("GET", "DELETE") else ""
         head = (
-            f"{request.method} {target} HTTP/1.1\r\nHost: {self._host}\r\n{_lines(request.headers)}"
+            f"{request.method} {target} HTTP/1.1\r\nHost: {self._target.headers['Host']}\r\n{_lines(request.headers)}"
             f"{name}: {credential.reveal()}\r\n{length}\r\n"
         )
         return head.encode("ascii") + content

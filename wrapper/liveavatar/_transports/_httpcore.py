@@ -50,9 +50,7 @@ def _new_pool(ssl_context: ssl.SSLContext, proxy: str | None) -> httpcore.Connec
         )
     parsed = httpx.Proxy(proxy)
     return httpcore.HTTPProxy(
-        proxy_url=httpcore.URL(
-            scheme=parsed.url.raw_scheme, host=parsed.url.raw_host, port=parsed.url.port, target=parsed.url.raw_path
-        ),
+        proxy_url=str(parsed.url),
         proxy_auth=parsed.raw_auth,
         ssl_context=ssl_context,
         keepalive_expiry=KEEPALIVE_EXPIRY,
@@ -151,13 +149,11 @@ class _DeadlineBackend(httpcore.NetworkBackend):
 
     def connect_tcp(self, host: str, port: int, timeout: float | None = None, **options: Any) -> _DeadlineStream:  # type: ignore[override]
         """Connect to the first address that accepts; each has an equal share of the time that is left."""
-        active = sys.exception()
         try:
             addresses = list(dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, port)))
         except (OSError, UnicodeError) as error:
-            if find_foreign(error, active) is not None:
-                raise
             raise httpcore.ConnectError(str(error)) from error
+        active = sys.exception()
         while True:
             limit = current_request.get().connect_timeout() / len(addresses)
             try:

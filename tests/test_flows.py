@@ -802,7 +802,7 @@ def test_request_not_json(harness: Harness, value: float) -> None:
 
 
 def flags(request: Request) -> tuple[bool, bool, bool]:
-    return request.is_cleanup, request.new_connection, request.last_resort
+    return request.is_cleanup, request.new_connection, request.beside_pool
 
 
 @by_endpoint
@@ -845,11 +845,11 @@ def test_no_last_resort(harness: Harness) -> None:
     token = harness.call(CREATE_TOKEN, max_retries=1)
     token("token", lost())
     token("sleep 0.5")
-    assert token("token", lost()).last_resort is False
+    assert token("token", lost()).beside_pool is False
     stop = harness.call(STOP, max_retries=1)
     stop("stop", refused(503))
     stop("sleep 0.5")
-    assert stop("stop", refused(503)).last_resort is False
+    assert stop("stop", refused(503)).beside_pool is False
 
 
 def test_cleanup_flags(harness: Harness) -> None:

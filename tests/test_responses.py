@@ -48,7 +48,7 @@ from liveavatar._endpoints import (
 from liveavatar._redaction import Secret
 from liveavatar._response_models import ContractViolationError, from_json
 from liveavatar._responses import read, retry_after
-from liveavatar._transports._base import Request, Response, find_foreign, with_read_error
+from liveavatar._transports._base import Request, Response, find_callers_exception, with_read_error
 
 from liveavatar_client.models import LiveAvatarSessionData, VideoEncoding
 from liveavatar_client.types import UNSET, Unset
@@ -154,7 +154,7 @@ def test_find_foreign_ends() -> None:
     wrapper = httpx.ConnectError("no connection")
     wrapper.__cause__, wrapped.__context__ = wrapped, wrapper
     found = queue.Queue[object]()
-    threading.Thread(target=lambda: found.put(find_foreign(wrapped)), daemon=True).start()
+    threading.Thread(target=lambda: found.put(find_callers_exception(wrapped)), daemon=True).start()
     assert found.get(timeout=10) is None
 
 

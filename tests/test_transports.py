@@ -37,7 +37,7 @@ from liveavatar._transports._asyncio import (
     shield_all,
     wait_shielded,
 )
-from liveavatar._transports._base import Request, Response, connection_error, find_foreign
+from liveavatar._transports._base import Request, Response, connection_error, find_callers_exception
 from liveavatar._transports._blocking import BlockingIO, run, run_in_thread
 from liveavatar._transports._httpcore import _ConnectionStack, _DeadlineBackend, _DeadlineStream, current_request
 from liveavatar._transports._httpx import build_request, trace
@@ -194,7 +194,7 @@ def raised(error: Exception, file: str = __file__, cause: Exception | None = Non
 def test_foreign(kind: type[Exception]) -> None:
     """An exception is foreign if the caller has defined it, or its code has raised it."""
     error = raised(kind("of a signal handler"))
-    assert find_foreign(error) is error
+    assert find_callers_exception(error) is error
 
 
 @pytest.mark.parametrize("kind", [OtherOSError, OSError, RuntimeError])
@@ -202,24 +202,24 @@ def test_foreign_cause(kind: type[Exception]) -> None:
     """So is one that a library has wrapped, unless the caller was handling it already."""
     error = raised(kind("of a signal handler"))
     wrapper = raised(httpx.ReadError("x"), cause=error)
-    assert find_foreign(wrapper) is error
-    assert find_foreign(wrapper, error) is None
+    assert find_callers_exception(wrapper) is error
+    assert find_callers_exception(wrapper, error) is None
 
 
 def test_cause_of_a_mocking_library() -> None:
     """The cause of a library's exception is not foreign if libraries wrap no such exception."""
-    assert find_foreign(raised(httpx.ReadError("x"), cause=raised(OtherError()))) is None
+    assert find_callers_exception(raised(httpx.ReadError("x"), cause=raised(OtherError()))) is None
 
 
 @pytest.mark.parametrize("file", [ssl.__file__, httpx.__file__, "<string>", "uvloop/loop.pyx", "a.pxd", "a.pxi"])
 def test_error_of_a_library(file: str) -> None:
     """An exception that the code of a library has raised is not foreign, compiled or not."""
-    assert find_foreign(raised(ConnectionResetError("x"), file)) is None
+    assert find_callers_exception(raised(ConnectionResetError("x"), file)) is None
 
 
 def test_error_without_traceback() -> None:
     """An exception that nothing has raised is not foreign."""
-    assert find_foreign(OSError("x")) is None
+    assert find_callers_exception(OSError("x")) is None
 
 
 # ---- asyncio -----------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class Stub(AsyncTransport):
     """A transport that calls a function in place of sending a request."""
 
     errors = (OSError, httpx.HTTPError)
-    callers_is_closed = False
+    closed = False
 
     def __init__(self, exchange: Any = None, spare: Stub | None = None) -> None:
         self.exchange = exchange
@@ -248,8 +248,8 @@ class Stub(AsyncTransport):
     ) -> LiveAvatarConnectionError:
         return connection_error(request, error, sent=False, active=active)
 
-    def is_callers_pool_closed(self) -> bool:
-        return self.callers_is_closed
+    def is_closed(self) -> bool:
+        return self.closed
 
     def spare(self) -> Stub:
         assert self.beside is not None
@@ -328,7 +328,7 @@ def test_abandoned_request() -> None:
 def test_last_resort() -> None:
     """A last attempt is sent beside the caller's pool, on a connection that is closed afterwards."""
     spare = Stub()
-    callers, last = Stub(spare=spare), request(soon(), last_resort=True)
+    callers, last = Stub(spare=spare), request(soon(), beside_pool=True)
     assert asyncio.run(callers.send(last)).status == 200
     assert (callers.sent, spare.sent) == ([], [last])
     assert spare.closed
@@ -337,24 +337,24 @@ def test_last_resort() -> None:
 @pytest.mark.parametrize(
     ("closed", "owns_pool", "sent", "settings", "is_sent_beside"),
     [
-        (None, False, False, {"is_cleanup": True}, True),
-        (None, False, True, {"is_cleanup": True}, False),
-        (None, True, False, {"is_cleanup": True}, False),
-        (None, False, False, {"is_stop": True}, False),
-        ("transport", True, False, {"is_stop": True}, True),
-        ("callers", False, False, {"is_stop": True}, True),
-        ("callers", False, True, {"is_stop": True}, False),
-        ("callers", False, False, {}, False),
+        (False, False, False, {"is_cleanup": True}, True),
+        (False, False, True, {"is_cleanup": True}, False),
+        (False, True, False, {"is_cleanup": True}, False),
+        (False, False, False, {"is_stop": True}, False),
+        (True, True, False, {"is_stop": True}, True),
+        (True, False, False, {"is_stop": True}, True),
+        (True, False, True, {"is_stop": True}, False),
+        (True, False, False, {}, False),
     ],
 )
 def test_request_beside_the_pool(
-    closed: str | None, owns_pool: bool, sent: bool, settings: dict[str, bool], is_sent_beside: bool
+    closed: bool, owns_pool: bool, sent: bool, settings: dict[str, bool], is_sent_beside: bool
 ) -> None:
     """A cleanup that the caller's pool could not send, and a stop that a closed pool could not, is sent beside it."""
     asked, spare = request(soon(), **settings), Stub()
     transport = failing(connection_error(asked, "broken", sent=sent))
     transport.beside, transport.owns_pool = spare, owns_pool
-    transport.closed, transport.callers_is_closed = closed == "transport", closed == "callers"
+    transport.closed = closed
     if is_sent_beside:
         assert asyncio.run(transport.send(asked)).status == 200
     else:

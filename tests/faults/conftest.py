@@ -50,8 +50,8 @@ def opened(flavour: str, server: FaultServer | str, **settings: Any) -> Iterator
 def no_leftovers() -> Iterator[None]:
     """Keep clients that a test leaves open from stopping sessions, and logging that, during a later test."""
     yield
-    for leftovers in list(_shutdown._clients):
-        leftovers.claimed = True
+    for leftovers in list(_shutdown._watched):
+        leftovers.taken.acquire(blocking=False)
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from .ledger._protocol import Ledger, LedgerEntry, account_id, warn_once
 T = TypeVar("T")
 
 _lock = threading.RLock()
-_in_use: weakref.WeakSet[AccountLedger] = weakref.WeakSet()
-"""Those of all clients of this process."""
+_instances: weakref.WeakSet[AccountLedger] = weakref.WeakSet()
+"""The account ledgers of all clients of this process."""
 
 
 class AccountLedger:
@@ -46,7 +46,7 @@ class AccountLedger:
         self._base_url = config.base_url
         self._sessions = weakref.ref(sessions)
         with _lock:
-            _in_use.add(self)
+            _instances.add(self)
 
     def add(self, session_id: str) -> None:
         """Write a session down as this process's own.
@@ -62,18 +62,18 @@ class AccountLedger:
 
         A failure is only logged: no session runs because of it.
         """
-        if self._is_in_use(session_id):
+        if self._is_tracked(session_id):
             return
         try:
             self._ledger.remove(session_id)
-            if self._is_in_use(session_id):  # it was adopted during the removal
+            if self._is_tracked(session_id):  # it was adopted during the removal
                 self.add(session_id)
         except Exception as error:
             logger.warning("Session %s could not be removed from the ledger: %s", session_id, redact(str(error)))
 
-    def _is_in_use(self, session_id: str) -> bool:
+    def _is_tracked(self, session_id: str) -> bool:
         with _lock:
-            sharing = [each._sessions() for each in _in_use if each._ledger is self._ledger]
+            sharing = [each._sessions() for each in _instances if each._ledger is self._ledger]
         return any(sessions.find(session_id) is not None for sessions in sharing if sessions is not None)
 
     def abandoned(self) -> list[LedgerEntry]:
@@ -124,7 +124,7 @@ def _checked(operation: Callable[[], T], failure: str = "The ledger could not be
 def _after_fork_in_child() -> None:
     global _lock
     _lock = threading.RLock()  # a thread that only the parent has may hold the other
-    _in_use.clear()  # the sessions belong to the parent
+    _instances.clear()  # the sessions belong to the parent
 
 
 if hasattr(os, "register_at_fork"):

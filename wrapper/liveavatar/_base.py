@@ -80,8 +80,8 @@ class BaseApi:
     def _flows(self) -> Flows:
         if os.getpid() != self._pid:
             self._reset_after_fork()
-        if _shutdown.waiting:
-            _shutdown.stop_waiting()
+        if _shutdown.pending:
+            _shutdown.stop_pending()
         return self._own_flows
 
     def _reset_after_fork(self) -> None:
@@ -160,9 +160,12 @@ def _for_each(operation: Callable[[str], None], session_ids: Iterable[str]) -> N
 
 
 def add_failure_note(error: BaseException, failure: BaseException) -> None:
-    """Add a note to the caller's exception that the cleanup after it has failed as well."""
-    session_id = getattr(failure, "session_id", None)
-    add_note(error, f"Session {session_id} may still be running: {message(failure)}")
+    """Add a note to the caller's exception if the cleanup after it has failed as well."""
+    if getattr(failure, "session_may_be_running", False):
+        session_id = getattr(failure, "session_id", None)
+        add_note(error, f"Session {session_id} may still be running: {message(failure)}")
+    elif isinstance(failure, Exception):  # not an interrupt of a stop that has succeeded all the same
+        add_note(error, f"Closing has failed too: {message(failure)}")
 
 
 def raise_first(failures: list[BaseException]) -> None:

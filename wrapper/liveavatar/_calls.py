@@ -86,7 +86,6 @@ async def call(
     deadline: float,
     body: Body | None = None,
     *,
-    path: Mapping[str, str] | None = None,
     query: Mapping[str, Any] | None = None,
     session_id: str | None = None,
     max_retries: int | None = None,
@@ -101,9 +100,8 @@ async def call(
         token: The session token that is the credential; None for the API key.
         deadline: Time on `time.monotonic` at which all attempts must have ended.
         body: The JSON body; None for no body.
-        path: Values of the path's placeholders.
         query: Parameters of the query string; those that are None are left out.
-        session_id: The session that the call is about, for errors and logs.
+        session_id: The session that the call is about, for the path, errors and logs.
         max_retries: How many retries there may be, if not as many as the config says.
         is_cleanup: Whether the call stops a session that may be running unnoticed.
 
@@ -114,7 +112,9 @@ async def call(
     retries = config.max_retries if max_retries is None else max_retries
     credential = ("X-API-KEY", config.api_key) if token is None else _bearer(token)
     content = Secret(b"" if body is None else _encode(body.reveal()).encode())
-    url = config.base_url + _fill(endpoint.path, path)
+    url = config.base_url + endpoint.path
+    if session_id is not None:
+        url = url.replace("{session_id}", quote(session_id, ""))
     if query and (parameters := {name: value for name, value in query.items() if value is not None}):
         url += f"?{urlencode(parameters, doseq=True)}"
     response_lost = False
@@ -132,7 +132,7 @@ async def call(
             is_cleanup=is_cleanup,
             is_stop=endpoint is STOP,
             new_connection=is_cleanup or response_lost,
-            last_resort=response_lost and endpoint is STOP and (is_cleanup or attempt > retries),
+            beside_pool=response_lost and endpoint is STOP and (is_cleanup or attempt > retries),
         )
         if endpoint.retry_if_lost and attempt <= retries:
             request.reused_deadline = started + (deadline - started) / (retries + 2 - attempt)
@@ -158,11 +158,6 @@ async def call(
             if logger.isEnabledFor(logging.DEBUG):
                 _log(endpoint, outcome, attempt, started, session_id)
         await io.sleep(delay)
-
-
-def _fill(path: str, values: Mapping[str, str] | None) -> str:
-    """Return a path with its placeholders filled."""
-    return path.format_map({name: quote(value, "") for name, value in values.items()}) if values else path
 
 
 def _bearer(token: Secret[str]) -> tuple[str, Secret[str]]:

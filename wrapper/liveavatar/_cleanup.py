@@ -36,7 +36,8 @@ class Cleanup(Operations):
         """Return the time on `time.monotonic` at which the stop of a session that begins now must have ended.
 
         Args:
-            shared: Such a time for several stops. Each has CLEANUP_TIMEOUT at least, and less once a signal has come.
+            shared: Such a time for several stops. Each stop has CLEANUP_TIMEOUT at least, or
+                _MIN_TIMEOUT_AT_SHUTDOWN once a signal has come.
         """
         now = time.monotonic()
         if shared is not None:

@@ -1,7 +1,4 @@
-"""The timeouts, delays, limits, defaults and variable names of the clients.
-
-A number that only one module needs is at the top of that module.
-"""
+"""The timeouts, delays, limits, defaults and variable names of the clients that a user may notice."""
 
 BASE_URL = "https://api.liveavatar.com/v1"
 """Base URL of the live service."""
@@ -19,10 +16,10 @@ CONNECT_TIMEOUT = 10.0
 """Seconds that one attempt to connect may take."""
 
 CLEANUP_TIMEOUT = 5.0
-"""Seconds that the stop of a session may take after its call has failed or was interrupted."""
+"""Seconds that the stop of a session may take after its call has failed or was interrupted, or at the end."""
 
 CLEANUP_POOL_TIMEOUT = 0.5
-"""Seconds that the stop of such a session waits for a connection of the caller's pool."""
+"""Seconds that a stop after a failure waits for a connection of the caller's pool."""
 
 CLEANUP_RETRY_DELAYS = (0.25, 0.5, 1.0, 1.0, 1.0)
 """Seconds to wait before the stop is sent again when the service does not know the session yet."""
@@ -47,7 +44,7 @@ KEEPALIVE_EXPIRY = 15.0
 
 MIN_RETRY_DELAY = 0.5
 MAX_RETRY_DELAY = 8.0
-"""Seconds before the first and the last retry; the delay doubles in between."""
+"""Seconds before the first retry, and before any; the delay doubles with each, and is up to a quarter shorter."""
 
 MAX_RETRY_AFTER = 30.0
 """Seconds. A longer Retry-After is not waited for: the error is raised at once."""
@@ -73,6 +70,3 @@ SUCCESS_CODES = (100, 1000)
 
 MEET_PAGE = "https://meet.livekit.io/custom"
 """LiveKit's public meeting page."""
-
-DOCS_URL = "https://docs.liveavatar.com/api-reference/sessions"
-"""The service's reference of the session endpoints."""

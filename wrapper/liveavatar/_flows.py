@@ -38,7 +38,7 @@ class Recovery(Protocol):
     """The recovery that a client runs in the background."""
 
     async def wait_for_first(self, deadline: float) -> None:
-        """Wait until the first recovery has ended, until CLEANUP_TIMEOUT after the first such wait at most.
+        """Wait for the first recovery. No wait goes on later than CLEANUP_TIMEOUT after the first wait began.
 
         Args:
             deadline: Time on `time.monotonic`. At most half of the time until then is used.
@@ -59,7 +59,9 @@ class Flows(Cleanup):
         delay = MIN_SLOT_DELAY
         created: SessionTokenData | None = None
         while True:
-            reused, deadline, session = created is not None, self.deadline(), None
+            reused = created is not None
+            deadline = self.deadline()
+            session = None
             try:
                 if created is None:
                     created = (await call(self.io, self._config, CREATE_TOKEN, None, deadline, body)).data
@@ -68,7 +70,8 @@ class Flows(Cleanup):
                 session = self.sessions.add(created.session_id, Secret(created.session_token))
                 return await self._start(session, deadline)
             except (AuthenticationError, ConcurrencyLimitError, NotFoundError) as error:
-                if error.session_may_be_running or (session is not None and error is not session.start_error):
+                is_own = session is None or error is session.start_error  # not of a hook's or signal handler's call
+                if error.session_may_be_running or not is_own:
                     raise
                 if not isinstance(error, ConcurrencyLimitError):
                     if not reused:
@@ -185,7 +188,9 @@ def _is_refused(error: BaseException, session_id: str) -> bool:
 
 
 def _report(session: Session, error: BaseException, failure: BaseException | None) -> None:
-    """Tell on the caller's exception, of any class, and in the log, whether a session may still be running.
+    """Set `session_id` and `session_may_be_running` on the caller's exception.
+
+    If the session may still be running, also add a note, and log a WARNING.
 
     Args:
         session: The session.

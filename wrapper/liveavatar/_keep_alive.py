@@ -17,7 +17,7 @@ from ._arguments import check_seconds
 from ._calls import logger
 from ._constants import KEEP_ALIVE_INTERVAL
 from ._flows import Flows
-from ._redaction import redact
+from ._operations import message
 from ._sessions import Session
 
 MAX_WAIT = 3600.0
@@ -109,9 +109,10 @@ class Schedule:
         retry_after = getattr(error, "retry_after", None) or 0.0
         self._push(entry, max(min(entry.interval / 4, _MAX_RETRY_DELAY), min(entry.interval, retry_after)))
         if entry.failures == _WARN_AFTER:
-            reason = redact(str(error)) or type(error).__name__
             with contextlib.suppress(Exception):  # of a logging filter: it must not end the requests of all sessions
-                logger.warning("Session %s may end as idle: keep-alive requests fail: %s", entry.session.id, reason)
+                logger.warning(
+                    "Session %s may end as idle: keep-alive requests fail: %s", entry.session.id, message(error)
+                )
 
 
 class ThreadWorker:

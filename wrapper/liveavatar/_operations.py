@@ -99,7 +99,7 @@ class Operations:
         await self.call_for(session, KEEP_ALIVE, deadline, body, max_retries=max_retries)
 
     async def _note_end(self, session: Session, error: LiveAvatarError) -> bool:
-        """Remove a session that has ended, as an error says; return whether it does."""
+        """Discard a session if an error says that it has ended; return whether it says so."""
         known = session.other_id is None and (session.opened or session not in self.sessions)
         known = known and is_error_of(error, KEEP_ALIVE, session.ids)
         ended = known and has_ended(error, start_known=session.start_settled) and not is_unknown_path(error)
@@ -117,29 +117,28 @@ class Operations:
 
     async def get_session(self, session_id: str) -> SessionInfo:
         """Return what the service records about a session."""
-        path = {"session_id": self._session_id(session_id)}
-        response = await self._call(GET, path=path, session_id=session_id)
+        response = await self._call(GET, session_id=self._session_id(session_id))
         if response.data is None:
-            error = NotFoundError("200 The service has no such session.", 200, "")
+            error = NotFoundError("200 The service has no such session.", 200, "")  # as the contract permits
+            error.message = "The service has no such session."
             error.endpoint, error.attempts, error.session_id = GET.full_path, 1, session_id
             raise error
         return response.data
 
     async def get_session_transcript(self, session_id: str, start: int | None, end: int | None) -> SessionTranscript:
         """Return the transcript of a session."""
-        path = {"session_id": self._session_id(session_id)}
+        checked = self._session_id(session_id)
         query = {
             name: check_int(value, name)
             for name, value in (("start_timestamp", start), ("end_timestamp", end))
             if value is not None
         }
-        response = await self._call(TRANSCRIPT, path=path, query=query, session_id=session_id)
+        response = await self._call(TRANSCRIPT, query=query, session_id=checked)
         return response.data
 
     async def delete_session_events(self, session_id: str) -> None:
         """Delete the stored events of a session."""
-        path = {"session_id": self._session_id(session_id)}
-        await self._call(DELETE_EVENTS, path=path, session_id=session_id)
+        await self._call(DELETE_EVENTS, session_id=self._session_id(session_id))
 
     async def request(
         self, method: str, path: str, json: object, params: Mapping[str, Any] | None, idempotent: bool | None
@@ -209,4 +208,5 @@ def add_note(error: BaseException, note: str) -> None:
 
 
 def message(error: BaseException) -> str:
+    """Return what an exception says, without secrets, or the name of its class."""
     return redact(str(error)) or type(error).__name__

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
 import time
 import weakref
+from collections import deque
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from . import _shutdown
 from ._calls import logger
-from ._constants import CLEANUP_TIMEOUT, RECOVERED_START_AGE, RECOVERY_INTERVAL
+from ._constants import CLEANUP_TIMEOUT, MAX_ENDED_IDS, RECOVERED_START_AGE, RECOVERY_INTERVAL
 from ._flows import Flows
 from ._sessions import Session
 from ._transports._asyncio import keep_task
@@ -33,7 +35,7 @@ class _Recovery:
 
     def __init__(self, flows: Flows) -> None:
         self._flows = flows
-        self._stopped: list[str] = []
+        self._stopped: deque[str] = deque(maxlen=MAX_ENDED_IDS)  # of a client that may never ask for them
         self._has_failed = False
         self._first_until = 0.0
         """Time on `time.monotonic` until which calls wait for the first recovery; 0 before the first of them."""
@@ -70,7 +72,7 @@ class _Recovery:
             for entry in await self._flows.in_ledger(lambda ledger: ledger.abandoned()):
                 if self._flows.sessions.closed or unanswered == _MAX_UNANSWERED:
                     break
-                session = await self._claim_shielded(entry)
+                session = await self._flows.io.shield(functools.partial(self._claim, entry))
                 if session is not None:
                     await stop(session)
         except LedgerError as error:
@@ -80,9 +82,6 @@ class _Recovery:
                 await stop(session)
         if failures:
             raise failures[0]
-
-    async def _claim_shielded(self, entry: LedgerEntry) -> Session | None:
-        return await self._flows.io.shield(lambda: self._claim(entry))
 
     async def _claim(self, entry: LedgerEntry) -> Session | None:
         flows, sessions = self._flows, self._flows.sessions
@@ -113,8 +112,7 @@ class _Recovery:
                 logger.info("Session %s was left by a process that has died. It does not run any more.", session.id)
 
     def _take_stopped(self) -> list[str]:
-        stopped, self._stopped = self._stopped, []
-        return stopped
+        return [self._stopped.popleft() for _ in range(len(self._stopped))]
 
     def _log(self, error: Exception) -> None:
         """Log the failure of a recovery: only the first in a row as a warning, as the next recovery comes soon."""
@@ -166,7 +164,7 @@ class RecoveryThread(_Recovery):
     def recover(self) -> list[str]:
         """Recover sessions, and return the ids of all that were stopped since the last call."""
         with self._lock:
-            run(lambda: self._recover())
+            run(self._recover)
             return self._take_stopped()
 
     def close(self) -> None:
@@ -184,7 +182,7 @@ class RecoveryThread(_Recovery):
         while not self._closed:
             try:
                 with self._lock:
-                    run(lambda: self._recover())
+                    run(self._recover)
                 self._has_failed = False
             except Exception as error:
                 self._log(error)

@@ -36,7 +36,7 @@ class Session:
     start_error: LiveAvatarError | None = None
     """Why its start has failed, if the error is that of its own start request."""
     opened: bool = False
-    """True once new_session has returned it to the caller."""
+    """True once the response to its start has arrived, or it was adopted or claimed."""
     ended: bool = False
     """True once it is known not to run."""
     start_deadline: float = math.inf
@@ -160,7 +160,7 @@ class Sessions:
         """Remove a session that is known not to run."""
         with self._lock:
             session.ended = True
-            if self._open.get(session.id) is session:
+            if session in self:
                 del self._open[session.id]
             self._ended.append(session.id)
         self._removed()

@@ -37,27 +37,28 @@ class _Leftovers:
         self.io = io
         """The I/O to stop them with, if it works without an event loop and has an httpx.Client of the caller."""
         self.pid = os.getpid()
-        self.claimed = False
-        """True once the sessions are being stopped. The client may be collected while the interpreter exits."""
+        self.taken = threading.Lock()  # nothing waits for it
 
-    def claim(self) -> tuple[Session, ...]:
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is something to stop. The client may be collected while the interpreter exits."""
+        return len(self.sessions) > 0 and self.pid == os.getpid() and not self.taken.locked()
+
+    def take(self) -> tuple[Session, ...]:
         """Let no further session be opened, and return those that may be running, to the first who asks."""
         if self.pid != os.getpid():  # a forked child: the sessions belong to its parent
             return ()
         self.sessions.close()
-        with _claims:
-            claimed, self.claimed = self.claimed, True
-        return () if claimed else self.sessions.all
+        return self.sessions.all if self.taken.acquire(blocking=False) else ()
 
 
-_clients: weakref.WeakSet[_Leftovers] = weakref.WeakSet()
-waiting: list[tuple[_Leftovers, str, str]] = []
-"""Leftovers for which no thread could be started, the reason of the stop, and the advice."""
+_watched: weakref.WeakSet[_Leftovers] = weakref.WeakSet()
+pending: list[tuple[_Leftovers, str, str]] = []
+"""Stops for which no thread could be started: the leftovers, the reason of the stop, and the advice."""
 _exited: set[int] = set()
 """The process, once its exit hook has begun."""
 _running: set[threading.Event] = set()
 """Set when the work that the end of the program waits for has ended."""
-_claims = threading.RLock()
 
 
 def watch(client: object, config: Config, sessions: Sessions, io: Any = None) -> None:
@@ -65,13 +66,13 @@ def watch(client: object, config: Config, sessions: Sessions, io: Any = None) ->
     if os.getpid() in _exited:
         sessions.close("The interpreter is exiting, so nothing would stop a session that is opened now.")
     leftovers = _Leftovers(config, sessions, io)
-    _clients.add(leftovers)
+    _watched.add(leftovers)
     weakref.finalize(client, _on_collected, leftovers).atexit = False
     _register_exit(os.getpid())
 
 
 @functools.cache
-def _register_exit(pid: int) -> None:
+def _register_exit(pid: int) -> None:  # its argument is the key of the cache
     """Register the exit hook, once in each process."""
     util = sys.modules.get("multiprocessing.util")
     if util is not None:  # a child of multiprocessing does not run atexit hooks
@@ -89,9 +90,8 @@ def _register_in_child(_: object = None) -> None:
 
 def _on_collected(leftovers: _Leftovers) -> None:
     """Stop sessions in a thread: the garbage collector may run in any thread, also in that of an event loop."""
-    if leftovers.claimed or not len(leftovers.sessions) or leftovers.pid != os.getpid():
-        return
-    _stop_in_background(leftovers, "its client was garbage-collected")
+    if leftovers.is_wanted:
+        _stop_in_background(leftovers, "its client was garbage-collected")
 
 
 def stop_in_background(config: Config, sessions: Sessions, reason: str) -> None:
@@ -104,18 +104,18 @@ def _stop_in_background(leftovers: _Leftovers, reason: str, advice: str = _ADVIC
     try:
         run_in_background(lambda: _stop([leftovers], time.monotonic() + CLEANUP_TIMEOUT, reason, advice))
     except RuntimeError as error:
-        waiting.append((leftovers, reason, advice))
-        if "shutdown" not in str(error):  # the exit hook comes next, and logs its own
+        pending.append((leftovers, reason, advice))
+        if "shutdown" not in str(error):  # "can't create new thread at interpreter shutdown": the exit hook comes next
             _warn(leftovers.sessions.all, reason, advice)
 
 
-def stop_waiting() -> None:
+def stop_pending() -> None:
     """Try again to stop the sessions for which no thread could be started."""
 
     def stop() -> None:
         with contextlib.suppress(IndexError):  # all are being stopped
             while True:
-                leftovers, reason, advice = waiting.pop()
+                leftovers, reason, advice = pending.pop()
                 _stop([leftovers], time.monotonic() + CLEANUP_TIMEOUT, reason, advice)
 
     with contextlib.suppress(RuntimeError):
@@ -123,7 +123,10 @@ def stop_waiting() -> None:
 
 
 def run_in_background(work: Callable[[], None]) -> threading.Event:
-    """Do work in a thread that the end of the program waits for, CLEANUP_TIMEOUT at most; return its end.
+    """Do work in a thread that the end of the program waits for, CLEANUP_TIMEOUT at most.
+
+    Returns:
+        An event that is set when the work has ended.
 
     Raises:
         RuntimeError: The interpreter is about to exit, or out of threads.
@@ -149,22 +152,22 @@ def run_in_background(work: Callable[[], None]) -> threading.Event:
 def _on_exit() -> None:
     _exited.add(os.getpid())
     deadline = time.monotonic() + CLEANUP_TIMEOUT
-    _stop([*(each[0] for each in waiting), *_clients], deadline, "the interpreter exits")
+    _stop([*(each[0] for each in pending), *_watched], deadline, "the interpreter exits")
     while _running and time.monotonic() < deadline:  # more may begin meanwhile
         for done in list(_running):
             done.wait(max(0.0, deadline - time.monotonic()))
 
 
-def _stop(clients: Iterable[_Leftovers], deadline: float, reason: str, advice: str = _ADVICE) -> None:
+def _stop(watched: Iterable[_Leftovers], deadline: float, reason: str, advice: str = _ADVICE) -> None:
     """Stop the sessions of clients that are gone, and log one WARNING that names them."""
-    by_client = [(client, sessions) for client in clients if (sessions := client.claim())]
+    by_client = [(leftovers, sessions) for leftovers in watched if (sessions := leftovers.take())]
     if not by_client:
         return
     named = [session for _, sessions in by_client for session in sessions]
     try:
-        for client, sessions in by_client:
-            if client.io is not None:
-                _stop_through_caller(client, sessions, min(deadline, time.monotonic() + _CALLER_TIMEOUT))
+        for leftovers, sessions in by_client:
+            if leftovers.io is not None:
+                _stop_through_caller(leftovers, sessions, min(deadline, time.monotonic() + _CALLER_TIMEOUT))
         with contextlib.suppress(Exception):
             import asyncio  # imported when needed: a blocking client that is closed needs no event loop
 
@@ -186,11 +189,11 @@ def _warn(sessions: Sequence[Session], reason: str, advice: str) -> None:
         )
 
 
-def _stop_through_caller(client: _Leftovers, sessions: Iterable[Session], deadline: float) -> None:
+def _stop_through_caller(leftovers: _Leftovers, sessions: Iterable[Session], deadline: float) -> None:
     """Stop sessions through the caller's httpx client, whose reads may outlast any timeout."""
     from ._transports._blocking import run, run_in_thread
 
-    flows = Flows(client.config, client.io, client.sessions)
+    flows = Flows(leftovers.config, leftovers.io, leftovers.sessions)
 
     def stop_each() -> None:
         for session in sessions:
@@ -216,10 +219,10 @@ async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]],
                 await flows.stop_leftover(session, deadline)
 
     stops = []
-    for client, sessions in by_client:
-        transport = AiohttpTransport(client.config.base_url, None, is_spare=True)
+    for leftovers, sessions in by_client:
+        transport = AiohttpTransport(leftovers.config.base_url, None, is_spare=True)
         transports.append(transport)
-        flows = Flows(client.config, AsyncIO(transport, deadline), client.sessions)
+        flows = Flows(leftovers.config, AsyncIO(transport, deadline), leftovers.sessions)
         stops += [stop(flows, session) for session in sessions]
     try:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
@@ -233,3 +236,4 @@ async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]],
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_running.clear)  # the threads of the parent do not exist in the child
+    os.register_at_fork(after_in_child=pending.clear)

@@ -13,13 +13,13 @@ from liveavatar_client.models import LiveAvatarNewSessionRequest, StopReason, St
 
 from ._account_api import AccountApi
 from ._base import NO_LEDGER, add_failure_note, raise_first
-from ._calls import IO
+from ._calls import IO, logger
 from ._config import parse_credential
-from ._constants import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
+from ._constants import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, LEDGER_TIMEOUT
 from ._keep_alive import ThreadWorker, keep_alive_interval
 from ._redaction import scrub_traceback
 from ._sessions import Session
-from .errors import LiveAvatarError, SessionTokenNotFoundError
+from .errors import LedgerError, LiveAvatarError, SessionTokenNotFoundError
 from .models import StandardSessionResponse
 
 if TYPE_CHECKING:
@@ -72,7 +72,10 @@ class LiveAvatarApi(AccountApi):
         return RecoveryThread(self, flows)
 
     def _call_ledger(self, operation: Callable[[], None]) -> None:
-        self._run(lambda: self._flows.io.call_ledger(operation, None))
+        try:
+            self._run(lambda: self._flows.io.call_ledger(operation, LEDGER_TIMEOUT))
+        except LedgerError as error:  # the operation goes on in its thread
+            logger.warning("%s", error)
 
     def _new_io(self) -> tuple[IO, IO | None]:
         from ._transports._blocking import BlockingIO, BlockingTransport  # imported late, to keep our import light

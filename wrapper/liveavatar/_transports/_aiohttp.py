@@ -87,8 +87,9 @@ class AiohttpTransport(AsyncTransport):
         self._caller = caller
         self._proxy = proxy_from_environment(base_url, required=caller is None and not is_spare)
         self._loop: asyncio.AbstractEventLoop  # the one of the sessions
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}  # True for the one that opens new connections only
         self._direct = DirectSender(base_url)
+        self._closed = False
 
     @functools.cached_property
     def _ssl_context(self) -> ssl.SSLContext | bool:
@@ -133,12 +134,12 @@ class AiohttpTransport(AsyncTransport):
         request = attempt.request
         self._ensure_open(request)
         session = self._session(new_connection=request.new_connection)
-        limits = self._timeout(request)
+        timeouts = self._timeouts(request)
         try:
             if self._proxy or session.trace_configs or not can_bypass_session():
-                status, headers, content, release = await self._post_in_session(session, request, limits)
+                status, headers, content, release = await self._send_in_session(session, request, timeouts)
             else:
-                status, headers, content, release = await self._direct.send(session, request, limits)
+                status, headers, content, release = await self._direct.send(session, request, timeouts)
         except RuntimeError:
             self._ensure_open(request, sent=True)  # aiohttp's error for a session that is closed meanwhile
             raise
@@ -149,15 +150,15 @@ class AiohttpTransport(AsyncTransport):
         finally:
             release()  # the connection returns to the pool if the body was read to its end, and is closed if not
 
-    def _timeout(self, request: Request) -> aiohttp.ClientTimeout:
+    def _timeouts(self, request: Request) -> aiohttp.ClientTimeout:
         if self.owns_pool and request.remaining() > CONNECT_TIMEOUT:
             return _DEFAULT_TIMEOUT
         return aiohttp.ClientTimeout(
             connect=None if self.owns_pool else request.pool_timeout(), sock_connect=request.connect_timeout()
         )
 
-    async def _post_in_session(
-        self, session: aiohttp.ClientSession, request: Request, limits: aiohttp.ClientTimeout
+    async def _send_in_session(
+        self, session: aiohttp.ClientSession, request: Request, timeouts: aiohttp.ClientTimeout
     ) -> OpenResponse:
         response = await session.request(
             request.method,
@@ -167,12 +168,12 @@ class AiohttpTransport(AsyncTransport):
             skip_auto_headers=("content-type",),
             allow_redirects=False,
             proxy=self._proxy,
-            timeout=limits,
+            timeout=timeouts,
         )
         return response.status, response.headers, response.content, response.close
 
     def _ensure_open(self, request: Request, *, sent: bool = False) -> None:
-        if self.closed or (self._caller is not None and self._caller.closed):
+        if self.is_closed():
             raise connection_error(request, "the aiohttp session is closed", sent=sent)
 
     def _to_connection_error(
@@ -180,9 +181,9 @@ class AiohttpTransport(AsyncTransport):
     ) -> LiveAvatarConnectionError:
         return connection_error(request, error, sent=request.sent or not isinstance(error, _NOT_SENT), active=active)
 
-    def is_callers_pool_closed(self) -> bool:
-        """Return whether the caller has closed the session."""
-        return self._caller is not None and self._caller.closed
+    def is_closed(self) -> bool:
+        """Return whether our own pool, or the caller's session, is closed."""
+        return self._closed or (self._caller is not None and self._caller.closed)
 
     def spare(self) -> AsyncTransport:
         """Return a transport with a pool of its own, to be closed after one request."""
@@ -193,7 +194,7 @@ class AiohttpTransport(AsyncTransport):
 
     async def close(self) -> None:
         """Close our own pool. The caller's session stays open."""
-        self.closed = True
+        self._closed = True
         for session in self._sessions.values():
             await _close_in_its_loop(session, self._loop)
 

@@ -1,7 +1,8 @@
 """Uses internals of aiohttp, and falls back to its public interface where they are not as expected.
 
 The fast path writes requests directly to a pooled connection, because a ClientSession does more for each request than
-ours need. This module can be deleted; sessions then cost about twice the CPU time.
+ours need. With a newer version of aiohttp than those tested, its public session sends the requests. That costs more
+CPU time. An idle connection is then not polled before it is used again, and a new one has the deadline of a reused one.
 """
 
 from __future__ import annotations
@@ -90,18 +91,18 @@ class DirectSender:
         self._origin = "/".join(base_url.split("/")[:3])
 
     @functools.cached_property
-    def _target(self) -> aiohttp.ClientRequest:
+    def _connect_request(self) -> aiohttp.ClientRequest:
         # It says where to connect, and can be created only while an event loop runs.
         return aiohttp.ClientRequest("POST", yarl.URL(self._base_url))
 
     async def send(
-        self, session: aiohttp.ClientSession, request: Request, limits: aiohttp.ClientTimeout
+        self, session: aiohttp.ClientSession, request: Request, timeouts: aiohttp.ClientTimeout
     ) -> OpenResponse:
         """Send a request and return the response, its body still to be read."""
         connector = session.connector
         assert connector is not None
         try:
-            connection: Any = await connector.connect(self._target, [], limits)
+            connection: Any = await connector.connect(self._connect_request, [], timeouts)
         except TimeoutError:
             raise aiohttp.ConnectionTimeoutError("no connection in time") from None
         try:
@@ -123,8 +124,9 @@ class DirectSender:
         target, content = request.url.removeprefix(self._origin), request.content.reveal()
         name, credential = request.credential
         length = f"Content-Length: {len(content)}\r\n" if content or request.method not in ("GET", "DELETE") else ""
+        host = self._connect_request.headers["Host"]
         head = (
-            f"{request.method} {target} HTTP/1.1\r\nHost: {self._target.headers['Host']}\r\n{_lines(request.headers)}"
+            f"{request.method} {target} HTTP/1.1\r\nHost: {host}\r\n{_lines(request.headers)}"
             f"{name}: {credential.reveal()}\r\n{length}\r\n"
         )
         return head.encode("ascii") + content

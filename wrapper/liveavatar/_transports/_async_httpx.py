@@ -53,7 +53,7 @@ class HttpxTransport(AsyncTransport):
     ) -> LiveAvatarConnectionError:
         return _httpx.to_connection_error(request, error, active)
 
-    def is_callers_pool_closed(self) -> bool:
+    def is_closed(self) -> bool:
         """Return whether the caller has closed the client."""
         return self._client.is_closed
 

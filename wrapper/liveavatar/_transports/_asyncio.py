@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from .._constants import CLEANUP_TIMEOUT
 from ..errors import LedgerError, LiveAvatarConnectionError
-from ._base import Request, Response, find_foreign, with_read_error
+from ._base import Request, Response, find_callers_exception, with_read_error
 
 T = TypeVar("T")
 
@@ -49,7 +49,6 @@ class AsyncTransport(ABC):
     """False if the pool belongs to the caller and may be exhausted."""
     errors: tuple[type[Exception], ...]
     """What the library raises when there is no response."""
-    closed = False
 
     async def send(self, request: Request) -> Response:
         """Send a request and return its response.
@@ -57,7 +56,7 @@ class AsyncTransport(ABC):
         Raises:
             LiveAvatarConnectionError: There was no response.
         """
-        if not self.owns_pool and request.last_resort:
+        if not self.owns_pool and request.beside_pool:
             return await self._send_beside_pool(request)
         attempt = None
         token = None
@@ -72,7 +71,7 @@ class AsyncTransport(ABC):
         except LiveAvatarConnectionError as error:
             failure = error
         except Exception as error:
-            if not isinstance(error, self.errors) or find_foreign(error, active) is not None:
+            if not isinstance(error, self.errors) or find_callers_exception(error, active) is not None:
                 raise  # raised by a signal handler or a hook of the caller
             failure = self._to_connection_error(request, error, active)
         finally:
@@ -80,10 +79,9 @@ class AsyncTransport(ABC):
                 with contextlib.suppress(ValueError):  # the coroutine was abandoned, and is closed in another context
                     current_attempt.reset(token)
         response = attempt.response if attempt else None
-        if response is None and not failure.request_sent:
-            is_closed = request.is_stop and (self.closed or self.is_callers_pool_closed())
-            if is_closed or (request.is_cleanup and not self.owns_pool):
-                return await self._send_beside_pool(request)
+        is_beside = (request.is_stop and self.is_closed()) or (request.is_cleanup and not self.owns_pool)
+        if is_beside and response is None and not failure.request_sent:
+            return await self._send_beside_pool(request)
         return with_read_error(response, failure)
 
     async def _send_beside_pool(self, request: Request) -> Response:
@@ -104,8 +102,8 @@ class AsyncTransport(ABC):
     ) -> LiveAvatarConnectionError: ...
 
     @abstractmethod
-    def is_callers_pool_closed(self) -> bool:
-        """Return whether the caller has closed the pool."""
+    def is_closed(self) -> bool:
+        """Return whether the pool, ours or the caller's, is closed."""
 
     @abstractmethod
     def spare(self) -> AsyncTransport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import ssl
 import sysconfig
 import time
@@ -36,13 +37,13 @@ class Request:
     reused_deadline: float = math.inf
     """The same for an attempt on a connection that may have died while it was idle."""
     is_cleanup: bool = False
-    """Whether it stops a session that may be running unnoticed. It does not queue for a connection."""
+    """Whether it stops a session that may be running unnoticed. It waits CLEANUP_POOL_TIMEOUT at most for the pool."""
     new_connection: bool = False
-    """Whether it must not use an idle connection, because the previous attempt got no response on one."""
+    """Whether it must not use an idle connection: it is a cleanup, or the previous attempt got no response."""
     is_stop: bool = False
     """Whether it stops a session. It may then use a connection beside a caller's pool that is closed."""
-    last_resort: bool = False
-    """Whether it may use a connection beside the caller's pool if that has failed."""
+    beside_pool: bool = False
+    """Whether it is sent on a connection of its own, because the caller's pool got no response before."""
     sent: bool = False
     """True once it may have been sent. A connect error is then of another request, made by a hook or handler."""
 
@@ -178,13 +179,14 @@ def _connection_hint(url: str, chain: list[BaseException], *, sent: bool, timed_
 
 
 _LIBRARY_FOLDERS = tuple(
-    {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    f"{folder}{os.sep}"
+    for folder in {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     | {str(Path(__file__).parents[1]), str(Path(attrs.__file__).parents[1])}
 )
 _LIBRARIES = {"aiohttp", "anyio", "asyncio", "builtins", "h11", "httpcore", "httpx", "socket", "ssl", "uvloop"}
 
 
-def find_foreign(error: BaseException, active: BaseException | None = None) -> BaseException | None:
+def find_callers_exception(error: BaseException, active: BaseException | None = None) -> BaseException | None:
     """Return the exception that no HTTP library raised, for example one raised by a signal handler.
 
     The libraries wrap OSError only. Other causes are those that a mocking library has added. RuntimeError is what

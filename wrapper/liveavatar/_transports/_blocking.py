@@ -17,7 +17,7 @@ import httpx
 from .._constants import CLEANUP_TIMEOUT, INTERRUPT_INTERVAL
 from .._proxies import proxy_from_environment
 from ..errors import LedgerError, LiveAvatarConnectionError, LiveAvatarTimeoutError
-from ._base import Request, Response, find_foreign, is_original, with_read_error
+from ._base import Request, Response, find_callers_exception, is_original, with_read_error
 from ._httpcore import PooledTransport, current_request
 from ._httpx import (
     ERRORS,
@@ -54,7 +54,7 @@ class BlockingTransport:
             return _send(request, functools.partial(_send_through_pool, self._pool))
         # A signal handler or finalizer may call while this thread holds a lock of the caller's pool.
         nested = getattr(self._thread, "is_sending", False)
-        if not nested and not request.last_resort:
+        if not nested and not request.beside_pool:
             self._thread.is_sending = True
             try:
                 request.limit_to_reused()
@@ -123,7 +123,7 @@ def _send(
         failure = error
     except ERRORS as error:
         # An exception that a signal handler raised in the socket call is the caller's, not a connection error.
-        foreign = find_foreign(error, active)
+        foreign = find_callers_exception(error, active)
         if foreign is not None:
             raise foreign from None
         failure = to_connection_error(request, error, active)

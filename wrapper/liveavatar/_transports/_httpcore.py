@@ -16,7 +16,7 @@ import httpcore
 import httpx
 
 from .._constants import INTERRUPT_INTERVAL, KEEPALIVE_EXPIRY
-from ._base import Request, find_foreign
+from ._base import Request, find_callers_exception
 from ._httpx import has_trailing_data, trace
 
 current_request: ContextVar[Request] = ContextVar("liveavatar_request")
@@ -159,7 +159,7 @@ class _DeadlineBackend(httpcore.NetworkBackend):
             try:
                 return _DeadlineStream(self._inner.connect_tcp(addresses.pop(0), port, timeout=limit, **options))
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                if not addresses or find_foreign(error, active) is not None:
+                if not addresses or find_callers_exception(error, active) is not None:
                     raise
 
 
@@ -182,7 +182,7 @@ class _DeadlineStream(httpcore.NetworkStream):
             try:
                 return self._inner.read(max_bytes, min(remaining, INTERRUPT_INTERVAL))
             except httpcore.ReadTimeout as error:
-                if find_foreign(error, active) is not None:
+                if find_callers_exception(error, active) is not None:
                     raise  # a signal handler has raised a subclass of TimeoutError
                 if remaining <= INTERRUPT_INTERVAL:
                     raise

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import math
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 from types import FrameType
 
 from rich.console import Console
 
-from .._redaction import redact
+from .._redaction import exception_chain, redact
 from ..errors import (
     AuthenticationError,
     ConcurrencyLimitError,
@@ -155,7 +154,7 @@ def _interruption(error: BaseException) -> Interrupted | None:
     """Return the signal behind an error: raised itself, or followed by failures to write to a closed terminal."""
     if not isinstance(error, KeyboardInterrupt | OSError):
         return None
-    for each in itertools.islice(_exception_chain(error), 10):
+    for each in exception_chain(error):
         if isinstance(each, Interrupted):
             return each
         if isinstance(each, KeyboardInterrupt):
@@ -163,9 +162,3 @@ def _interruption(error: BaseException) -> Interrupted | None:
     if isinstance(error, OSError) and error.errno == errno.EIO:  # a write to a closed terminal, before its signal
         return Interrupted.by_hangup()
     return None
-
-
-def _exception_chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -783,11 +783,9 @@ def test_request_without_body(harness: Harness) -> None:
 def test_request_path_and_query(harness: Harness) -> None:
     """Placeholders of the path and parameters of the query are quoted, and parameters that are None left out."""
     endpoint = Endpoint(
-        method="GET", path="/x/{id}/y", model=None, retry_statuses=lambda status: False, retry_if_lost=True
+        method="GET", path="/x/{session_id}/y", model=None, retry_statuses=lambda status: False, retry_if_lost=True
     )
-    flow = harness.call(
-        endpoint, path={"id": "a/b c?"}, query={"page": 2, "text": "é&", "size": None, "by": ["a", "b"]}
-    )
+    flow = harness.call(endpoint, session_id="a/b c?", query={"page": 2, "text": "é&", "size": None, "by": ["a", "b"]})
     assert flow.request.method == "GET"
     assert flow.request.url == "https://service.example/base/x/a%2Fb%20c%3F/y?page=2&text=%C3%A9%26&by=a&by=b"
     flow.resume(success([1, 2]))

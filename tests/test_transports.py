@@ -685,7 +685,7 @@ def test_timeouts_of_aiohttp(
     async def limits() -> aiohttp.ClientTimeout:
         async with aiohttp.ClientSession() as callers:
             transport = AiohttpTransport(LOCAL, callers if is_callers else None)
-            return transport._timeout(request(now + left, is_cleanup=is_cleanup))
+            return transport._timeouts(request(now + left, is_cleanup=is_cleanup))
 
     assert asyncio.run(limits()) == aiohttp.ClientTimeout(
         connect=connect and pytest.approx(connect), sock_connect=pytest.approx(sock_connect)

@@ -78,6 +78,20 @@ def log_filter_that_raises(url: str) -> None:
     logging.getLogger("liveavatar").addFilter(refuse)
 
 
+def client_during_the_exit(url: str) -> None:
+    """A daemon thread goes on to create clients while the exit looks for those with open sessions."""
+    end_of_script(url)
+    more = [blocking(url) for _ in range(200)]
+
+    def create() -> None:
+        while True:
+            more.append(blocking(url))
+            del more[:1]
+
+    sys.setswitchinterval(1e-5)
+    threading.Thread(target=create, daemon=True).start()
+
+
 def fork_hook(url: str) -> None:
     """A child of multiprocessing leaves a session open; a fork hook has used a client before the child was set up."""
     import multiprocessing
@@ -153,6 +167,25 @@ def opened_in_an_exit_hook(url: str) -> None:
 
     atexit.register(run)
     blocking(url)
+
+
+def stopped_in_an_exit_hook(url: str) -> None:
+    """A client that is made by an exit hook, after our own has run, stops a session of the account."""
+    atexit.register(lambda: say(str(blocking(url).stop_session(session_id).message)))
+    with blocking(url) as api:
+        session_id = api.new_session(session_request()).session_id
+        api.release_session(session_id)
+
+
+async def async_stopped_in_an_exit_hook(url: str) -> None:
+    async def stop() -> None:
+        async with coming(url) as other:
+            say(str((await other.stop_session(session_id)).message))
+
+    atexit.register(lambda: asyncio.run(stop()))
+    async with coming(url) as api:
+        session_id = (await api.new_session(session_request())).session_id
+        api.release_session(session_id)
 
 
 async def async_opened_in_an_exit_hook(url: str) -> None:

@@ -166,6 +166,23 @@ def test_session_that_nothing_would_stop(name: str, server: FaultServer) -> None
     assert server.counts == (0, 0, 0)
 
 
+@pytest.mark.parametrize("name", ["stopped_in_an_exit_hook", "async_stopped_in_an_exit_hook"])
+def test_stop_in_an_exit_hook(name: str, server: FaultServer) -> None:
+    """A client that an exit hook makes can stop a session."""
+    with program(name, server) as running:
+        told = running.ends()
+    assert server.running == set(), told
+    assert server.counts == (1, 1, 1)
+
+
+def test_end_while_clients_are_created(server: FaultServer) -> None:
+    """A thread that creates clients during the exit does not keep sessions from being stopped (blocking)."""
+    with program("client_during_the_exit", server) as running:
+        told = running.ends()
+    assert server.running == set(), told
+    assert names_each(told.warnings, set(server.ledger.starts)), told
+
+
 def test_end_without_descriptors(server: FaultServer) -> None:
     """A WARNING names the session also if no file descriptor is left to stop it with (blocking)."""
     with program("no_descriptors", server) as running:

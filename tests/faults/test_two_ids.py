@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import threading
@@ -11,6 +12,7 @@ from unittest import mock
 import pytest
 from liveavatar import (
     BadResponseError,
+    LiveAvatarConnectionError,
     LiveAvatarError,
     LiveAvatarTimeoutError,
     NotFoundError,
@@ -82,6 +84,26 @@ def test_start_cannot_be_returned(closed: str, field: str, flavour: str, fast_re
         assert set(stopped_ids(server)[-2:]) == set(server.ledger.minted)
         assert server.running == set()
         assert api.open_sessions == ()
+
+
+@pytest.mark.row("H4")
+def test_start_is_cut_off_at_its_end(flavour: str, server: FaultServer, fast_retries: FastRetries) -> None:
+    """The same if the connection is lost after the last byte that is needed."""
+
+    def answer(exchange: Exchange) -> None:
+        status, body = exchange.do()
+        exchange.server.ledger.state[OTHER] = "running"
+        content = json.dumps(body | {"data": body["data"] | {"session_id": OTHER}}).encode()
+        head = f"HTTP/1.1 {status} Created\r\nContent-Length: {len(content) + 1}\r\n\r\n".encode()
+        fault.sends(head + content)(exchange)
+
+    server.on("start", answer)
+    with opened(flavour, server) as api:
+        with pytest.raises(LiveAvatarConnectionError) as caught:
+            api.new_session(session_request())
+        assert (caught.value.session_id, caught.value.session_may_be_running) == (OTHER, False)
+        assert set(stopped_ids(server)) == set(server.ledger.minted)
+        assert server.running == set()
 
 
 @pytest.mark.row("H4")

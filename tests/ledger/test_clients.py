@@ -431,6 +431,63 @@ def test_end_of_the_program_with_a_hanging_ledger(
     assert server.running == set()
 
 
+def test_end_of_the_program_with_a_slow_ledger(
+    flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All sessions are stopped before the ledger is called."""
+    monkeypatch.setattr(_shutdown, "MAX_CONCURRENT_STOPS", 2)
+    ledger = MemoryLedger()
+    stops_at_removal: list[int] = []
+    with using(flavour, server, ledger=ledger) as api:
+        for _ in range(6):
+            api.new_session(request())
+        ledger.on_remove = lambda: stops_at_removal.append(len(server.ledger.stops))
+        with mock.patch.object(_shutdown, "_exited", set()):
+            _shutdown._on_exit()
+        assert stops_at_removal == [6] * 6
+        assert ledger.added == {}
+    assert server.running == set()
+
+
+def test_end_of_the_program_during_a_release(server: FaultServer) -> None:
+    """A session whose release waits for the ledger is stopped: nobody has its token (blocking)."""
+    ledger = MemoryLedger()
+    removing, gate = threading.Event(), threading.Event()
+
+    def remove() -> None:
+        removing.set()
+        gate.wait(20)
+
+    with using("blocking", server, ledger=ledger) as api:
+        session_id = api.new_session(request()).session_id
+        ledger.on_remove = remove
+        thread = threading.Thread(target=api.release_session, args=[session_id])
+        thread.start()
+        assert removing.wait(20)
+        assert api.open_sessions == (session_id,)
+        gate.set()
+        thread.join()
+        assert api.open_sessions == ()
+    assert server.running == {session_id}
+
+
+def test_blocking_release_with_a_hanging_ledger(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A release waits for the ledger no longer than other calls do."""
+    monkeypatch.setattr("liveavatar.client.LEDGER_TIMEOUT", 0.1)
+    ledger = MemoryLedger()
+    gate = threading.Event()
+    with using("blocking", server, ledger=ledger) as api:
+        session_id = api.new_session(request()).session_id
+        ledger.on_remove = lambda: gate.wait(20)
+        assert api.release_session(session_id)
+        assert not gate.is_set()
+        assert "The ledger does not respond" in caplog.text
+        gate.set()
+        wait_until(lambda: ledger.added == {})
+
+
 def test_async_release_at_the_end_of_the_program(server: FaultServer) -> None:
     """The end of the program waits until a released session is removed from the ledger."""
     ledger = MemoryLedger()

@@ -74,7 +74,8 @@ class AccountLedger:
     def _is_tracked(self, session_id: str) -> bool:
         with _lock:
             sharing = [each._sessions() for each in _instances if each._ledger is self._ledger]
-        return any(sessions.find(session_id) is not None for sessions in sharing if sessions is not None)
+        found = [sessions.find(session_id) for sessions in sharing if sessions is not None]
+        return any(session is not None and not session.releasing for session in found)
 
     def abandoned(self) -> list[LedgerEntry]:
         """Return the sessions whose owners are dead. It warns once of each that cannot be stopped.

@@ -123,13 +123,15 @@ class BaseApi:
         sessions = self._flows.sessions
         session = sessions.get_opened(session_id)
         try:
-            sessions.release(session)
+            session.releasing = True
             if sessions.ledger is not None:
                 self._call_ledger(functools.partial(_for_each, sessions.ledger.remove, session.ids))
+            sessions.release(session)
             if session.other_id is not None:
                 logger.warning("Session %s may also be running as %s: its new owner must stop both.", *session.ids)
             return "" if session.token is None else session.token.reveal()
         except BaseException:  # Ctrl-C: the caller does not get the token, so the client keeps the session
+            session.releasing = False
             sessions.restore(session)
             if sessions.ledger is not None and session in sessions:
                 with contextlib.suppress(LedgerError):

@@ -62,6 +62,9 @@ MAX_RESPONSE_BYTES = 1024 * 1024
 MAX_ERROR_TEXT = 64 * 1024
 """Characters of a response body that an error keeps."""
 
+MAX_CONCURRENT_STOPS = 100
+"""How many sessions an async client stops at the same time, each over a connection of its own."""
+
 MAX_ENDED_IDS = 1024
 """How many ids of ended sessions a client remembers, to tell "closed already" from "never opened"."""
 

@@ -24,7 +24,6 @@ from ._request_bodies import session_request, stop_request
 from ._sessions import Session
 from .errors import (
     AuthenticationError,
-    BadResponseError,
     ConcurrencyLimitError,
     LedgerError,
     LiveAvatarError,
@@ -53,7 +52,7 @@ class Flows(Cleanup):
 
     async def new_session(self, request: object, wait_for_slot: float = 0.0) -> StandardSessionResponse:
         """Open a session. At the account's concurrency limit, try again for `wait_for_slot` seconds."""
-        self.sessions.ensure_open()
+        self.sessions.ensure_accepts()
         body = Secret(session_request(request))
         until = time.monotonic() + check_seconds(wait_for_slot, "wait_for_slot")
         delay = MIN_SLOT_DELAY
@@ -99,7 +98,7 @@ class Flows(Cleanup):
         except BaseException as error:
             if is_error_of(error, START, (session.id,)):
                 session.start_error = error
-                if isinstance(error, BadResponseError) and error._named_session is not None:
+                if error._named_session is not None:
                     self.sessions.mark_carried_out(session, error._named_session)
             await self._compensate(session, error)
             raise

@@ -242,7 +242,8 @@ class RecoveryTask(_Recovery):
         except Exception as error:
             self._log(error)
         finally:  # also if something has cancelled all tasks of the loop
-            self._timer = asyncio.get_running_loop().call_later(RECOVERY_INTERVAL, self._recover_again)
+            with contextlib.suppress(RuntimeError):  # the loop was closed before
+                self._timer = asyncio.get_running_loop().call_later(RECOVERY_INTERVAL, self._recover_again)
 
     def _recover_again(self) -> None:
         if self._client() is not None and not self._flows.sessions.closed:

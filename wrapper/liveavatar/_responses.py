@@ -77,6 +77,7 @@ def read(response: Response, endpoint: Endpoint[T], base_url: str, secrets: Call
     if not endpoint.body_required:
         body, problem = body if isinstance(body, dict) else {}, None
     elif response.read_error is not None:
+        response.read_error._named_session = _session_id(body)
         raise response.read_error
     elif response.unreadable:
         problem = f"the service sent {response.unreadable}"

@@ -45,6 +45,8 @@ class Session:
     """True if it may be written down in the ledger."""
     to_recover: bool = False
     """True if it was claimed from a dead process, and is not stopped yet."""
+    releasing: bool = False
+    """True while it is removed from the ledger, before its release."""
     released_by: int | None = None
     """The thread that has released it."""
     stop_failed_at: float = 0.0
@@ -74,7 +76,8 @@ class Sessions:
         self._ended: deque[str] = deque(maxlen=MAX_ENDED_IDS)
         self._ended_by_service: deque[str] = deque(maxlen=MAX_ENDED_IDS)
         self.closed = False
-        self._refusal = ""
+        self.at_exit = False
+        """True if the client was made after the exit has stopped the sessions of all clients."""
         self.only_uuids = True
         """False once the service has given an id that is no UUID."""
         self.ledger: AccountLedger | None = None
@@ -82,20 +85,30 @@ class Sessions:
         self.on_removed: Callable[[], None] | None = None
         """Called, in any thread, when sessions were removed or the registry was closed."""
 
-    def close(self, reason: str = "This client is closed.") -> None:
-        """Let no further session be opened; `reason` is what an attempt raises."""
+    def close(self) -> None:
+        """Let no further session be opened."""
         with self._lock:
-            self.closed, self._refusal = True, reason
+            self.closed = True
         self._removed()
 
     def ensure_open(self) -> None:
-        """Check that sessions may be opened.
+        """Check that the client may be used.
 
         Raises:
             LiveAvatarError: The client is closed.
         """
         if self.closed:
-            raise LiveAvatarError(self._refusal)
+            raise LiveAvatarError("This client is closed.")
+
+    def ensure_accepts(self) -> None:
+        """Check that a session may be added.
+
+        Raises:
+            LiveAvatarError: The client is closed, or the interpreter is exiting.
+        """
+        self.ensure_open()
+        if self.at_exit:
+            raise LiveAvatarError("The interpreter is exiting, so nothing would stop a session that is opened now.")
 
     def note_id(self, session_id: str) -> None:
         """Note the form of an id that the service has given."""
@@ -109,7 +122,7 @@ class Sessions:
         """
         session = Session(session_id, token)
         with self._lock:
-            self.ensure_open()
+            self.ensure_accepts()
             if session_id in self._open:
                 raise LiveAvatarError(f"The service gave a token for session {session_id}, which is open already.")
             self.note_id(session_id)
@@ -245,7 +258,7 @@ class Sessions:
             LiveAvatarError: The client is closed.
         """
         with self._lock:
-            self.ensure_open()
+            self.ensure_accepts()
             self.note_id(session_id)
             session = self._open.setdefault(session_id, Session(session_id, token, start_sent=True, opened=True))
             session.start_known, session.to_recover = True, False

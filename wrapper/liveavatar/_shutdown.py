@@ -15,11 +15,9 @@ from typing import Any
 
 from ._calls import logger
 from ._config import Config
-from ._constants import CLEANUP_TIMEOUT
+from ._constants import CLEANUP_TIMEOUT, MAX_CONCURRENT_STOPS
 from ._flows import Flows
 from ._sessions import Session, Sessions
-
-_MAX_CONCURRENT_STOPS = 100
 
 _CALLER_TIMEOUT = 1.0
 """Seconds to stop sessions one by one through a caller's httpx.Client, before all are stopped at the same time."""
@@ -64,7 +62,7 @@ _running: set[threading.Event] = set()
 def watch(client: object, config: Config, sessions: Sessions, io: Any = None) -> None:
     """Stop the sessions when the client is garbage-collected, or when the interpreter exits."""
     if os.getpid() in _exited:
-        sessions.close("The interpreter is exiting, so nothing would stop a session that is opened now.")
+        sessions.at_exit = True
     leftovers = _Leftovers(config, sessions, io)
     _watched.add(leftovers)
     weakref.finalize(client, _on_collected, leftovers).atexit = False
@@ -74,18 +72,26 @@ def watch(client: object, config: Config, sessions: Sessions, io: Any = None) ->
 @functools.cache
 def _register_exit(pid: int) -> None:  # its argument is the key of the cache
     """Register the exit hook, once in each process."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None:  # a child of multiprocessing does not run atexit hooks
-        if sys.modules["multiprocessing.process"].parent_process() is not None:
-            _register_in_child()
-            return
-        # A fork hook may use a client before multiprocessing has set the child up.
-        util.register_after_fork(_on_exit, _register_in_child)
+    for package in ("multiprocessing", "billiard"):  # billiard is Celery's: children of both run no atexit hooks
+        util = sys.modules.get(f"{package}.util")
+        if util is not None:
+            register = functools.partial(util.Finalize, None, _on_exit, exitpriority=100)
+            if _is_child(package):
+                register()
+                return
+            # A fork hook may use a client before the package has set the child up.
+            util.register_after_fork(_on_exit, lambda _, register=register: register())
     atexit.register(_on_exit)
 
 
-def _register_in_child(_: object = None) -> None:
-    sys.modules["multiprocessing.util"].Finalize(None, _on_exit, exitpriority=100)
+def _is_child(package: str) -> bool:
+    return sys.modules[f"{package}.process"].current_process()._parent_pid is not None
+
+
+def _all_watched() -> list[_Leftovers]:
+    while True:
+        with contextlib.suppress(RuntimeError):  # another thread has created a client meanwhile
+            return list(_watched)
 
 
 def _on_collected(leftovers: _Leftovers) -> None:
@@ -152,7 +158,7 @@ def run_in_background(work: Callable[[], None]) -> threading.Event:
 def _on_exit() -> None:
     _exited.add(os.getpid())
     deadline = time.monotonic() + CLEANUP_TIMEOUT
-    _stop([*(each[0] for each in pending), *_watched], deadline, "the interpreter exits")
+    _stop([*(each[0] for each in pending), *_all_watched()], deadline, "the interpreter exits")
     while _running and time.monotonic() < deadline:  # more may begin meanwhile
         for done in list(_running):
             done.wait(max(0.0, deadline - time.monotonic()))
@@ -208,10 +214,11 @@ async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]],
     import asyncio
 
     from ._transports._aiohttp import AiohttpTransport
-    from ._transports._asyncio import AsyncIO
+    from ._transports._asyncio import AsyncIO, call_blocking
 
-    limit = asyncio.Semaphore(_MAX_CONCURRENT_STOPS)
+    limit = asyncio.Semaphore(MAX_CONCURRENT_STOPS)
     transports = []
+    ledger_calls: list[Callable[[], object]] = []
 
     async def stop(flows: Flows, session: Session) -> None:
         async with limit:
@@ -222,11 +229,12 @@ async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]],
     for leftovers, sessions in by_client:
         transport = AiohttpTransport(leftovers.config.base_url, None, is_spare=True)
         transports.append(transport)
-        flows = Flows(leftovers.config, AsyncIO(transport, deadline), leftovers.sessions)
+        flows = Flows(leftovers.config, AsyncIO(transport, ledger_calls), leftovers.sessions)
         stops += [stop(flows, session) for session in sessions]
     try:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
             await asyncio.gather(*stops, return_exceptions=True)
+            await call_blocking(lambda: [remove() for remove in ledger_calls])
     except TimeoutError:
         pass
     finally:

@@ -20,11 +20,12 @@ from ._async_account_api import AsyncAccountApi
 from ._base import NO_LEDGER, add_failure_note, raise_first
 from ._calls import IO
 from ._config import parse_credential
-from ._constants import CLEANUP_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
+from ._constants import CLEANUP_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, MAX_CONCURRENT_STOPS
 from ._flows import Flows
 from ._keep_alive import keep_alive_interval
 from ._keep_alive_task import TaskWorker
 from ._redaction import scrub_traceback
+from ._sessions import Session
 from .errors import LiveAvatarError, SessionTokenNotFoundError
 from .models import StandardSessionResponse
 
@@ -246,7 +247,10 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
 
     @scrub_traceback
     async def close_all_sessions(self) -> None:
-        """Stop every session that this client has opened and that is still open, at the same time; try all of them.
+        """Stop every session that this client has opened and that is still open; try all of them.
+
+        Up to 100 are stopped at the same time. They share one `timeout`. When it is over, each of the others still has
+        up to 5 seconds.
 
         Raises:
             LiveAvatarError: The first that could not be stopped, with a note for each that may still be running.
@@ -256,8 +260,15 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         sessions = self._flows.sessions.all
         if not sessions:
             return
+        deadline = self._flows.stop_deadline()
+        limit = asyncio.Semaphore(MAX_CONCURRENT_STOPS)
+
+        async def close(flows: Flows, session: Session) -> None:
+            async with limit:
+                await flows.close_tracked(session, deadline)
+
         stops = await self._run_closing(
-            lambda flows: shield_all([functools.partial(flows.close_tracked, session) for session in sessions])
+            lambda flows: shield_all([functools.partial(close, flows, session) for session in sessions])
         )
         failures = [asyncio.CancelledError() if stop.cancelled() else stop.exception() for stop in stops]
         raise_first([failure for failure in failures if failure is not None])

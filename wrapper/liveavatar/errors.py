@@ -39,6 +39,9 @@ class LiveAvatarError(Exception):
     session_may_be_running: bool = False
     """True if that session may still run, and cost credits."""
 
+    _named_session: str | None = None
+    """The id in a success response that cannot be returned: a start may have started that session."""
+
 
 class LiveAvatarApiError(LiveAvatarError):
     """The service responded with an error.
@@ -137,9 +140,6 @@ class ServerError(LiveAvatarApiError):
 
 class BadResponseError(LiveAvatarApiError):
     """A 2xx response whose body violates the contract."""
-
-    _named_session: str | None = None
-    """The id of a session in the body: a start may have started it."""
 
 
 class LiveAvatarConnectionError(LiveAvatarError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import sys
 import threading
 import time
@@ -13,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .._constants import CLEANUP_TIMEOUT
 from ..errors import LedgerError, LiveAvatarConnectionError
@@ -119,12 +118,12 @@ class AsyncIO:
 
     Args:
         transport: What sends the requests.
-        ledger_deadline: Time on `time.monotonic` until which calls of the ledger are waited for.
+        ledger_calls: Where calls of the ledger are put, to be made later; None to make them.
     """
 
-    def __init__(self, transport: AsyncTransport, ledger_deadline: float = math.inf) -> None:
+    def __init__(self, transport: AsyncTransport, ledger_calls: list[Callable[[], object]] | None = None) -> None:
         self.send = transport.send
-        self._ledger_deadline = ledger_deadline
+        self._ledger_calls = ledger_calls
 
     def is_usable(self) -> bool:
         """Return whether there is a running event loop."""
@@ -152,14 +151,16 @@ class AsyncIO:
 
     async def call_ledger(self, function: Callable[[], T], seconds: float | None) -> T:
         """Call a function that uses a ledger, in a thread; wait until its end, for `seconds` at most."""
-        seconds = min(math.inf if seconds is None else seconds, max(0.0, self._ledger_deadline - time.monotonic()))
-        scope = asyncio.timeout(None if seconds == math.inf else seconds)
+        if self._ledger_calls is not None:
+            self._ledger_calls.append(function)
+            return cast(T, None)
+        scope = asyncio.timeout(seconds)
         try:
             async with scope:
                 return await call_blocking(function)
         except TimeoutError:
             if scope.expired():
-                raise LedgerError(f"The ledger does not respond within {seconds:.3g} seconds.") from None
+                raise LedgerError(f"The ledger does not respond within {seconds:g} seconds.") from None
             raise
 
     async def shield(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:

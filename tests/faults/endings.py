@@ -79,17 +79,18 @@ def log_filter_that_raises(url: str) -> None:
 
 
 def client_during_the_exit(url: str) -> None:
-    """A daemon thread goes on to create clients while the exit looks for those with open sessions."""
+    """Daemon threads go on to create clients while the exit looks for those with open sessions."""
+    sys.setswitchinterval(1e-4)
     end_of_script(url)
-    more = [blocking(url) for _ in range(200)]
+    kept.extend(blocking(url) for _ in range(300))
 
     def create() -> None:
         while True:
-            more.append(blocking(url))
-            del more[:1]
+            kept.append(blocking(url))
 
-    sys.setswitchinterval(1e-5)
-    threading.Thread(target=create, daemon=True).start()
+    for _ in range(2):
+        threading.Thread(target=create, daemon=True).start()
+    time.sleep(0.2)
 
 
 def fork_hook(url: str) -> None:

@@ -107,6 +107,7 @@ MALFORMED = {
     "a status line": "ERROR the key is {}\r\n\r\n",
     "a header without a colon": "HTTP/1.1 400 Bad\r\nrejected key {}\r\nContent-Length: 0\r\n\r\n",
     "a header with a space": "HTTP/1.1 400 Bad\r\nX-API-KEY : {}\r\nContent-Length: 0\r\n\r\n",
+    "a head that is cut off": "HTTP/1.1 200 OK\r\nX-Echo: {}\r\nContent-Ty",
     "a length": "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
     "a chunk size": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}\r\n",
     "a chunk that is too long": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",

@@ -119,7 +119,10 @@ class Response:
 
 
 _PARSERS = {"h11._util", "aiohttp.http_exceptions"}
-"""The modules of exceptions whose messages quote what the service has sent, which may be a secret."""
+"""The modules of exceptions whose messages quote what the service has sent, which may be a secret.
+
+So does an exception with a response, which has headers, among its arguments.
+"""
 
 
 def connection_error(
@@ -143,13 +146,13 @@ def connection_error(
     """
     timed_out = timed_out or isinstance(cause, TimeoutError)
     chain = list(_chain_until(cause, active))
-    if any(type(each).__module__ in _PARSERS for each in chain):
+    if any(type(each).__module__ in _PARSERS or any(hasattr(arg, "headers") for arg in each.args) for each in chain):
         reason = "the response is incomplete, or not valid HTTP"
     else:
         reason = str(cause) or ("the call timed out" if timed_out else "the connection broke")
     if isinstance(cause, BaseException):
         reason = f"{reason} ({type(cause).__name__})"
-    reason = redact(" ".join(reason.split())[:300])
+    reason = redact(" ".join(reason.split()), [request.credential[1].reveal().removeprefix("Bearer ")])[:300]
     untrusted = any(isinstance(each, ssl.SSLCertVerificationError) for each in chain)
     if untrusted:
         reason = f"the service's certificate is not trusted: {reason}"

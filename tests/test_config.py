@@ -154,6 +154,9 @@ INVALID_BASE_URLS = [
     " https://api.liveavatar.com",
     "https://api.liveavatar.com/\xe9",
     "https://[::1",
+    "https://api.liveavatar.com/v1/../v1",
+    "https://api.liveavatar.com/./v1",
+    "https://api.liveavatar.com/v1/%2e%2E/v1",
 ]
 NOT_LOOPBACK = [
     "http://api.liveavatar.com",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from typing import Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import attrs
 
@@ -120,6 +120,8 @@ def parse_base_url(url: str, name: str) -> str:
             f"{name} must start with https://, because http:// would show the API key and is for loopback only. "
             "To reach a mock server in another container, share its network: `network_mode: service:mock`."
         )
+    if {".", ".."} & {*unquote(parts.path).split("/")}:
+        raise ValueError(f"{name} must not have the segment . or .. in its path")
     authority = parts.netloc.lower().removesuffix({"https": ":443", "http": ":80"}[parts.scheme])
     path = parts.path.rstrip("/") or "/v1"
     return SplitResult(parts.scheme, authority, path, "", "").geturl()

@@ -34,7 +34,10 @@ _BY_STATUS: dict[int, type[errors.LiveAvatarApiError]] = {
 }
 
 _CONCURRENCY = re.compile(r"\bconcurren(t|cy)", re.IGNORECASE)
-_LIMIT = re.compile(r"\b(limit|max(imum)?|too many|quota|exceed\w*|reached)\b", re.IGNORECASE)
+_CONCURRENCY_LIMIT = re.compile(
+    r"\bconcurren\w*( \w+){0,2} (limit|maximum|quota)\b|\b(limit|max(imum)?|quota|too many)( \w+){0,4} concurren",
+    re.IGNORECASE,
+)
 _CREDITS = re.compile(r"\bcredits?\b", re.IGNORECASE)
 _DURATION = re.compile(
     r"\bmax_session_duration\b.{0,300}?\bmaximum\b(?:\D{0,100}(\d{1,9}))?", re.IGNORECASE | re.DOTALL
@@ -147,8 +150,9 @@ def error(
 
 def _error_class(status: int, message: str) -> type[errors.LiveAvatarApiError]:
     success = 200 <= status <= 299
-    is_at_limit = _CONCURRENCY.search(message) and (status != 409 or _LIMIT.search(message))
-    if is_at_limit and (success or status in (403, 409, 429)):
+    if (success or status in (403, 429)) and _CONCURRENCY.search(message):
+        return errors.ConcurrencyLimitError
+    if status == 409 and _CONCURRENCY_LIMIT.search(message):  # not of concurrent changes to the session
         return errors.ConcurrencyLimitError
     if (success or 400 <= status <= 499) and _CREDITS.search(message):
         return errors.InsufficientCreditsError

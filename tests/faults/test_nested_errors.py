@@ -112,6 +112,18 @@ def test_wait_for_slot_does_not_believe_the_error_of_another_call(
         server.heal()
 
 
+@pytest.mark.row("H10", "H11", "L9")
+def test_wait_for_slot_does_not_swallow_the_error_of_another_call(flavour: str) -> None:
+    """An error that a hook raises during the token request ends the wait, too."""
+    with driven(f"{flavour} http_client") as (server, api):
+        error = ConcurrencyLimitError("of another call", 403, "")
+        error.endpoint, error.attempts, error.session_id = "/v1/sessions/start", 1, UNKNOWN
+        raise_in_hook(api, "response", "/token", error)
+        _, caught = outcome(api.begin("new_session", session_request(), wait_for_slot=60))
+        assert caught is error
+        assert server.counts == (1, 0, 0)
+
+
 @pytest.mark.row("H10", "H11")
 @pytest.mark.parametrize("kind", ["stop", "get", "refused"])
 def test_close_does_not_believe_the_error_of_another_call(kind: str, flavour: str, fast_retries: FastRetries) -> None:

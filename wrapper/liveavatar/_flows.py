@@ -69,7 +69,8 @@ class Flows(Cleanup):
                 session = self.sessions.add(created.session_id, Secret(created.session_token))
                 return await self._start(session, deadline)
             except (AuthenticationError, ConcurrencyLimitError, NotFoundError) as error:
-                is_own = session is None or error is session.start_error  # not of a hook's or signal handler's call
+                # A hook or a signal handler may have raised the error of another call.
+                is_own = error is session.start_error if session else is_error_of(error, CREATE_TOKEN, (None,))
                 if error.session_may_be_running or not is_own:
                     raise
                 if not isinstance(error, ConcurrencyLimitError):

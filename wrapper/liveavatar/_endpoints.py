@@ -129,7 +129,7 @@ class Endpoint(Generic[T]):
 
 
 def is_error_of(
-    error: BaseException, endpoint: Endpoint[Any], session_ids: Collection[str]
+    error: BaseException, endpoint: Endpoint[Any], session_ids: Collection[str | None]
 ) -> TypeGuard[LiveAvatarError]:
     """Return whether an error is of a request to this endpoint, about this session.
 

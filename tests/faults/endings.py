@@ -427,6 +427,31 @@ async def graceful_async_block(url: str) -> None:
         say("left the block")
 
 
+def graceful_loop_at_rest(url: str) -> None:
+    """An event loop that runs for ever, with a session open and no task."""
+    graceful()
+    loop = asyncio.new_event_loop()
+    kept.append(coming(url))
+    loop.run_until_complete(kept[0].new_session(session_request()))
+    loop.call_soon(say, "open")
+    loop.run_forever()
+
+
+def graceful_loop_with_named_tasks(url: str) -> None:
+    """An event loop that runs for ever, with tasks that have names of their own."""
+    graceful()
+
+    async def hold() -> None:
+        async with coming(url) as api, api.session(session_request()):
+            say("open")
+            await asyncio.sleep(60)
+
+    loop = asyncio.new_event_loop()
+    tasks = [loop.create_task(hold(), name="holder"), loop.create_task(asyncio.sleep(60), name="other")]
+    loop.run_forever()
+    kept.extend(tasks)
+
+
 def short_cleanup() -> None:
     from liveavatar import _cleanup
 

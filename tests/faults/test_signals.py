@@ -348,6 +348,8 @@ def signalled(name: str, number: int, server: FaultServer, times: int = 1) -> En
         ("graceful_async_block", signal.SIGTERM),
         ("graceful_async_block", signal.SIGHUP),
         ("graceful_async_no_block", signal.SIGTERM),
+        ("graceful_loop_at_rest", signal.SIGTERM),
+        ("graceful_loop_with_named_tasks", signal.SIGTERM),
     ],
 )
 def test_signal_stops_the_session(name: str, number: signal.Signals, server: FaultServer) -> None:

@@ -68,12 +68,20 @@ class _ShutdownHandler:
         loop.call_soon_threadsafe(self._cancel_main_task, loop, number)
 
     def _cancel_main_task(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
+        """Cancel the main task, or all if none can be told to be that, and exit when they have ended."""
         task = self._main_task(loop)
-        tasks = [task] if task is not None else list(asyncio.all_tasks(loop))
-        for each in tasks:
+        running = asyncio.all_tasks(loop) if task is None else {task}
+
+        def on_end(ended: asyncio.Task[Any]) -> None:
+            running.discard(ended)
+            if not running:
+                sys.exit(128 + number)
+
+        for each in running:
             each.cancel()
-        if task is not None:
-            task.add_done_callback(lambda _: sys.exit(128 + number))
+            each.add_done_callback(on_end)
+        if not running:
+            sys.exit(128 + number)
 
     def _main_task(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
         """Return the task in which graceful_shutdown was called, or the one that asyncio.run has started."""

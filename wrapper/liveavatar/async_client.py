@@ -250,7 +250,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         """Stop every session that this client has opened and that is still open; try all of them.
 
         Up to 100 are stopped at the same time. They share one `timeout`. When it is over, each of the others still has
-        up to 5 seconds.
+        up to 5 seconds, or one after a signal that `graceful_shutdown` handles.
 
         Raises:
             LiveAvatarError: The first that could not be stopped, with a note for each that may still be running.

@@ -217,7 +217,8 @@ class LiveAvatarApi(AccountApi):
     def close_all_sessions(self) -> None:
         """Stop every session that this client has opened and that is still open, one by one; try all of them.
 
-        The stops share one `timeout`. When it is over, or after Ctrl-C, each of the others still has up to 5 seconds.
+        The stops share one `timeout`. When it is over, or after Ctrl-C, each of the others still has up to 5 seconds,
+        or one after a signal that `graceful_shutdown` handles.
 
         Raises:
             LiveAvatarError: The first that could not be stopped, with a note for each that may still be running.

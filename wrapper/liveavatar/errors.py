@@ -1,4 +1,4 @@
-"""Exceptions of this package. One `except LiveAvatarError` catches them all.
+"""Exceptions of this package. Every failed call raises a LiveAvatarError.
 
 LiveAvatarError
 ├── LiveAvatarApiError            the service responded with an error
@@ -19,7 +19,7 @@ LiveAvatarError
 ├── SessionTokenNotFoundError     close_session() of a session that this client has no token for (also a ValueError)
 └── LedgerError                   the ledger could not be opened, read or written
 
-Invalid arguments raise ValueError or TypeError before any request is sent.
+An invalid argument raises ValueError or TypeError before any request is sent.
 """
 
 from __future__ import annotations

@@ -801,6 +801,19 @@ def test_list_owners(run: Run, owners: dict[str, str]) -> None:
     run("close", other)
 
 
+def test_recover_fails(run: Run, owners: dict[str, str]) -> None:
+    """A stop that fails is code 3, and the message gives its reason."""
+    code = (
+        "import liveavatar\nfrom liveavatar._operations import Operations\n"
+        "async def call_for(*_, **__): raise liveavatar.ServerError('503 The service is away.', 503, '')\n"
+        f"Operations.call_for = call_for\n{FAST}"
+    )
+    with run.start("recover", "--ledger", "ledger.db", code=code, **PIPES) as command:
+        _, errors = command.communicate(timeout=WAIT)
+    assert command.returncode == 3
+    assert f"Session {owners['dead']} may still be running: 503 The service is away." in errors.decode()
+
+
 def test_recover_elsewhere(run: Run, server: MockServer, owners: dict[str, str]) -> None:
     """Recover does not touch the sessions of another service."""
     done = run("recover", "--ledger", "ledger.db", "--base-url", "http://127.0.0.1:9")

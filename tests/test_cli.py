@@ -805,7 +805,11 @@ def test_recover_fails(run: Run, owners: dict[str, str]) -> None:
     """A stop that fails is code 3, and the message gives its reason."""
     code = (
         "import liveavatar\nfrom liveavatar._operations import Operations\n"
-        "async def call_for(*_, **__): raise liveavatar.ServerError('503 The service is away.', 503, '')\n"
+        "async def call_for(operations, session, endpoint, *_, **__):\n"
+        "    error = liveavatar.ServerError('503 The service is away.', 503, '')\n"
+        "    error.endpoint, error.session_id = endpoint.full_path, session.id\n"
+        "    error.session_may_be_running = True\n"
+        "    raise error\n"
         f"Operations.call_for = call_for\n{FAST}"
     )
     with run.start("recover", "--ledger", "ledger.db", code=code, **PIPES) as command:

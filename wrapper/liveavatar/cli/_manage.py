@@ -182,13 +182,7 @@ def recover(ledger_location: str | None, base_url: str | None) -> None:
         raise click.UsageError(f"Missing option '--ledger' (or the variable {LEDGER_VARIABLE}).")
     settings = load(base_url)
     with open_client(settings, ledger=_open_ledger(ledger_location)) as api:
-        try:
-            stopped = api.recover_sessions()
-        except LiveAvatarError as error:
-            if error.session_id is None or not error.session_may_be_running:
-                raise
-            session_ids = [error.session_id]
-            raise SessionsRunningError(session_ids, settings.stop_command(session_ids)) from error
+        stopped = api.recover_sessions()
     for session_id in stopped:
         click.echo(f"{session_id} stopped")
     if not stopped:

@@ -118,8 +118,6 @@ def open_client(
     try:
         with api:
             yield api
-    except SessionsRunningError:
-        raise
     except BaseException as error:
         if api.open_sessions:
             raise SessionsRunningError(api.open_sessions, settings.stop_command(api.open_sessions)) from error

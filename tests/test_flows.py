@@ -1396,6 +1396,56 @@ def test_ledger_of_two_ids(harness: Harness, ledger: FakeLedger) -> None:
     assert sorted(ledger.changes[2:]) == sorted([("remove", SESSION), ("remove", OTHER)])
 
 
+UNUSABLE = {
+    "data without a room": success({"session_id": OTHER, "livekit_url": "wss://rooms.example.com"}),
+    "data without a name": success({"livekit_url": "wss://rooms.example.com"}),
+    "a name that is no id": success({"session_id": ".."}),
+    "a name that is no text": success({"session_id": 7}),
+    "no data": success(),
+    "a list as data": success([OTHER]),
+    "a list": Response(201, {}, bytearray(json.dumps([{"session_id": OTHER}]).encode())),
+}
+"""Responses of success to a start that cannot be returned. The first of them names a session."""
+
+
+@pytest.mark.parametrize("response", UNUSABLE.values(), ids=UNUSABLE)
+@pytest.mark.parametrize("is_cut_off", [False, True], ids=["complete", "cut off"])
+def test_unusable_start_that_names_another_session(is_cut_off: bool, response: Response, harness: Harness) -> None:
+    """Both sessions are stopped if the response names another one, also if the connection is lost after that."""
+    flow = harness.starting()
+    if is_cut_off:
+        lost = LiveAvatarConnectionError("lost")
+        lost.request_sent = True
+        response = Response(response.status, {}, bytearray(response.content))
+        response.read_error = lost
+    flow("start", response)
+    named = [OTHER, SESSION] if response.content == UNUSABLE["data without a room"].content else [SESSION]
+    stops = [flow("stop with X-API-KEY" if len(named) == 2 else "stop", stopped()) for _ in named]
+    assert [body(stop)["session_id"] for stop in stops] == named
+    error = flow.error(LiveAvatarConnectionError if is_cut_off else BadResponseError)
+    assert (error.session_id, error.session_may_be_running) == (named[0], False)
+    assert harness.ids == []
+
+
+def test_close_tracked(harness: Harness) -> None:
+    """A session that is open is stopped within the shared deadline, one that is being opened within a few seconds."""
+    harness.open()
+    session = harness.sessions.get(SESSION)
+    flow = harness.run(harness.flows.close_tracked(session, harness.clock.now + 20))
+    assert flow.request.deadline == harness.clock.now + 20
+    flow("stop", stopped())
+    assert flow.result() is None
+    again = harness.run(harness.flows.close_tracked(session))
+    assert again.result() is None
+    opening = harness.starting(created(OTHER))
+    closing = harness.run(harness.flows.close_tracked(harness.sessions.get(OTHER), harness.clock.now + 20))
+    assert closing.request.deadline == harness.clock.now + CLEANUP_TIMEOUT
+    stop = closing("stop", stopped())
+    assert body(stop)["session_id"] == OTHER
+    assert closing.result() is None
+    opening.abandon()
+
+
 def test_failed_stop_of_two_ids(harness: Harness) -> None:
     """The warning and the note about a session with two ids name both."""
     harness.starting()("start", started(OTHER))

@@ -64,6 +64,18 @@ def test_id_of_other_session() -> None:
     assert (sessions.get("1"), sessions.get("2")) == (first, second)
 
 
+def test_no_session_at_exit() -> None:
+    """A registry that is made during the exit takes no session."""
+    sessions = Sessions()
+    sessions.at_exit = True
+    message = "The interpreter is exiting, so nothing would stop a session that is opened now."
+    for add in (sessions.add, sessions.adopt):
+        with pytest.raises(LiveAvatarError) as caught:
+            add("1", None)
+        assert str(caught.value) == message
+    sessions.ensure_open()
+
+
 def test_same_id_twice() -> None:
     """A session does not take the place of an open one with the same id."""
     sessions = Sessions()

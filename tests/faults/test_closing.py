@@ -365,6 +365,28 @@ ASYNC_POOLS = [pool.removeprefix("async ") for pool in DIRECT_POOLS if pool.star
 
 
 @pytest.mark.row("H3")
+def test_async_close_of_many_is_cancelled(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions that wait for their turn are stopped, too, if all tasks of the loop are cancelled."""
+    monkeypatch.setattr("liveavatar.async_client.MAX_CONCURRENT_STOPS", 2)
+    server.on("stop", fault.delays(0.05))
+
+    async def main() -> None:
+        api = AsyncLiveAvatarApi(KEY, base_url=server.url)
+        for _ in range(6):
+            await api.new_session(session_request())
+        closing = asyncio.create_task(api.aclose())
+        await asyncio.to_thread(server.arrived, "stop")
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.wait([closing])
+        assert api.open_sessions == ()
+
+    asyncio.run(main())
+    assert server.running == set()
+    assert server.counts[:2] == (6, 6)
+
+
+@pytest.mark.row("H3")
 @pytest.mark.usefixtures("unclosed_connections")  # the first loop does not close its own
 @pytest.mark.parametrize("state", ["running", "at rest", "closed"])
 @pytest.mark.parametrize("how", ["close_session", "close_all_sessions", "leave", "close"])

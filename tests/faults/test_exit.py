@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi
+from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, LiveAvatarError
 
 from tests.clients import client
 from tests.faults import server as fault
@@ -358,6 +358,28 @@ def test_collection_without_threads(
     with client(flavour, KEY, base_url=server.url) as other:
         assert other.open_sessions == ()
         wait_until_stopped(server)
+
+
+def test_collection_after_a_failed_start(
+    flavour: str, server: FaultServer, caplog: pytest.LogCaptureFixture, fast_retries: FastRetries
+) -> None:
+    """A client is collected although a session of it, whose start and stop have failed, may be running."""
+    server.on("start", fault.answers(500, acts=True)).on("stop", fault.answers(400), 1)
+
+    async def main() -> None:
+        api = AsyncLiveAvatarApi(KEY, base_url=server.url, timeout=10)
+        with pytest.raises(LiveAvatarError):
+            await api.new_session(session_request())
+
+    def work() -> None:
+        api = LiveAvatarApi(KEY, base_url=server.url, timeout=10)
+        with pytest.raises(LiveAvatarError):
+            api.new_session(session_request())
+
+    asyncio.run(main()) if flavour == "async" else work()
+    assert len(server.ledger.running) == 1
+    gc.collect()
+    wait_until_stopped(server)
 
 
 def test_collection_with_nothing_open_says_nothing(

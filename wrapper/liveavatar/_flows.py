@@ -70,7 +70,7 @@ class Flows(Cleanup):
                 return await self._start(session, deadline)
             except (AuthenticationError, ConcurrencyLimitError, NotFoundError) as error:
                 # A hook or a signal handler may have raised the error of another call.
-                is_own = error is session.start_error if session else is_error_of(error, CREATE_TOKEN, (None,))
+                is_own = session.start_failed if session else is_error_of(error, CREATE_TOKEN, (None,))
                 if error.session_may_be_running or not is_own:
                     raise
                 if not isinstance(error, ConcurrencyLimitError):
@@ -98,7 +98,7 @@ class Flows(Cleanup):
             return StandardSessionResponse.from_response(session.id, response)
         except BaseException as error:
             if is_error_of(error, START, (session.id,)):
-                session.start_error = error
+                session.start_failed = True
                 if error._named_session is not None:
                     self.sessions.mark_carried_out(session, error._named_session)
             await self._compensate(session, error)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from . import _shutdown
 from ._calls import logger
-from ._constants import CLEANUP_TIMEOUT, MAX_ENDED_IDS, RECOVERED_START_AGE, RECOVERY_INTERVAL
+from ._constants import CLEANUP_TIMEOUT, RECOVERED_START_AGE, RECOVERY_INTERVAL
 from ._flows import Flows
 from ._sessions import Session
 from ._transports._asyncio import keep_task
@@ -26,6 +26,7 @@ from .ledger._protocol import LedgerEntry
 if TYPE_CHECKING:
     from ._account_ledger import AccountLedger
 
+_MAX_STOPPED = 100_000
 _MAX_UNANSWERED = 2
 """Stops in a row without a response after which a recovery leaves the other sessions to the next."""
 
@@ -35,7 +36,7 @@ class _Recovery:
 
     def __init__(self, flows: Flows) -> None:
         self._flows = flows
-        self._stopped: deque[str] = deque(maxlen=MAX_ENDED_IDS)  # of a client that may never ask for them
+        self._stopped: deque[str] = deque(maxlen=_MAX_STOPPED)  # of a client that may never ask for them
         self._has_failed = False
         self._first_until = 0.0
         """Time on `time.monotonic` until which calls wait for the first recovery; 0 before the first of them."""

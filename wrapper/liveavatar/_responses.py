@@ -35,7 +35,9 @@ _BY_STATUS: dict[int, type[errors.LiveAvatarApiError]] = {
 
 _CONCURRENCY = re.compile(r"\bconcurren(t|cy)", re.IGNORECASE)
 _CONCURRENCY_LIMIT = re.compile(
-    r"\bconcurren\w*( \w+){0,2} (limit|maximum|quota)\b|\b(limit|max(imum)?|quota|too many)( \w+){0,4} concurren",
+    r"\bconcurren[a-z]*([ _-]+[a-z]+){0,2}?[ _-]+(limits?|maximum|quota)(?![a-z])|\bconcurrency[ _-]+exceeded"
+    r"|\b(limits?|max|maximum|quota|too many)([ _-]+\w+){0,4}? concurren[a-z]*\b"
+    r"(?! (?:change|modif|operation|request|start|update))",
     re.IGNORECASE,
 )
 _CREDITS = re.compile(r"\bcredits?\b", re.IGNORECASE)

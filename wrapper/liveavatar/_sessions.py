@@ -33,8 +33,8 @@ class Session:
     """True once its start request may have been sent."""
     start_known: bool = False
     """True once the service is known to have carried out the start."""
-    start_error: LiveAvatarError | None = None
-    """Why its start has failed, if the error is that of its own start request."""
+    start_failed: bool = False
+    """True once its own start request has failed. The error of another call, raised by a hook, leaves it False."""
     opened: bool = False
     """True once the response to its start has arrived, or it was adopted or claimed."""
     ended: bool = False

@@ -23,6 +23,9 @@ _CALLER_TIMEOUT = 1.0
 """Seconds to stop sessions one by one through a caller's httpx.Client, before all are stopped at the same time."""
 
 
+_LEDGER_SHARE = 0.5
+"""Seconds of the time for all stops that are left to remove the sessions from the ledger."""
+
 _ADVICE = " Close the client, or use it in a `with` block."
 
 
@@ -156,7 +159,9 @@ def run_in_background(work: Callable[[], None]) -> threading.Event:
 
 
 def _on_exit() -> None:
-    _exited.add(os.getpid())
+    others = [each for each in threading.enumerate() if each is not threading.current_thread() and not each.daemon]
+    if not others:  # a child of multiprocessing waits for its threads after this
+        _exited.add(os.getpid())
     deadline = time.monotonic() + CLEANUP_TIMEOUT
     _stop([*(each[0] for each in pending), *_all_watched()], deadline, "the interpreter exits")
     while _running and time.monotonic() < deadline:  # more may begin meanwhile
@@ -166,11 +171,13 @@ def _on_exit() -> None:
 
 def _stop(watched: Iterable[_Leftovers], deadline: float, reason: str, advice: str = _ADVICE) -> None:
     """Stop the sessions of clients that are gone, and log one WARNING that names them."""
-    by_client = [(leftovers, sessions) for leftovers in watched if (sessions := leftovers.take())]
-    if not by_client:
-        return
-    named = [session for _, sessions in by_client for session in sessions]
+    by_client: list[tuple[_Leftovers, tuple[Session, ...]]] = []
     try:
+        for leftovers in watched:
+            if sessions := leftovers.take():
+                by_client.append((leftovers, sessions))
+        if not by_client:
+            return
         for leftovers, sessions in by_client:
             if leftovers.io is not None:
                 _stop_through_caller(leftovers, sessions, min(deadline, time.monotonic() + _CALLER_TIMEOUT))
@@ -180,7 +187,8 @@ def _stop(watched: Iterable[_Leftovers], deadline: float, reason: str, advice: s
             with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
                 runner.run(_stop_all(by_client, deadline))
     finally:  # also after Ctrl-C
-        _warn(named, reason, advice)
+        if by_client:
+            _warn([session for _, sessions in by_client for session in sessions], reason, advice)
 
 
 def _warn(sessions: Sequence[Session], reason: str, advice: str) -> None:
@@ -219,11 +227,13 @@ async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]],
     limit = asyncio.Semaphore(MAX_CONCURRENT_STOPS)
     transports = []
     ledger_calls: list[Callable[[], object]] = []
+    has_ledger = any(leftovers.sessions.ledger is not None for leftovers, _ in by_client)
+    stop_deadline = deadline - _LEDGER_SHARE if has_ledger else deadline
 
     async def stop(flows: Flows, session: Session) -> None:
         async with limit:
             if not session.ended:
-                await flows.stop_leftover(session, deadline)
+                await flows.stop_leftover(session, stop_deadline)
 
     stops = []
     for leftovers, sessions in by_client:
@@ -232,11 +242,13 @@ async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]],
         flows = Flows(leftovers.config, AsyncIO(transport, ledger_calls), leftovers.sessions)
         stops += [stop(flows, session) for session in sessions]
     try:
-        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-            await asyncio.gather(*stops, return_exceptions=True)
-            await call_blocking(lambda: [remove() for remove in ledger_calls])
-    except TimeoutError:
-        pass
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, stop_deadline - time.monotonic())):
+                await asyncio.gather(*stops, return_exceptions=True)
+        if ledger_calls:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await call_blocking(lambda: [remove() for remove in ledger_calls])
     finally:
         for transport in transports:
             await transport.close()

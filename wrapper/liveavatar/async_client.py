@@ -264,8 +264,18 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         limit = asyncio.Semaphore(MAX_CONCURRENT_STOPS)
 
         async def close(flows: Flows, session: Session) -> None:
-            async with limit:
+            cancelled = None
+            try:
+                await limit.acquire()
+            except asyncio.CancelledError as error:  # of all tasks of the loop
+                cancelled = error
+            try:
                 await flows.close_tracked(session, deadline)
+            finally:
+                if cancelled is None:
+                    limit.release()
+            if cancelled is not None:
+                raise cancelled
 
         stops = await self._run_closing(
             lambda flows: shield_all([functools.partial(close, flows, session) for session in sessions])

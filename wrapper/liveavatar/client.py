@@ -75,7 +75,7 @@ class LiveAvatarApi(AccountApi):
         try:
             self._run(lambda: self._flows.io.call_ledger(operation, LEDGER_TIMEOUT))
         except LedgerError as error:  # the operation goes on in its thread
-            logger.warning("%s", error)
+            logger.warning("%s A session that is released now may stay in it for a while.", error)
 
     def _new_io(self) -> tuple[IO, IO | None]:
         from ._transports._blocking import BlockingIO, BlockingTransport  # imported late, to keep our import light

@@ -146,7 +146,7 @@ def connection_error(
     """
     timed_out = timed_out or isinstance(cause, TimeoutError)
     chain = list(_chain_until(cause, active))
-    if any(type(each).__module__ in _PARSERS or any(hasattr(arg, "headers") for arg in each.args) for each in chain):
+    if any(type(each).__module__ in _PARSERS or any(map(_is_head, each.args)) for each in chain):
         reason = "the response is incomplete, or not valid HTTP"
     else:
         reason = str(cause) or ("the call timed out" if timed_out else "the connection broke")
@@ -163,6 +163,11 @@ def connection_error(
     error.request_sent = sent
     error.certificate_rejected = untrusted
     return error
+
+
+def _is_head(argument: object) -> bool:
+    """Return whether an argument of an exception is the head of a response."""
+    return hasattr(argument, "headers") and hasattr(argument, "reason")
 
 
 def _chain_until(error: object, active: BaseException | None) -> Iterator[BaseException]:

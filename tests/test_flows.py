@@ -1446,6 +1446,18 @@ def test_close_tracked(harness: Harness) -> None:
     opening.abandon()
 
 
+def test_ledger_of_an_unusable_start(harness: Harness, ledger: FakeLedger) -> None:
+    """A session that an unusable start has named, and that could not be stopped, is written down, too."""
+    harness.new_client(0)
+    harness.sessions.ledger = ledger  # type: ignore[assignment]
+    flow = harness.starting()
+    flow("start", UNUSABLE["data without a room"])
+    for _ in range(2):
+        flow("stop with X-API-KEY", refused(400))
+    assert flow.failure().session_may_be_running is True
+    assert ledger.changes == [("add", SESSION), ("add", OTHER)]
+
+
 def test_failed_stop_of_two_ids(harness: Harness) -> None:
     """The warning and the note about a session with two ids name both."""
     harness.starting()("start", started(OTHER))

@@ -170,6 +170,36 @@ def opened_in_an_exit_hook(url: str) -> None:
     blocking(url)
 
 
+def first_client_in_an_exit_hook(url: str) -> None:
+    def run() -> None:
+        try:
+            end_of_script(url)
+        except LiveAvatarError as error:
+            say(f"refused: {error}")
+
+    atexit.register(run)
+
+
+def async_first_client_in_an_exit_hook(url: str) -> None:
+    def run() -> None:
+        try:
+            asyncio.run(async_end_of_run(url))
+        except LiveAvatarError as error:
+            say(f"refused: {error}")
+
+    atexit.register(run)
+
+
+def first_client_after_the_main_thread(url: str) -> None:
+    """A thread that outlives the main thread makes the first client."""
+
+    def run() -> None:
+        threading.main_thread().join()
+        end_of_script(url)
+
+    threading.Thread(target=run).start()
+
+
 def stopped_in_an_exit_hook(url: str) -> None:
     """A client that is made by an exit hook, after our own has run, stops a session of the account."""
     atexit.register(lambda: say(str(blocking(url).stop_session(session_id).message)))

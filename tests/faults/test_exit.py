@@ -47,6 +47,7 @@ ENDS = {
     "unhandled_exception": 1,
     "opened_in_a_thread": 0,
     "daemon_thread": 0,
+    "first_client_after_the_main_thread": 0,
     "own_httpx_client": 0,
     "async_end_of_run": 0,
     "async_sys_exit": 3,
@@ -157,10 +158,11 @@ def test_end_with_nothing_open_says_nothing(name: str, server: FaultServer) -> N
     assert server.counts == (1, 1, 1)
 
 
-@pytest.mark.parametrize("name", ["opened_in_an_exit_hook", "async_opened_in_an_exit_hook"])
-def test_session_that_nothing_would_stop(name: str, server: FaultServer) -> None:
-    """A client that an exit hook makes, after the sessions were stopped, opens none."""
-    with program(name, server) as running:
+@pytest.mark.parametrize("prefix", ["", "async_"])
+@pytest.mark.parametrize("name", ["opened_in_an_exit_hook", "first_client_in_an_exit_hook"])
+def test_session_that_nothing_would_stop(name: str, prefix: str, server: FaultServer) -> None:
+    """A client that an exit hook makes opens no session, if nothing would stop it."""
+    with program(prefix + name, server) as running:
         told = running.ends()
     assert "refused: The interpreter is exiting" in told.output, told
     assert server.counts == (0, 0, 0)

@@ -155,10 +155,20 @@ class Flows(Cleanup):
             await self._discard(session)
             return
         failure = latest = error
+
+        async def stop() -> None:
+            try:
+                await self._stop_and_discard(session, until, is_cleanup=True)
+            except LiveAvatarError:
+                if session.start_failed and session.other_id is not None:  # the other id is in the ledger already
+                    with contextlib.suppress(LedgerError):
+                        await self._add_to_ledger(session)
+                raise
+
         if not (session.ended or isinstance(error, GeneratorExit)):
             until = time.monotonic() + CLEANUP_TIMEOUT
             try:
-                await self.run_shielded(lambda: self._stop_and_discard(session, until, is_cleanup=True), until)
+                await self.run_shielded(stop, until)
             except LiveAvatarError as caught:
                 failure = caught
             except BaseException as interruption:

@@ -64,17 +64,19 @@ _running: set[threading.Event] = set()
 
 def watch(client: object, config: Config, sessions: Sessions, io: Any = None) -> None:
     """Stop the sessions when the client is garbage-collected, or when the interpreter exits."""
-    if os.getpid() in _exited:
-        sessions.at_exit = True
+    _register_exit(os.getpid())
+    sessions.at_exit = os.getpid() in _exited
     leftovers = _Leftovers(config, sessions, io)
     _watched.add(leftovers)
     weakref.finalize(client, _on_collected, leftovers).atexit = False
-    _register_exit(os.getpid())
 
 
 @functools.cache
 def _register_exit(pid: int) -> None:  # its argument is the key of the cache
     """Register the exit hook, once in each process."""
+    main = threading.main_thread()
+    if threading.current_thread() is main and not main.is_alive():  # an exit hook runs; no other is called after it
+        _exited.add(pid)
     for package in ("multiprocessing", "billiard"):  # billiard is Celery's: children of both run no atexit hooks
         util = sys.modules.get(f"{package}.util")
         if util is not None:

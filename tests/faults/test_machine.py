@@ -29,6 +29,9 @@ from tests.faults.test_random import FAULTS
 pytestmark = [
     pytest.mark.row("H20"),
     pytest.mark.usefixtures("unclosed_connections"),  # an interrupt may tear one from the pool
+    pytest.mark.filterwarnings(
+        "ignore::pytest.PytestUnraisableExceptionWarning"
+    ),  # one may come in a weakref callback
 ]
 
 LONGEST = 20.0

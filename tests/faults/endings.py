@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -157,37 +158,25 @@ def released_session(url: str) -> None:
     kept[0].release_session(kept[0].new_session(session_request()).session_id)
 
 
+def say_if_refused(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except LiveAvatarError as error:
+        say(f"refused: {error}")
+
+
 def opened_in_an_exit_hook(url: str) -> None:
     """A client that is made by an exit hook, after our own has run."""
-
-    def run() -> None:
-        try:
-            end_of_script(url)
-        except LiveAvatarError as error:
-            say(f"refused: {error}")
-
-    atexit.register(run)
+    atexit.register(say_if_refused, lambda: end_of_script(url))
     blocking(url)
 
 
 def first_client_in_an_exit_hook(url: str) -> None:
-    def run() -> None:
-        try:
-            end_of_script(url)
-        except LiveAvatarError as error:
-            say(f"refused: {error}")
-
-    atexit.register(run)
+    atexit.register(say_if_refused, lambda: end_of_script(url))
 
 
 def async_first_client_in_an_exit_hook(url: str) -> None:
-    def run() -> None:
-        try:
-            asyncio.run(async_end_of_run(url))
-        except LiveAvatarError as error:
-            say(f"refused: {error}")
-
-    atexit.register(run)
+    atexit.register(say_if_refused, lambda: asyncio.run(async_end_of_run(url)))
 
 
 def first_client_after_the_main_thread(url: str) -> None:
@@ -220,13 +209,7 @@ async def async_stopped_in_an_exit_hook(url: str) -> None:
 
 
 async def async_opened_in_an_exit_hook(url: str) -> None:
-    def run() -> None:
-        try:
-            asyncio.run(async_end_of_run(url))
-        except LiveAvatarError as error:
-            say(f"refused: {error}")
-
-    atexit.register(run)
+    atexit.register(say_if_refused, lambda: asyncio.run(async_end_of_run(url)))
     coming(url)
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
-import threading
-import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -14,15 +11,11 @@ from ._arguments import check_session_id
 from ._calls import logger
 from ._config import Config
 from ._redaction import redact
-from ._sessions import Sessions
+from ._shutdown import sessions_of_clients
 from .errors import LedgerError
 from .ledger._protocol import Ledger, LedgerEntry, account_id, warn_once
 
 T = TypeVar("T")
-
-_lock = threading.RLock()
-_instances: weakref.WeakSet[AccountLedger] = weakref.WeakSet()
-"""The account ledgers of all clients of this process."""
 
 
 class AccountLedger:
@@ -31,10 +24,9 @@ class AccountLedger:
     Args:
         ledger: The ledger. Several clients of a process may share it.
         config: The client's settings.
-        sessions: The client's sessions.
     """
 
-    def __init__(self, ledger: Ledger, config: Config, sessions: Sessions) -> None:
+    def __init__(self, ledger: Ledger, config: Config) -> None:
         if not isinstance(ledger, Ledger) or isinstance(ledger, type):
             raise TypeError(
                 f"ledger must have the methods of liveavatar.ledger.Ledger, not be a {type(ledger).__name__}"
@@ -44,9 +36,6 @@ class AccountLedger:
         self._ledger = ledger
         self._account = account_id(config.api_key.reveal())
         self._base_url = config.base_url
-        self._sessions = weakref.ref(sessions)
-        with _lock:
-            _instances.add(self)
 
     def add(self, session_id: str) -> None:
         """Write a session down as this process's own.
@@ -72,9 +61,8 @@ class AccountLedger:
             logger.warning("Session %s could not be removed from the ledger: %s", session_id, redact(str(error)))
 
     def _is_tracked(self, session_id: str) -> bool:
-        with _lock:
-            sharing = [each._sessions() for each in _instances if each._ledger is self._ledger]
-        found = [sessions.find(session_id) for sessions in sharing if sessions is not None]
+        sharing = [each for each in sessions_of_clients() if each.ledger and each.ledger._ledger is self._ledger]
+        found = [sessions.find(session_id) for sessions in sharing]
         return any(session is not None and not session.releasing for session in found)
 
     def abandoned(self) -> list[LedgerEntry]:
@@ -120,13 +108,3 @@ def _checked(operation: Callable[[], T], failure: str = "The ledger could not be
         raise
     except Exception as error:
         raise LedgerError(f"{failure}: {type(error).__name__}: {redact(str(error))}") from error
-
-
-def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.RLock()  # a thread that only the parent has may hold the other
-    _instances.clear()  # the sessions belong to the parent
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -112,9 +112,8 @@ async def call(
     retries = config.max_retries if max_retries is None else max_retries
     credential = ("X-API-KEY", config.api_key) if token is None else _bearer(token)
     content = Secret(b"" if body is None else _encode(body.reveal()).encode())
-    url = config.base_url + endpoint.path
-    if session_id is not None:
-        url = url.replace("{session_id}", quote(session_id, ""))
+    path = endpoint.path if session_id is None else endpoint.path.replace("{session_id}", quote(session_id, ""))
+    url = config.base_url + path
     if query and (parameters := {name: value for name, value in query.items() if value is not None}):
         url += f"?{urlencode(parameters, doseq=True)}"
     response_lost = False

@@ -20,7 +20,7 @@ VCHAR = re.compile(r"[!-~]+")
 
 
 _MAX_TIMEOUT = 1e9
-"""Seconds: 30 years. Sockets accept a little more."""
+"""Seconds. Sockets raise an OverflowError for a little more."""
 
 
 @attrs.frozen

@@ -52,7 +52,7 @@ class Flows(Cleanup):
 
     async def new_session(self, request: object, wait_for_slot: float = 0.0) -> StandardSessionResponse:
         """Open a session. At the account's concurrency limit, try again for `wait_for_slot` seconds."""
-        self.sessions.ensure_accepts()
+        self.sessions.ensure_accepts_sessions()
         body = Secret(session_request(request))
         until = time.monotonic() + check_seconds(wait_for_slot, "wait_for_slot")
         delay = MIN_SLOT_DELAY

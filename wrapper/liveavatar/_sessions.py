@@ -100,7 +100,7 @@ class Sessions:
         if self.closed:
             raise LiveAvatarError("This client is closed.")
 
-    def ensure_accepts(self) -> None:
+    def ensure_accepts_sessions(self) -> None:
         """Check that a session may be added.
 
         Raises:
@@ -122,7 +122,7 @@ class Sessions:
         """
         session = Session(session_id, token)
         with self._lock:
-            self.ensure_accepts()
+            self.ensure_accepts_sessions()
             if session_id in self._open:
                 raise LiveAvatarError(f"The service gave a token for session {session_id}, which is open already.")
             self.note_id(session_id)
@@ -258,7 +258,7 @@ class Sessions:
             LiveAvatarError: The client is closed.
         """
         with self._lock:
-            self.ensure_accepts()
+            self.ensure_accepts_sessions()
             self.note_id(session_id)
             session = self._open.setdefault(session_id, Session(session_id, token, start_sent=True, opened=True))
             session.start_known, session.to_recover = True, False

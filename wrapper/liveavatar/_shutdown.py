@@ -99,6 +99,11 @@ def _all_watched() -> list[_Leftovers]:
             return list(_watched)
 
 
+def sessions_of_clients() -> list[Sessions]:
+    """Return the registries of all clients of this process."""
+    return [leftovers.sessions for leftovers in _all_watched() if leftovers.pid == os.getpid()]
+
+
 def _on_collected(leftovers: _Leftovers) -> None:
     """Stop sessions in a thread: the garbage collector may run in any thread, also in that of an event loop."""
     if leftovers.is_wanted:

@@ -68,7 +68,7 @@ class _ShutdownHandler:
         loop.call_soon_threadsafe(self._cancel_main_task, loop, number)
 
     def _cancel_main_task(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
-        """Cancel the main task, or all if none can be told to be that, and exit when they have ended."""
+        """Cancel the main task, or all tasks if none is known to be it, and exit when they have ended."""
         task = self._main_task(loop)
         running = asyncio.all_tasks(loop) if task is None else {task}
 

@@ -2,7 +2,7 @@
 
 The fast path writes requests directly to a pooled connection, because a ClientSession does more for each request than
 ours need. With a newer version of aiohttp than those tested, its public session sends the requests. That costs more
-CPU time. An idle connection is then not polled before it is used again, and a new one has a reused one's deadline.
+CPU time. Idle connections are then not polled before they are used again, and new ones get no longer deadline.
 """
 
 from __future__ import annotations

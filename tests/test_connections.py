@@ -1117,23 +1117,24 @@ def contexts(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return made
 
 
-def test_one_tls_context(
-    flavour: str,
-    secure_service: RecordingServer,
-    authority: trustme.CA,
-    contexts: list[object],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Sessions share one TLS context and one connection."""
+@pytest.fixture
+def trusted_service(
+    secure_service: RecordingServer, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> RecordingServer:
+    """A service over TLS whose certificate the environment trusts."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    with client(flavour, "key", base_url=secure_service.url) as api:
+    return secure_service
+
+
+def test_one_tls_context(flavour: str, trusted_service: RecordingServer, contexts: list[object]) -> None:
+    """Sessions share one TLS context and one connection."""
+    with client(flavour, "key", base_url=trusted_service.url) as api:
         for _ in range(20):
             with api.session(LITE):
                 pass
     assert len(contexts) == 1
-    assert secure_service.connections == 1
+    assert trusted_service.connections == 1
 
 
 @pytest.mark.parametrize(("flavour", "kind"), CALLERS)
@@ -1151,19 +1152,11 @@ def test_no_tls_context(
 
 
 @pytest.fixture
-def through_proxy(
-    secure_service: RecordingServer,
-    authority: trustme.CA,
-    proxy: Proxy,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> RecordingServer:
+def through_proxy(trusted_service: RecordingServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> RecordingServer:
     """The service https://api.liveavatar.test, behind the environment's proxy."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-    proxy.target = "127.0.0.1", int(secure_service.url.rsplit(":", 1)[1])
-    return secure_service
+    proxy.target = "127.0.0.1", int(trusted_service.url.rsplit(":", 1)[1])
+    return trusted_service
 
 
 def test_one_tunnel(flavour: str, through_proxy: RecordingServer, proxy: Proxy, contexts: list[object]) -> None:
@@ -1201,23 +1194,14 @@ def test_other_httpcore(
     assert len(contexts) == 1
 
 
-def test_tls_context_after_the_close(
-    flavour: str,
-    secure_service: RecordingServer,
-    authority: trustme.CA,
-    contexts: list[object],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_tls_context_after_the_close(flavour: str, trusted_service: RecordingServer, contexts: list[object]) -> None:
     """A client that is closed stops a session with the TLS context that it has."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    with client(flavour, "key", base_url=secure_service.url) as api:
+    with client(flavour, "key", base_url=trusted_service.url) as api:
         session = api.new_session(LITE)
-        secure_service.replies["stop"] = 400, ""
+        trusted_service.replies["stop"] = 400, ""
         with pytest.raises(LiveAvatarApiError):
             api.close()
-        del secure_service.replies["stop"]
+        del trusted_service.replies["stop"]
         api.close_session(session.session_id)
-    assert secure_service.endpoints == ["token", "start", "stop", "stop"]
+    assert trusted_service.endpoints == ["token", "start", "stop", "stop"]
     assert len(contexts) == 1

@@ -11,7 +11,7 @@ from ._arguments import check_session_id
 from ._calls import logger
 from ._config import Config
 from ._redaction import redact
-from ._shutdown import sessions_of_clients
+from ._sessions import Sessions
 from .errors import LedgerError
 from .ledger._protocol import Ledger, LedgerEntry, account_id, warn_once
 
@@ -24,9 +24,10 @@ class AccountLedger:
     Args:
         ledger: The ledger. Several clients of a process may share it.
         config: The client's settings.
+        all_sessions: Returns the registries of all clients of this process.
     """
 
-    def __init__(self, ledger: Ledger, config: Config) -> None:
+    def __init__(self, ledger: Ledger, config: Config, all_sessions: Callable[[], list[Sessions]]) -> None:
         if not isinstance(ledger, Ledger) or isinstance(ledger, type):
             raise TypeError(
                 f"ledger must have the methods of liveavatar.ledger.Ledger, not be a {type(ledger).__name__}"
@@ -36,6 +37,7 @@ class AccountLedger:
         self._ledger = ledger
         self._account = account_id(config.api_key.reveal())
         self._base_url = config.base_url
+        self._all_sessions = all_sessions
 
     def add(self, session_id: str) -> None:
         """Write a session down as this process's own.
@@ -61,7 +63,7 @@ class AccountLedger:
             logger.warning("Session %s could not be removed from the ledger: %s", session_id, redact(str(error)))
 
     def _is_tracked(self, session_id: str) -> bool:
-        sharing = [each for each in sessions_of_clients() if each.ledger and each.ledger._ledger is self._ledger]
+        sharing = [each for each in self._all_sessions() if each.ledger and each.ledger._ledger is self._ledger]
         found = [sessions.find(session_id) for sessions in sharing]
         return any(session is not None and not session.releasing for session in found)
 

@@ -57,7 +57,7 @@ class BaseApi:
         if self._ledger is not None:
             from ._account_ledger import AccountLedger  # imported when needed: most clients have no ledger
 
-            flows.sessions.ledger = AccountLedger(self._ledger, self._config)
+            flows.sessions.ledger = AccountLedger(self._ledger, self._config, _shutdown.sessions_of_clients)
             flows.recovery = self._recovery = self._new_recovery(flows)
         _shutdown.watch(self, self._config, self._own_flows.sessions, leftover_io)
         self._pid = os.getpid()  # at the end: other threads of a forked child wait until then

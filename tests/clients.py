@@ -95,10 +95,12 @@ def wait_until(api: Any, condition: Callable[[], object]) -> None:
 
 
 def workers(api: Any) -> list[object]:
-    """Return the threads and tasks that keep sessions alive."""
+    """Return the threads, tasks and timers that keep sessions alive."""
     name = "liveavatar-keep-alive"
     if hasattr(api, "runner"):
-        return [task for task in asyncio.all_tasks(api.runner.get_loop()) if task.get_name() == name]
+        timer = api.api._worker and api.api._worker._timer
+        tasks = [task for task in asyncio.all_tasks(api.runner.get_loop()) if task.get_name() == name]
+        return [timer, *tasks] if timer else tasks
     return [thread for thread in threading.enumerate() if thread.name == name]
 
 

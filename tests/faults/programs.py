@@ -246,8 +246,7 @@ def keep_alive_and_fork_async(url: str) -> None:
         async with api:
             own = (await api.new_session(session_request(), keep_alive=0.02)).session_id
             await asyncio.sleep(0.2)
-            workers = [task for task in asyncio.all_tasks() if task.get_name() == "liveavatar-keep-alive"]
-            return inherited is None and api.open_sessions == (own,) and len(workers) == 1
+            return inherited is None and api.open_sessions == (own,) and api._worker._schedule.delay() is not None
 
     runner = asyncio.Runner()
     mine = runner.run(open_one())

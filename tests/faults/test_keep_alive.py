@@ -16,6 +16,7 @@ import pytest
 from liveavatar import AsyncLiveAvatarApi, ConflictError, LiveAvatarApi, NotFoundError, RateLimitError
 from liveavatar._keep_alive import Schedule, _Entry
 from liveavatar._sessions import Session
+from liveavatar._transports import _asyncio
 
 from tests.clients import wait_until, workers
 from tests.faults import server as fault
@@ -286,6 +287,46 @@ def test_async_client_is_collected(server: FaultServer, caplog: pytest.LogCaptur
         gc.collect()
     wait_until(None, lambda: levels(caplog) == {"WARNING": 1})
     assert server.running == set()
+
+
+@pytest.mark.row("L5")
+@pytest.mark.parametrize(("interval", "requests"), [(0.5, 0), (INTERVAL, 1), (INTERVAL, 3)])
+def test_all_tasks_are_cancelled(
+    interval: float,
+    requests: int,
+    server: FaultServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Cancelling all tasks of the loop does not end the keep-alive requests of any session.
+
+    It does not matter whether none is due, some are sent, or others wait for those that are sent.
+    """
+    monkeypatch.setattr(_asyncio, "_MAX_CONCURRENT", 2)
+    server.on("keep-alive", fault.holds())
+
+    async def main() -> None:
+        async with AsyncLiveAvatarApi(KEY, base_url=server.url) as api:
+            for _ in range(5):
+                await api.new_session(session_request(), keep_alive=interval)
+            async with asyncio.timeout(30):
+                while kept_alive(server).total() < requests:
+                    await asyncio.sleep(0.01)
+                await cancel_all_others()
+                server.heal()
+                before = kept_alive(server)
+                while not all(kept_alive(server)[each] > before[each] for each in api.open_sessions):
+                    await asyncio.sleep(0.01)
+            assert len(api.open_sessions) == 5
+
+    asyncio.run(main())
+    assert levels(caplog) == {}
+
+
+async def cancel_all_others() -> None:
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await asyncio.sleep(0)
 
 
 @pytest.mark.row("L5")

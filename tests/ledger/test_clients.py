@@ -1048,6 +1048,7 @@ def test_async_recovery_is_cancelled(server: FaultServer, frequent: None) -> Non
     assert server.running == set()
 
 
+@pytest.mark.usefixtures("unclosed_connections")
 def test_blocking_client_is_collected_by_its_recovery(server: FaultServer, frequent: None) -> None:
     """A client may be collected in its own recovery thread, also while that begins to wait."""
     ledger = MemoryLedger()

@@ -48,6 +48,8 @@ class _Entry:
     session: Session
     interval: float
     failures: int = 0
+    number: int = 0
+    """Which of its places in the schedule counts; the others are outdated."""
 
 
 class Schedule:
@@ -56,21 +58,26 @@ class Schedule:
     def __init__(self, flows: Flows) -> None:
         self._flows = flows
         self._heap: list[tuple[float, int, _Entry]] = []
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(1)
         self._pid = os.getpid()
 
     def add(self, session: Session, interval: float) -> None:
         """Send the first request for a session after `interval` seconds."""
-        self._push(_Entry(session, interval), interval)
+        self._plan(_Entry(session, interval), interval)
 
-    def _push(self, entry: _Entry, delay: float) -> None:
-        heapq.heappush(self._heap, (time.monotonic() + delay, next(self._numbers), entry))
+    def _plan(self, entry: _Entry, delay: float) -> None:
+        """Send the next request for a session after `delay` seconds, in place of the one that was planned before."""
+        entry.number = next(self._numbers)
+        heapq.heappush(self._heap, (time.monotonic() + delay, entry.number, entry))
 
     def delay(self) -> float | None:
         """Return the seconds until a request is due; None if there is no session to keep alive."""
-        while self._heap and not self._is_wanted(self._heap[0][2]):
+        while self._heap:
+            due, number, entry = self._heap[0]
+            if number == entry.number and self._is_wanted(entry):
+                return max(0.0, due - time.monotonic())
             heapq.heappop(self._heap)
-        return max(0.0, self._heap[0][0] - time.monotonic()) if self._heap else None
+        return None
 
     def _is_wanted(self, entry: _Entry) -> bool:
         sessions = self._flows.sessions
@@ -82,9 +89,10 @@ class Schedule:
         now = time.monotonic()
         due = []
         while self._heap and self._heap[0][0] <= now:
-            entry = heapq.heappop(self._heap)[2]
-            if self._is_wanted(entry):
+            _, number, entry = heapq.heappop(self._heap)
+            if number == entry.number and self._is_wanted(entry):
                 due.append(entry)
+                self._plan(entry, entry.interval)  # now, as the task that sends may be cancelled
         await self._flows.io.run_all([self._sender(entry) for entry in due])
 
     def _sender(self, entry: _Entry) -> Callable[[], Coroutine[Any, Any, None]]:
@@ -99,15 +107,17 @@ class Schedule:
                     self._on_failure(entry, error)
                 return
             entry.failures = 0
-            if not ended:
-                self._push(entry, entry.interval)
+            if ended:
+                entry.number = 0
+            else:
+                self._plan(entry, entry.interval)
 
         return send
 
     def _on_failure(self, entry: _Entry, error: Exception) -> None:
         entry.failures += 1
         retry_after = getattr(error, "retry_after", None) or 0.0
-        self._push(entry, max(min(entry.interval / 4, _MAX_RETRY_DELAY), min(entry.interval, retry_after)))
+        self._plan(entry, max(min(entry.interval / 4, _MAX_RETRY_DELAY), min(entry.interval, retry_after)))
         if entry.failures == _WARN_AFTER:
             with contextlib.suppress(Exception):  # of a logging filter: it must not end the requests of all sessions
                 logger.warning(

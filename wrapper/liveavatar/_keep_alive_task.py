@@ -11,38 +11,39 @@ from ._sessions import Session
 
 
 class TaskWorker:
-    """Sends the keep-alive requests of an async client, in one task that exists while there are sessions."""
+    """Sends the keep-alive requests of an async client: a timer waits until some are due, and a task sends them.
+
+    Something that cancels all tasks of the loop does not reach the timer.
+    """
 
     def __init__(self, flows: Flows) -> None:
         self._schedule = Schedule(flows)
-        self._changed: asyncio.Event | None = None
-        self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
         flows.sessions.on_removed = self.wake
 
     def add(self, session: Session, interval: float) -> None:
         """Keep a session alive."""
         self._schedule.add(session, interval)
-        if self._task is None or self._task.done():
-            self._changed = asyncio.Event()
-            self._task = asyncio.get_running_loop().create_task(
-                self._work(self._changed), name="liveavatar-keep-alive"
-            )
-        else:
-            self.wake()
+        self._set_timer()
 
     def wake(self) -> None:
-        """Wake the task, because some of its sessions have been closed, perhaps by another thread."""
-        if self._changed is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._changed.set)
+        """Set the timer anew, because some of the sessions have been closed, perhaps by another thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._set_timer)
 
-    async def _work(self, changed: asyncio.Event) -> None:
-        while (delay := self._schedule.delay()) is not None:
-            changed.clear()
-            if delay > 0:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(delay, MAX_WAIT)):
-                        await changed.wait()
-            else:
-                await self._schedule.send_due()
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._task is not None and not self._task.done():
+            return
+        delay = self._schedule.delay()
+        if delay is not None:
+            self._timer = self._loop.call_later(min(delay, MAX_WAIT), self._start_task)
+
+    def _start_task(self) -> None:
+        self._timer = None
+        self._task = self._loop.create_task(self._schedule.send_due(), name="liveavatar-keep-alive")
+        self._task.add_done_callback(lambda _: self._set_timer())

@@ -45,6 +45,7 @@ PARTS = {
             "_calls",
             "_cleanup",
             "_endpoints",
+            "_error_responses",
             "_flows",
             "_response_models",
             "_responses",

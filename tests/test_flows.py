@@ -38,9 +38,9 @@ from liveavatar import (
     SessionTokenNotFoundError,
     _calls,
     _cleanup,
+    _error_responses,
     _flows,
     _operations,
-    _responses,
 )
 from liveavatar._cleanup import Shutdown
 from liveavatar._config import Config
@@ -2269,7 +2269,7 @@ def fast(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> N
     """Skip what costs most and changes no decision: the log, and the search for secrets in errors."""
     caplog.set_level(logging.CRITICAL, "liveavatar")
     monkeypatch.setattr(_calls, "_secrets", lambda *args: [])
-    for module in (_operations, _responses):
+    for module in (_operations, _error_responses):
         monkeypatch.setattr(module, "redact", lambda text, secrets=(): text)
 
 

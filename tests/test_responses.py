@@ -45,9 +45,10 @@ from liveavatar._endpoints import (
     has_ended,
     is_unknown_path,
 )
+from liveavatar._error_responses import retry_after
 from liveavatar._redaction import Secret
 from liveavatar._response_models import ContractViolationError, from_json
-from liveavatar._responses import read, retry_after
+from liveavatar._responses import read
 from liveavatar._transports._base import Request, Response, find_callers_exception, with_read_error
 
 from liveavatar_client.models import LiveAvatarSessionData, VideoEncoding

@@ -17,7 +17,7 @@ from ._flows import Flows
 from ._operations import add_note, message
 from ._redaction import scrub_traceback
 from ._schema import load
-from .errors import LedgerError
+from .errors import LedgerError, LiveAvatarError
 
 if TYPE_CHECKING:
     from .ledger._protocol import Ledger
@@ -26,8 +26,6 @@ _parent_transports: list[object] = []
 """Transports inherited by a fork, referenced so that collecting them does not close the parent's sockets."""
 
 _reset_lock = threading.RLock()
-
-NO_LEDGER = "This client has no ledger: pass ledger= when you create it."
 
 
 class BaseApi:
@@ -65,6 +63,17 @@ class BaseApi:
     def _new_recovery(self, flows: Flows) -> Any:
         """Return what recovers sessions in the background."""
         raise NotImplementedError
+
+    def _recovery_of_ledger(self) -> Any:
+        """Return what recovers sessions.
+
+        Raises:
+            LiveAvatarError: The client is closed, or has no ledger.
+        """
+        self._flows.sessions.ensure_open()
+        if self._recovery is None:
+            raise LiveAvatarError("This client has no ledger: pass ledger= when you create it.")
+        return self._recovery
 
     def _start_recovery(self) -> None:
         """Start to recover sessions in the background, if there is a ledger and the client is not closed."""

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from ._background import run_in_background, wait_for_all
 from ._calls import logger
 from ._config import Config
 from ._constants import CLEANUP_TIMEOUT, MAX_CONCURRENT_STOPS
@@ -21,7 +22,6 @@ from ._sessions import Session, Sessions
 
 _CALLER_TIMEOUT = 1.0
 """Seconds to stop sessions one by one through a caller's httpx.Client, before all are stopped at the same time."""
-
 
 _LEDGER_SHARE = 0.5
 """Seconds of the time for all stops that are left to remove the sessions from the ledger."""
@@ -58,8 +58,6 @@ pending: list[tuple[_Leftovers, str, str]] = []
 """Stops for which no thread could be started: the leftovers, the reason of the stop, and the advice."""
 _exited: set[int] = set()
 """The process, once its exit hook has begun."""
-_running: set[threading.Event] = set()
-"""Set when the work that the end of the program waits for has ended."""
 
 
 def watch(client: object, config: Config, sessions: Sessions, io: Any = None) -> None:
@@ -138,42 +136,13 @@ def stop_pending() -> None:
         run_in_background(stop)
 
 
-def run_in_background(work: Callable[[], None]) -> threading.Event:
-    """Do work in a thread that the end of the program waits for, CLEANUP_TIMEOUT at most.
-
-    Returns:
-        An event that is set when the work has ended.
-
-    Raises:
-        RuntimeError: The interpreter is about to exit, or out of threads.
-    """
-    done = threading.Event()
-
-    def run() -> None:
-        try:
-            work()
-        finally:
-            _running.discard(done)
-            done.set()
-
-    _running.add(done)
-    try:
-        threading.Thread(target=run, name="liveavatar-cleanup", daemon=True).start()
-    except RuntimeError:
-        _running.discard(done)
-        raise
-    return done
-
-
 def _on_exit() -> None:
     others = [each for each in threading.enumerate() if each is not threading.current_thread() and not each.daemon]
     if not others:  # a child of multiprocessing waits for its threads after this
         _exited.add(os.getpid())
     deadline = time.monotonic() + CLEANUP_TIMEOUT
     _stop([*(each[0] for each in pending), *_all_watched()], deadline, "the interpreter exits")
-    while _running and time.monotonic() < deadline:  # more may begin meanwhile
-        for done in list(_running):
-            done.wait(max(0.0, deadline - time.monotonic()))
+    wait_for_all(deadline)
 
 
 def _stop(watched: Iterable[_Leftovers], deadline: float, reason: str, advice: str = _ADVICE) -> None:
@@ -262,5 +231,4 @@ async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]],
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_running.clear)  # the threads of the parent do not exist in the child
     os.register_at_fork(after_in_child=pending.clear)

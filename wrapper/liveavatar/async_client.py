@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import threading
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -15,12 +13,12 @@ import httpx
 
 from liveavatar_client.models import LiveAvatarNewSessionRequest, StopReason, StopSessionResponse
 
-from . import _shutdown
 from ._async_account_api import AsyncAccountApi
-from ._base import NO_LEDGER, add_failure_note, raise_first
+from ._background import BackgroundCalls
+from ._base import add_failure_note, raise_first
 from ._calls import IO
 from ._config import parse_credential
-from ._constants import CLEANUP_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, MAX_CONCURRENT_STOPS
+from ._constants import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, MAX_CONCURRENT_STOPS
 from ._flows import Flows
 from ._keep_alive import keep_alive_interval
 from ._keep_alive_task import TaskWorker
@@ -60,9 +58,6 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         ValueError, TypeError: An argument is not valid.
     """
 
-    _ledger_calls: list[threading.Event]
-    """Each is set when the removal of a released session from the ledger has ended."""
-
     @scrub_traceback
     def __init__(
         self,
@@ -89,17 +84,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         return RecoveryTask(self, flows)
 
     def _call_ledger(self, operation: Callable[[], None]) -> None:
-        begun = [each for each in self._ledger_calls if not each.is_set()]
-
-        def call() -> None:
-            for each in begun:
-                each.wait(CLEANUP_TIMEOUT)
-            operation()
-
-        try:
-            self._ledger_calls = [*begun, _shutdown.run_in_background(call)]
-        except RuntimeError:  # the interpreter is shutting down, or out of threads
-            operation()
+        self._ledger_calls.add(operation)
 
     def _new_io(self) -> tuple[IO, IO | None]:
         from ._transports._aiohttp import AiohttpTransport  # imported late, to keep our import light
@@ -113,7 +98,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
             self._transport = AiohttpTransport(self._config.base_url, self._session)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = 0
-        self._ledger_calls = []
+        self._ledger_calls = BackgroundCalls()  # they remove released sessions from the ledger
         self._worker: TaskWorker | None = None
         return AsyncIO(self._transport), None
 
@@ -239,10 +224,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
             LedgerError: The ledger could not be read or written.
             LiveAvatarError: There is no ledger, or a session could not be stopped; the next call tries it again.
         """
-        self._flows.sessions.ensure_open()
-        if self._recovery is None:
-            raise LiveAvatarError(NO_LEDGER)
-        stopped: list[str] = await self._run(self._recovery.recover)
+        stopped: list[str] = await self._run(self._recovery_of_ledger().recover)
         return stopped
 
     @scrub_traceback
@@ -297,7 +279,8 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         self._closing += 1
         try:
             await self.close_all_sessions()
-            await self._wait_for_ledger()
+            if self._ledger_calls.under_way():
+                await self._flows.io.call_ledger(self._ledger_calls.wait, None)
         finally:
             try:
                 if self._flows.recovery is not None:
@@ -307,13 +290,6 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
                 self._closed = True
                 if self._closing == 0:  # another task that closes the client needs the connections
                     await self._transport.close()
-
-    async def _wait_for_ledger(self) -> None:
-        """Wait until released sessions are removed from the ledger, CLEANUP_TIMEOUT at most."""
-        calls = [each for each in self._ledger_calls if not each.is_set()]
-        until = time.monotonic() + CLEANUP_TIMEOUT
-        if calls:
-            await self._flows.io.call_ledger(lambda: [each.wait(until - time.monotonic()) for each in calls], None)
 
     async def __aenter__(self) -> Self:
         self._flows.sessions.ensure_open()

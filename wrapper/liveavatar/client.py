@@ -12,14 +12,14 @@ import httpx
 from liveavatar_client.models import LiveAvatarNewSessionRequest, StopReason, StopSessionResponse
 
 from ._account_api import AccountApi
-from ._base import NO_LEDGER, add_failure_note, raise_first
+from ._base import add_failure_note, raise_first
 from ._calls import IO, logger
 from ._config import parse_credential
 from ._constants import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, LEDGER_TIMEOUT
 from ._keep_alive import ThreadWorker, keep_alive_interval
 from ._redaction import scrub_traceback
 from ._sessions import Session
-from .errors import LedgerError, LiveAvatarError, SessionTokenNotFoundError
+from .errors import LedgerError, SessionTokenNotFoundError
 from .models import StandardSessionResponse
 
 if TYPE_CHECKING:
@@ -208,10 +208,7 @@ class LiveAvatarApi(AccountApi):
             LedgerError: The ledger could not be read or written.
             LiveAvatarError: There is no ledger, or a session could not be stopped; the next call tries it again.
         """
-        self._flows.sessions.ensure_open()
-        if self._recovery is None:
-            raise LiveAvatarError(NO_LEDGER)
-        stopped: list[str] = self._recovery.recover()
+        stopped: list[str] = self._recovery_of_ledger().recover()
         return stopped
 
     def close_all_sessions(self) -> None:

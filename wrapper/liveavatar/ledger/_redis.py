@@ -160,12 +160,12 @@ class RedisLedger:
         """
         failures = self._failures
         self._run_worker()
-        self._changed.wait_for(
-            lambda: (
-                session_id not in self._pending or self._failures > failures or (self._failing and not self._required)
-            ),
-            TIMEOUT,
-        )
+
+        def has_ended() -> bool:
+            out_of_reach = self._failures > failures or (self._failing and not self._required)
+            return session_id not in self._pending or out_of_reach
+
+        self._changed.wait_for(has_ended, TIMEOUT)
         if session_id not in self._pending:
             return True
         if not self._failing:

@@ -195,7 +195,7 @@ interop: $(INTEROP)/ready ## point other people's clients at the mock server and
 	@test -e $(WEB_SDK) || { mkdir -p $(INTEROP)/node && cp interop/package.json $(INTEROP)/node && \
 	npm install --prefix $(INTEROP)/node --ignore-scripts --no-audit --no-fund --no-package-lock --silent; } || true
 	@$(INTEROP)/bin/python -m interop $(if $(CLIENT),"$(CLIENT)")
-	@$(INTEROP)/bin/python -m pytest -q tests/test_pipecat.py
+	@$(INTEROP)/bin/python -m pytest -q tests/test_celery.py tests/test_pipecat.py
 
 live: install ## check what the project assumes about the live service; needs LIVEAVATAR_API_KEY, costs nothing
 	@$(BIN)/python scripts/live.py

@@ -105,6 +105,44 @@ def fork_hook(url: str) -> None:
         child.join()
 
 
+def child_of_multiprocess(url: str) -> None:
+    """A child of dill's `multiprocess`, which is multiprocessing under another name, leaves a session open."""
+    import importlib.util
+    import multiprocessing
+
+    spec = importlib.util.spec_from_file_location("multiprocess", multiprocessing.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["multiprocess"] = multiprocess = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(multiprocess)
+    child = multiprocess.get_context("fork").Process(target=end_of_script, args=(url,))
+    child.start()
+    child.join()
+
+
+def celery_pool(url: str) -> None:
+    """End like a process of Celery's pool: a signal, then os._exit(). See tests/test_celery.py for a real one."""
+    end_celery_process(lambda: end_of_script(url))
+
+
+def end_celery_process(work: Callable[[], object]) -> None:
+    from types import ModuleType
+
+    receivers: dict[str, Any] = {}
+
+    class Signal:
+        def connect(self, receiver: Any, weak: bool, dispatch_uid: str) -> None:
+            assert not weak
+            receivers[dispatch_uid] = receiver
+
+    sys.modules["celery.signals"] = signals = ModuleType("celery.signals")
+    signals.worker_process_shutdown = Signal()  # type: ignore[attr-defined]
+    work()
+    for receiver in receivers.values():
+        receiver(signal=signals.worker_process_shutdown, sender=None, pid=os.getpid(), exitcode=0)
+    os._exit(0)
+
+
 def hanging_stop(url: str) -> None:
     cleanup_timeout(1.0)
     end_of_script(url)
@@ -323,6 +361,10 @@ def forked_at_once(url: str) -> None:
 async def async_end_of_run(url: str) -> None:
     kept.append(coming(url))
     await kept[0].new_session(session_request())
+
+
+def async_celery_pool(url: str) -> None:
+    end_celery_process(lambda: asyncio.run(async_end_of_run(url)))
 
 
 async def async_hanging_stop(url: str) -> None:

@@ -26,6 +26,9 @@ _CALLER_TIMEOUT = 1.0
 _LEDGER_SHARE = 0.5
 """Seconds of the time for all stops that are left to remove the sessions from the ledger."""
 
+_WITHOUT_EXIT_HOOKS = ("multiprocessing", "multiprocess", "billiard")
+"""multiprocessing and its variants (of dill and Celery), whose children end without the hooks of atexit."""
+
 _ADVICE = " Close the client, or use it in a `with` block."
 
 
@@ -75,7 +78,10 @@ def _register_exit(pid: int) -> None:  # its argument is the key of the cache
     main = threading.main_thread()
     if threading.current_thread() is main and not main.is_alive():  # an exit hook runs; no other is called after it
         _exited.add(pid)
-    for package in ("multiprocessing", "billiard"):  # billiard is Celery's: children of both run no atexit hooks
+    celery = sys.modules.get("celery.signals")
+    if celery is not None:  # it ends the processes of its pool with os._exit()
+        celery.worker_process_shutdown.connect(lambda **_: _on_exit(), weak=False, dispatch_uid="liveavatar")
+    for package in _WITHOUT_EXIT_HOOKS:
         util = sys.modules.get(f"{package}.util")
         if util is not None:
             register = functools.partial(util.Finalize, None, _on_exit, exitpriority=100)

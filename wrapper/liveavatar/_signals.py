@@ -7,14 +7,10 @@ import re
 import signal
 import sys
 import weakref
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 _TASK_NAME = re.compile(r"Task-(\d+)")
-
-
-_Handler = Callable[[int, FrameType | None], Any]
 
 
 def graceful_shutdown() -> None:
@@ -32,7 +28,8 @@ def graceful_shutdown() -> None:
     Raises:
         ValueError: It was called in another thread than the main one.
 
-    A framework that handles these signals itself, such as uvicorn or gunicorn, needs no call: it shuts down in order.
+    Do not call it under a framework that handles these signals itself, such as uvicorn or gunicorn. Close the client
+    where the framework shuts down: uvicorn then ends by the signal, and no exit hook stops what is still open.
     """
     try:
         task = asyncio.current_task()

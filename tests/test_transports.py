@@ -40,7 +40,7 @@ from liveavatar._transports._asyncio import (
 from liveavatar._transports._base import Request, Response, connection_error, find_callers_exception
 from liveavatar._transports._blocking import BlockingIO, run, run_in_thread
 from liveavatar._transports._httpcore import _ConnectionStack, _DeadlineBackend, _DeadlineStream, current_request
-from liveavatar._transports._httpx import build_request, trace
+from liveavatar._transports._httpx import build_request
 
 LOCAL = "http://127.0.0.1:8080/v1/sessions/start"
 
@@ -92,6 +92,8 @@ def test_reused_deadline(reused: float, left: float, now: float) -> None:
     assert limited.remaining_if_reused() == left
     limited.limit_to_reused()
     assert limited.remaining() == left
+    limited.extend_to_new()
+    assert limited.remaining() == 8.0
 
 
 # ---- The head of a response --------------------------------------------------------------------------------
@@ -656,7 +658,7 @@ def test_shielded_work_after_cancellation() -> None:
 def test_timeouts_of_httpx(now: float) -> None:
     """Each of httpx's timeouts is bounded by the time left."""
     asked = request(now + 2.0, is_cleanup=True)
-    built = build_request(asked, trace(asked))
+    built = build_request(asked)
     assert built.extensions["timeout"] == {
         "connect": pytest.approx(1.8),
         "read": 2.0,

@@ -301,6 +301,31 @@ def own_httpx_client_interrupted(url: str) -> None:
         kept[0].new_session(session_request())
 
 
+def exit_hook_is_interrupted(url: str) -> None:
+    graceful()
+    end_of_script(url)
+    interrupt_exit_hook()
+
+
+async def async_exit_hook_is_interrupted(url: str) -> None:
+    graceful()
+    await async_end_of_run(url)
+    interrupt_exit_hook()
+
+
+def interrupt_exit_hook() -> None:
+    """Interrupt the exit hook twice, before it sends anything."""
+    run = asyncio.Runner
+    signals = iter((signal.SIGINT, signal.SIGTERM))
+
+    def interrupted(**settings: Any) -> asyncio.Runner:
+        if (number := next(signals, None)) is not None:
+            signal.raise_signal(number)
+        return run(**settings)
+
+    atexit.register(lambda: setattr(asyncio, "Runner", interrupted))  # it runs before the exit hook of the clients
+
+
 def forked(url: str) -> None:
     """A child that ends as programs do leaves its parent's session alone."""
     end_of_script(url)

@@ -151,6 +151,15 @@ def test_end_is_interrupted(number: signal.Signals, server: FaultServer) -> None
     assert names_each(told.warnings, set(server.ledger.starts)), told
 
 
+@pytest.mark.parametrize("name", ["exit_hook_is_interrupted", "async_exit_hook_is_interrupted"])
+def test_exit_hook_is_interrupted(name: str, server: FaultServer) -> None:
+    """Signals that come before the exit hook has sent anything do not keep it from stopping the sessions."""
+    with program(name, server) as running:
+        told = running.ends()
+    assert server.running == set(), told
+    assert names_each(told.warnings, set(server.ledger.starts)), told
+
+
 @pytest.mark.parametrize("name", ["closed_session", "closed_client", "async_closed_client"])
 def test_end_with_nothing_open_says_nothing(name: str, server: FaultServer) -> None:
     """A program that has closed its sessions ends without a word, a thread or a delay."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from liveavatar import LiveAvatarError
+from liveavatar._transports import _aiohttp_direct
 
 from tests.faults import server as fault
 from tests.faults.cases import session_request
@@ -256,3 +257,23 @@ def test_dead_connections_do_not_cost_a_new_session(pool: str, fast_retries: Fas
         assert server.running == {old, new}
         api.call("close")
         assert server.running == set()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# A new connection cannot have died while it was idle.
+
+
+@pytest.mark.row("H8")
+@pytest.mark.parametrize(
+    ("pool", "tested"),
+    [(pool, True) for pool in POOLS]
+    + [(pool, False) for pool in ("async own", "async session", "async traced session", "async proxy")],
+)
+def test_new_connection_has_the_whole_timeout(pool: str, tested: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a new connection, an attempt may take longer than its share of the timeout; with a newer aiohttp, too."""
+    if not tested:
+        monkeypatch.setattr(_aiohttp_direct, "_MAX_TESTED_VERSION", (0, 0))
+    with driven(pool, timeout=3.0) as (server, api):
+        server.on("token", fault.delays(1.3))
+        api.call("create_session_token", session_request())
+        assert server.counts[0] == 1

@@ -147,14 +147,17 @@ def _on_exit() -> None:
     if not others:  # a child of multiprocessing waits for its threads after this
         _exited.add(os.getpid())
     deadline = time.monotonic() + CLEANUP_TIMEOUT
-    _stop([*(each[0] for each in pending), *_all_watched()], deadline, "the interpreter exits")
-    wait_for_all(deadline)
+    try:
+        _stop([*(each[0] for each in pending), *_all_watched()], deadline, "the interpreter exits")
+    finally:
+        _despite_interrupts(lambda: wait_for_all(deadline), deadline)
 
 
-def _stop(watched: Iterable[_Leftovers], deadline: float, reason: str, advice: str = _ADVICE) -> None:
+def _stop(watched: Sequence[_Leftovers], deadline: float, reason: str, advice: str = _ADVICE) -> None:
     """Stop the sessions of clients that are gone, and log one WARNING that names them."""
     by_client: list[tuple[_Leftovers, tuple[Session, ...]]] = []
-    try:
+
+    def stop() -> None:
         for leftovers in watched:
             if sessions := leftovers.take():
                 by_client.append((leftovers, sessions))
@@ -168,9 +171,27 @@ def _stop(watched: Iterable[_Leftovers], deadline: float, reason: str, advice: s
 
             with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
                 runner.run(_stop_all(by_client, deadline))
-    finally:  # also after Ctrl-C
+
+    try:
+        _despite_interrupts(stop, deadline)
+    finally:
         if by_client:
             _warn([session for _, sessions in by_client for session in sessions], reason, advice)
+
+
+def _despite_interrupts(work: Callable[[], None], deadline: float) -> None:
+    """Do work, and again if an interrupt ends it before `deadline`; raise the latest interrupt at the end."""
+    interruption: BaseException | None = None
+    while interruption is None or time.monotonic() < deadline:
+        try:
+            work()
+            break
+        except Exception:
+            raise
+        except BaseException as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
 
 
 def _warn(sessions: Sequence[Session], reason: str, advice: str) -> None:
@@ -193,6 +214,8 @@ def _stop_through_caller(leftovers: _Leftovers, sessions: Iterable[Session], dea
 
     def stop_each() -> None:
         for session in sessions:
+            if session.ended:
+                continue
             with contextlib.suppress(Exception):
                 run(functools.partial(flows.stop_leftover, session, deadline))
 

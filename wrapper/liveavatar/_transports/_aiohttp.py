@@ -55,13 +55,17 @@ class ThreadResolver(AbstractResolver):
         """Do nothing: there is nothing to close."""
 
 
-def _sent_trace() -> aiohttp.TraceConfig:
-    """Return a trace that notes that a request is sent, before a trace of the caller could raise an error."""
+def _own_trace() -> aiohttp.TraceConfig:
+    """Return a trace that notes what happens to a request, before a trace of the caller could raise an error."""
 
     async def note_sent(*_: object) -> None:
         current_attempt.get().request.sent = True
 
+    async def note_new_connection(*_: object) -> None:
+        current_attempt.get().extend_to_new()
+
     trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(note_new_connection)
     trace.on_request_headers_sent.append(note_sent)
     trace.freeze()
     return trace
@@ -124,10 +128,11 @@ class AiohttpTransport(AsyncTransport):
         if self._caller is not None:
             # Instrumentation adds a trace config to every new session. Only those of the caller's session apply, or
             # each request would be recorded twice.
-            traces = self._caller.trace_configs
-            session.trace_configs[:] = [_sent_trace(), *traces] if traces else []
+            session.trace_configs[:] = self._caller.trace_configs
             # The connector belongs to the caller, so a client that is not closed must not warn.
             weakref.finalize(self, session.detach)
+        if session.trace_configs or not can_wrap_connector():
+            session.trace_configs.insert(0, _own_trace())
         return session
 
     async def _exchange(self, attempt: Attempt) -> None:

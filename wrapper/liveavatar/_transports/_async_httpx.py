@@ -26,7 +26,8 @@ class HttpxTransport(AsyncTransport):
         request = attempt.request
         _httpx.ensure_open(request, self._client)
         # Disable the caller's auth and redirects: only our credential is sent, and only to the base URL.
-        prepared = _httpx.build_request(request, _httpx.async_trace(request))
+        prepared = _httpx.build_request(request)
+        prepared.extensions["trace"] = _httpx.async_trace(request, attempt.extend_to_new)
         try:
             incoming = await self._client.send(prepared, stream=True, auth=None, follow_redirects=False)
         except httpx.HTTPStatusError as error:

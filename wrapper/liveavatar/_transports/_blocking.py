@@ -108,7 +108,10 @@ def _send(
     active = sys.exception()
     token = current_request.set(request)
     try:
-        with contextlib.closing(send(build_request(request, trace(request) if is_callers_pool else None))) as incoming:
+        prepared = build_request(request)
+        if is_callers_pool:  # our own pool notes the same itself
+            prepared.extensions["trace"] = trace(request, functools.partial(_extend_to_new, request, prepared))
+        with contextlib.closing(send(prepared)) as incoming:
             response = Response(incoming.status_code, incoming.headers)
             if not response.unreadable:
                 # An event hook of the caller's client may have read the body.
@@ -130,6 +133,12 @@ def _send(
     finally:
         current_request.reset(token)
     return with_read_error(response, failure)
+
+
+def _extend_to_new(request: Request, prepared: httpx.Request) -> None:
+    request.extend_to_new()
+    left = request.remaining()
+    prepared.extensions["timeout"].update(read=left, write=left)
 
 
 def _is_observed() -> bool:

@@ -19,20 +19,17 @@ ERRORS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, Runtime
 _NOT_SENT = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, httpcore.ProxyError)
 """What httpcore raises before it sends a request. Other transports use httpx's own classes for lost responses, too."""
 
+_CONNECTED = ("connection.connect_tcp.complete", "connection.connect_unix_socket.complete")
+"""httpcore's events of a new connection."""
+
 _OF_THE_BODY = {"content-encoding", "content-length", "transfer-encoding"}
 """Headers that are not true of a body that httpx has read, or has closed."""
 
 _parse_url = functools.lru_cache(64)(httpx.URL)  # parsing costs as much as the rest of a request
 
 
-def build_request(request: Request, on_event: Callable[..., Any] | None = None) -> httpx.Request:
-    """Return the request for httpx, each of its timeouts bounded by the time left.
-
-    Args:
-        request: The request.
-        on_event: What notes that httpcore sends it: `trace(request)` or `async_trace(request)`. Our own pool adds it
-            where it is needed.
-    """
+def build_request(request: Request) -> httpx.Request:
+    """Return the request for httpx, each of its timeouts bounded by the time left."""
     left = request.remaining()
     timeout = {"connect": request.connect_timeout(), "read": left, "write": left, "pool": request.pool_timeout()}
     return httpx.Request(
@@ -40,28 +37,37 @@ def build_request(request: Request, on_event: Callable[..., Any] | None = None) 
         _parse_url(request.url),
         headers=request.header_items(),
         content=request.content.reveal() or None,
-        extensions={"timeout": timeout, "trace": on_event} if on_event else {"timeout": timeout},
+        extensions={"timeout": timeout},
     )
 
 
-def _note_sent(request: Request, event: str, info: Mapping[str, Any]) -> None:
+def _on_event(request: Request, on_connect: Callable[[], None] | None, event: str, info: Mapping[str, Any]) -> None:
     """Note that httpcore sends the request: not the CONNECT to a proxy, and not before there is a connection."""
     if event.endswith(".send_request_headers.started") and info["request"].method != b"CONNECT":
         request.sent = True
+    elif on_connect is not None and event in _CONNECTED:
+        on_connect()
 
 
-def trace(request: Request) -> Callable[[str, Mapping[str, Any]], None]:
-    """Return httpcore's hook for the events of a request."""
-    return functools.partial(_note_sent, request)
+def trace(request: Request, on_connect: Callable[[], None] | None = None) -> Callable[[str, Mapping[str, Any]], None]:
+    """Return httpcore's hook for the events of a request.
+
+    Args:
+        request: The request. It is noted in it that it is sent.
+        on_connect: Called when a new connection has been opened for it.
+    """
+    return functools.partial(_on_event, request, on_connect)
 
 
-def async_trace(request: Request) -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:
+def async_trace(
+    request: Request, on_connect: Callable[[], None]
+) -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:
     """Return the hook for httpcore's async connections."""
 
-    async def note_sent(event: str, info: Mapping[str, Any]) -> None:
-        _note_sent(request, event, info)
+    async def on_event(event: str, info: Mapping[str, Any]) -> None:
+        _on_event(request, on_connect, event, info)
 
-    return note_sent
+    return on_event
 
 
 def has_trailing_data(part: object) -> bool | None:

@@ -694,9 +694,12 @@ def test_timeouts_of_aiohttp(
     )
 
 
-@pytest.mark.parametrize("platform", sorted({sys.platform, "win32"}))
-def test_poll(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An idle connection is used up once anything has arrived, and once it is closed. No answer is waited for."""
+@pytest.mark.parametrize("function", [name for name in ("poll", "select") if hasattr(select, name)])
+def test_poll(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle connection is used up once anything has arrived, and once it is closed. No answer is waited for.
+
+    Windows has no `select.poll`, and eventlet removes it.
+    """
     waits: list[float] = []
 
     def noted_select(*args: Any) -> Any:
@@ -712,8 +715,7 @@ def test_poll(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
             waits.append(wait)
             return self._poll.poll(wait)
 
-    known = {"select": noted_select} if platform == "win32" else {"poll": Poll, "POLLIN": select.POLLIN}
-    monkeypatch.setattr("liveavatar._transports._aiohttp_direct.sys", types.SimpleNamespace(platform=platform))
+    known = {"select": noted_select} if function == "select" else {"poll": Poll, "POLLIN": select.POLLIN}
     monkeypatch.setattr("liveavatar._transports._aiohttp_direct.select", types.SimpleNamespace(**known))
     near, far = socket.socketpair()
     with near, far:
@@ -752,6 +754,20 @@ def test_deadline_of_a_connection(left: float, longest: float, now: float) -> No
     inner.read.assert_called_once_with(7, longest)
     inner.write.assert_called_once_with(b"x", left)
     inner.start_tls.assert_called_once_with(unittest.mock.sentinel.context, "host", min(CONNECT_TIMEOUT, 0.9 * left))
+
+
+def test_read_while_the_clock_stands_still(now: float) -> None:
+    """A read ends after the time that was left, also if a test of the user has stopped the clock."""
+    inner = unittest.mock.Mock()
+    inner.read.side_effect = httpcore.ReadTimeout("timed out")
+    token = current_request.set(request(now + 3.2 * INTERRUPT_INTERVAL))
+    try:
+        with pytest.raises(httpcore.ReadTimeout):
+            _DeadlineStream(inner).read(7)
+    finally:
+        current_request.reset(token)
+    waited = [call.args[1] for call in inner.read.call_args_list]
+    assert waited == [INTERRUPT_INTERVAL] * 3 + [pytest.approx(0.2 * INTERRUPT_INTERVAL)]
 
 
 @pytest.mark.parametrize("operation", ["read", "write"])

@@ -11,7 +11,6 @@ import asyncio
 import functools
 import re
 import select
-import sys
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -76,7 +75,7 @@ def _poll(transport: asyncio.Transport | None) -> Callable[[], bool]:
     sock = transport.get_extra_info("socket") if transport is not None else None
     if sock is None:
         return lambda: True
-    if sys.platform == "win32":
+    if not hasattr(select, "poll"):  # on Windows and under eventlet
         return lambda: sock.fileno() < 0 or bool(select.select([sock.fileno()], [], [], 0)[0])
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLIN)

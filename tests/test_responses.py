@@ -543,6 +543,8 @@ def test_failure_without_code(endpoint: Endpoint[Any], body: Any, failed: bool) 
         ("No such session", True, True),
         ("404 page not found", False, True),
         ({"message": "no Route matched with those values"}, False, True),
+        ("The app has been stopped.", False, True),
+        ("The session has ended.", True, True),
         (HTML, False, True),
         (f"\r\n {HTML}", False, True),
     ],
@@ -552,7 +554,7 @@ def test_404(body: Any, ended: bool, unknown_path: bool) -> None:
     error = error_of(response(404, body), STOP)
     assert type(error) is NotFoundError
     assert has_ended(error) is ended
-    assert not has_ended(error, start_known=False)
+    assert has_ended(error, start_known=False) is ("has ended" in error.message)
     assert is_unknown_path(error) is unknown_path
     assert not is_unknown_path(error_of(response(409, body), STOP))
 

@@ -69,18 +69,17 @@ def has_ended(error: LiveAvatarError, *, start_known: bool = True) -> bool:
     names_session = isinstance(error, NotFoundError | ConflictError) and _SESSION.search(error.message)
     if not (error.status in (404, 409) or names_session):  # under a 2xx, the message must name it
         return False
-    if _says_ended(error.message):
+    if _says_ended(error.message) and _is_of_the_service(error):
         return True
     if isinstance(error, NotFoundError):
-        return start_known and not _is_of_a_proxy(error)
+        is_bare = error.message.lower() == "not found" and not error.response_text.lstrip().startswith("<")
+        return start_known and (is_bare or _is_of_the_service(error))
     return start_known and bool(_NOT_RUNNING.search(error.message) and not _NOT_YET.search(error.message))
 
 
-def _is_of_a_proxy(error: NotFoundError) -> bool:
-    """Return whether "not found" is the page or the text of a proxy, which does not know the session."""
-    if error.code is not None or _SESSION.search(error.message):
-        return False
-    return error.message.lower() != "not found" or error.response_text.lstrip().startswith("<")
+def _is_of_the_service(error: LiveAvatarApiError) -> bool:
+    """Return whether an error is certainly not the page or the text of a proxy, which does not know the session."""
+    return error.code is not None or _SESSION.search(error.message) is not None
 
 
 def _says_ended(message: str) -> bool:

@@ -247,6 +247,13 @@ def test_connections_of_cleanups(flavour: str, service: RecordingServer) -> None
     assert service.connections == 1 + 3
 
 
+def test_no_event_loop() -> None:
+    """A call without a running event loop, as under trio, is a typed error."""
+    api = AsyncLiveAvatarApi("key")
+    with pytest.raises(LiveAvatarError, match="runs on asyncio"):
+        api.new_session(LITE).send(None)
+
+
 def test_close_in_another_loop() -> None:
     """Closing an async client closes its connections although another event loop runs, and theirs is at rest."""
     with Gate(2) as gate, asyncio.Runner() as first:

@@ -117,6 +117,17 @@ def test_keep_alive_of_another_client(api: Any, service: MockServer, clock: Cloc
     assert api.open_sessions == ()
 
 
+def test_keep_alive_of_an_ended_session(api: Any, service: MockServer, clock: Clock) -> None:
+    """That a session has ended does not make it one that this client has closed, if it is not the client's own."""
+    session_id = api.new_session(request()).session_id
+    api.release_session(session_id)
+    clock.now += 301
+    with pytest.raises(ConflictError):
+        api.keep_session_alive(session_id)
+    with pytest.raises(SessionTokenNotFoundError, match="did not open it"):
+        api.close_session(session_id)
+
+
 @pytest.mark.parametrize("opening", ["new_session", "session"])
 def test_automatic(opening: str, api: Any, service: MockServer, clock: Clock) -> None:
     """With keep_alive, a session outlives many idle timeouts, and its requests end with it."""

@@ -26,6 +26,7 @@ import pytest
 from liveavatar import LedgerError, LiveAvatarApi, LiveAvatarConnectionError, LiveAvatarTimeoutError
 from liveavatar._constants import CLEANUP_POOL_TIMEOUT, CONNECT_TIMEOUT, INTERRUPT_INTERVAL
 from liveavatar._redaction import Secret
+from liveavatar._transports import _blocking
 from liveavatar._transports._aiohttp import AiohttpTransport
 from liveavatar._transports._aiohttp_direct import _poll
 from liveavatar._transports._asyncio import (
@@ -38,7 +39,7 @@ from liveavatar._transports._asyncio import (
     wait_shielded,
 )
 from liveavatar._transports._base import Request, Response, connection_error, find_callers_exception
-from liveavatar._transports._blocking import BlockingIO, run, run_in_thread
+from liveavatar._transports._blocking import BlockingIO, BlockingTransport, run, run_in_thread
 from liveavatar._transports._httpcore import _ConnectionStack, _DeadlineBackend, _DeadlineStream, current_request
 from liveavatar._transports._httpx import build_request
 
@@ -652,6 +653,33 @@ def test_shielded_work_after_cancellation() -> None:
     asyncio.run(check())
 
 
+def test_resolver_of_the_caller() -> None:
+    """An OSError of a resolver, which the caller may have written, is a connection error; another error is not."""
+
+    class Resolver(aiohttp.abc.AbstractResolver):
+        error: Exception = OSError(8, "no such host")
+
+        async def resolve(self, *args: Any, **options: Any) -> list[Any]:
+            raise self.error
+
+        async def close(self) -> None:
+            pass
+
+    async def check() -> None:
+        resolver = Resolver()
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=resolver)) as session:
+            transport = AiohttpTransport("http://liveavatar.test/v1", session)
+            asked = request(time.monotonic() + 10, url="http://liveavatar.test/v1/sessions")
+            with pytest.raises(LiveAvatarConnectionError, match="no such host") as caught:
+                await transport.send(asked)
+            assert caught.value.request_sent is False
+            resolver.error = ZeroDivisionError("mine")
+            with pytest.raises(ZeroDivisionError, match="mine"):
+                await transport.send(asked)
+
+    asyncio.run(check())
+
+
 # ---- httpx -------------------------------------------------------------------------------------------------
 
 
@@ -665,6 +693,25 @@ def test_timeouts_of_httpx(now: float) -> None:
         "write": 2.0,
         "pool": CLEANUP_POOL_TIMEOUT,
     }
+
+
+def test_spare_connection_has_the_whole_timeout(now: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop that gets no connection of the caller's pool has the time that is left, and not a share of it."""
+    deadlines: list[float] = []
+
+    def handle(pool: object, prepared: httpx.Request) -> httpx.Response:
+        deadlines.append(current_request.get().deadline)
+        return httpx.Response(200, request=prepared, content=b"{}")
+
+    def refuse(sent: httpx.Request) -> httpx.Response:
+        deadlines.append(current_request.get().deadline)
+        raise httpx.PoolTimeout("no connection") from httpcore.PoolTimeout()
+
+    monkeypatch.setattr(_blocking, "_send_through_pool", handle)
+    with httpx.Client(transport=httpx.MockTransport(refuse)) as http:
+        asked = request(now + 9.0, reused_deadline=now + 3.0, is_stop=True, is_cleanup=True)
+        assert BlockingTransport(LOCAL, http).send(asked).status == 200
+    assert deadlines == [now + 3.0, now + 9.0]
 
 
 # ---- aiohttp -----------------------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ import logging
 import threading
 import time
 import uuid
-import warnings
 from collections import Counter
 from typing import Any
 
+import httpx
 import pytest
 from liveavatar import AsyncLiveAvatarApi, ConflictError, LiveAvatarApi, NotFoundError, RateLimitError
 from liveavatar._keep_alive import Schedule, _Entry
@@ -267,6 +267,7 @@ def test_blocking_client_is_collected(server: FaultServer, caplog: pytest.LogCap
 
 
 @pytest.mark.row("L5")
+@pytest.mark.usefixtures("unclosed_connections")
 def test_async_client_is_collected(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
     """The same for the async client, in its running loop."""
 
@@ -281,10 +282,7 @@ def test_async_client_is_collected(server: FaultServer, caplog: pytest.LogCaptur
             while server.ledger.running or len(asyncio.all_tasks()) > 1:
                 await asyncio.sleep(0.01)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # aiohttp's, for the session that nobody closed
-        asyncio.run(main())
-        gc.collect()
+    asyncio.run(main())
     wait_until(None, lambda: levels(caplog) == {"WARNING": 1})
     assert server.running == set()
 
@@ -356,7 +354,7 @@ def test_interpreter_exits(name: str, server: FaultServer) -> None:
 
 @pytest.mark.row("L5")
 def test_interrupt_while_the_thread_starts(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A blocking client whose keep-alive thread was interrupted as it started keeps its sessions alive later."""
+    """A session whose keep-alive thread is interrupted as it starts is closed; later ones are kept alive."""
     start = threading.Thread.start
     failures = [KeyboardInterrupt]
 
@@ -369,12 +367,33 @@ def test_interrupt_while_the_thread_starts(server: FaultServer, monkeypatch: pyt
     with opened("blocking", server) as api:
         with pytest.raises(KeyboardInterrupt):
             api.new_session(session_request(), keep_alive=INTERVAL)
-        [first] = api.open_sessions
-        second = api.new_session(session_request(), keep_alive=INTERVAL).session_id
-        wait_until(api, lambda: min(kept_alive(server)[first], kept_alive(server)[second]) >= 2)
+        assert api.open_sessions == ()
+        assert server.running == set()
+        session_id = api.new_session(session_request(), keep_alive=INTERVAL).session_id
+        wait_until(api, lambda: kept_alive(server)[session_id] >= 2)
         assert len(workers(api)) == 1
         api.close()
     assert server.running == set()
+
+
+@pytest.mark.row("L5")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_hook_ends_the_thread(server: FaultServer) -> None:
+    """A keep-alive thread that a hook of the caller's client has ended is replaced for the next session."""
+    exits = [SystemExit]
+
+    def leave(sent: httpx.Request) -> None:
+        if sent.url.path.endswith("/keep-alive") and exits:
+            raise exits.pop()
+
+    with (
+        httpx.Client(event_hooks={"request": [leave]}) as http,
+        LiveAvatarApi(KEY, base_url=server.url, http_client=http) as api,
+    ):
+        api.new_session(session_request(), keep_alive=INTERVAL)
+        wait_until(api, lambda: not exits and not workers(api))
+        ids = {*api.open_sessions, api.new_session(session_request(), keep_alive=INTERVAL).session_id}
+        wait_until(api, lambda: set(kept_alive(server)) == ids)
 
 
 @pytest.mark.row("L5")

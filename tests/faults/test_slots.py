@@ -114,6 +114,25 @@ def test_delays(api: Any, server: FaultServer, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.row("L9")
+@pytest.mark.parametrize(("retry_after", "waited"), [(7, 7), (0.5, 1), (3600, 100)])
+def test_retry_after(
+    retry_after: float, waited: float, api: Any, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Retry-After is obeyed, if it is longer than the delay, until the time is over."""
+    monkeypatch.undo()
+    slept: list[float] = []
+
+    async def sleep(self: object, seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("liveavatar._transports._blocking.BlockingIO.sleep", sleep)
+    monkeypatch.setattr("liveavatar._transports._asyncio.AsyncIO.sleep", sleep)
+    server.on("start", fault.refuses(429, "Concurrency limit", headers={"Retry-After": str(retry_after)}), 1)
+    api.new_session(session_request(), wait_for_slot=100)
+    assert slept == [pytest.approx(waited, rel=0.26)]
+
+
+@pytest.mark.row("L9")
 def test_each_attempt_has_its_own_timeout(flavour: str, server: FaultServer) -> None:
     """The wait may be longer than the timeout, which bounds each attempt."""
     with opened(flavour, server, timeout=1.0) as api:

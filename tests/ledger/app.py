@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 
-from liveavatar import AsyncLiveAvatarApi, _recovery
+from liveavatar import AsyncLiveAvatarApi, _recovery_task
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -15,7 +15,7 @@ from starlette.routing import Route
 from tests.ledger.programs import request
 from tests.ledger.support import KEY, make
 
-_recovery.RECOVERY_INTERVAL = 0.5  # type: ignore[attr-defined]
+_recovery_task.RECOVERY_INTERVAL = 0.5  # type: ignore[attr-defined]
 
 
 @contextlib.asynccontextmanager

@@ -14,7 +14,14 @@ from importlib import import_module
 from types import FrameType
 from typing import Any
 
-from liveavatar import AsyncLiveAvatarApi, LedgerError, LiveAvatarApi, LiveAvatarNewSessionRequest, _recovery
+from liveavatar import (
+    AsyncLiveAvatarApi,
+    LedgerError,
+    LiveAvatarApi,
+    LiveAvatarNewSessionRequest,
+    _recovery,
+    _recovery_task,
+)
 
 from tests.ledger.support import KEY, entry, make
 
@@ -200,7 +207,7 @@ def die_at_any_moment(location: str, url: str, flavour: str, times: str) -> None
     if flavour == "async":
         import_module("liveavatar._transports._aiohttp")  # once, and not in each process
     make(location)
-    for kind in (_recovery.RecoveryThread, _recovery.RecoveryTask):
+    for kind in (_recovery.RecoveryThread, _recovery_task.RecoveryTask):
         kind.start = lambda self: None  # type: ignore[attr-defined]
     reader, writer = os.pipe()
     if not os.fork():
@@ -241,7 +248,8 @@ def open_and_hold(location: str, url: str, flavour: str, *modes: str) -> None:
 
 def work(location: str, url: str, flavour: str) -> None:
     """Open and close sessions in many threads or tasks, for ever."""
-    _recovery.RECOVERY_INTERVAL = 0.5  # type: ignore[attr-defined]
+    for module in (_recovery, _recovery_task):
+        module.RECOVERY_INTERVAL = 0.5  # type: ignore[attr-defined]
     threading.Thread(target=lambda: (until_closed(), os._exit(0)), daemon=True).start()
     if flavour == "blocking":
         with LiveAvatarApi(KEY, base_url=url, ledger=make(location)) as api:

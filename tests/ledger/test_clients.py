@@ -7,12 +7,14 @@ import contextlib
 import gc
 import logging
 import os
+import queue
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import uuid
 import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -25,6 +27,7 @@ import liveavatar
 import pytest
 from liveavatar import (
     AsyncLiveAvatarApi,
+    ConflictError,
     LedgerError,
     LiveAvatarApi,
     LiveAvatarConnectionError,
@@ -34,6 +37,7 @@ from liveavatar import (
     _flows,
     _operations,
     _recovery,
+    _recovery_task,
     _shutdown,
 )
 from liveavatar._redaction import Secret
@@ -42,7 +46,7 @@ from liveavatar.ledger import Ledger, LedgerEntry, SqliteLedger, _protocol, _red
 
 from tests.clients import client
 from tests.clients import wait_until as wait_until_in
-from tests.faults.server import Exchange, FaultServer, envelope
+from tests.faults.server import Exchange, FaultServer, edits, envelope, refuses
 from tests.ledger.programs import request
 from tests.ledger.support import KEY, LEASE, RedisServer, alive, entry, free_port, make, program, wait_until
 
@@ -56,7 +60,12 @@ def server() -> Iterator[FaultServer]:
 @pytest.fixture
 def frequent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients of this process look at their ledgers often."""
-    monkeypatch.setattr(_recovery, "RECOVERY_INTERVAL", 0.1)
+    recover_every(0.1, monkeypatch)
+
+
+def recover_every(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (_recovery, _recovery_task):
+        monkeypatch.setattr(module, "RECOVERY_INTERVAL", seconds)
 
 
 @contextlib.contextmanager
@@ -116,7 +125,7 @@ def test_killed_at_any_moment(
     flavour: str, location: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever a program is killed, one recovery stops what it has left, and touches no living session."""
-    monkeypatch.setattr(_recovery, "RECOVERY_INTERVAL", 3600)
+    recover_every(3600, monkeypatch)
     with using("blocking", server, ledger=make(location)) as living:
         kept = {living.new_session(request()).session_id for _ in range(2)}
         with program("die_at_any_moment", location, server.url, flavour, "50") as dying:
@@ -318,12 +327,35 @@ def test_session_under_another_id(flavour: str, server: FaultServer) -> None:
             wait_until(lambda: ledger.added == {})
 
 
+def test_session_under_another_id_of_a_closed_client(
+    flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it cannot be stopped, both ids are in the ledger, too, although the client was closed meanwhile."""
+    monkeypatch.setattr(_flows, "CLEANUP_TIMEOUT", 0.3)
+    ledger = MemoryLedger()
+    other = "11111111-0000-4000-8000-000000000000"
+    with using(flavour, server, ledger=ledger) as api:
+
+        def rename(exchange: Exchange) -> None:
+            status, body = exchange.do()
+            api._flows.sessions.closed = True
+            exchange.answer(status, body | {"data": body["data"] | {"session_id": other}})
+
+        server.on("start", rename)
+        server.on("stop", refuses(500, "no"), 10)
+        with pytest.raises(LiveAvatarError) as caught:
+            api.new_session(request())
+        assert (caught.value.session_id, caught.value.session_may_be_running) == (other, True)
+        assert {*ledger.added} == {other, *server.ledger.minted}
+        server.heal()
+
+
 @pytest.mark.parametrize("first_step", ["adopt", "release"])
 def test_hand_over_within_a_process(
     first_step: str, flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A session that one client takes over from another stays in the ledger that they share."""
-    monkeypatch.setattr(_recovery, "RECOVERY_INTERVAL", 3600)
+    recover_every(3600, monkeypatch)
     ledger = MemoryLedger()
     removing, adopted, removed = threading.Event(), threading.Event(), threading.Event()
 
@@ -523,9 +555,12 @@ def test_blocking_release_is_interrupted(server: FaultServer) -> None:
     assert ledger.added == {}
 
 
-def test_release_is_interrupted_after_the_removal(flavour: str, server: FaultServer) -> None:
-    """The ledger has a session again if its release is interrupted after it was removed."""
+@pytest.mark.parametrize("renamed", [False, True])
+def test_release_is_interrupted_after_the_removal(flavour: str, renamed: bool, server: FaultServer) -> None:
+    """The ledger has a session again, under each of its ids, if its release is interrupted after it was removed."""
     ledger = MemoryLedger()
+    if renamed:
+        server.on("start", edits(lambda body: body["data"].update(session_id="11111111-0000-4000-8000-000000000000")))
 
     def interrupt() -> None:
         api._flows.sessions.on_removed = None
@@ -539,7 +574,7 @@ def test_release_is_interrupted_after_the_removal(flavour: str, server: FaultSer
             api.release_session(session_id)
         assert api.open_sessions == (session_id,)
         wait_until(lambda: flavour == "blocking" or not api._ledger_calls.under_way())
-        assert list(ledger.added) == [session_id]
+        assert {*ledger.added} == {session_id, *server.ledger.minted}
     assert server.running == set()
 
 
@@ -841,7 +876,7 @@ def test_time_without_zone(flavour: str, server: FaultServer) -> None:
 
 def test_claim_outlasts_the_client(flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A session that is claimed when its client, and the event loop, are closed already is stopped all the same."""
-    for module in (_recovery, _asyncio):
+    for module in (_recovery, _recovery_task, _asyncio):
         monkeypatch.setattr(module, "CLEANUP_TIMEOUT", 0.1)
     ledger = MemoryLedger()
     (session_id,) = leave(server, ledger)
@@ -1048,6 +1083,40 @@ def test_async_recovery_is_cancelled(server: FaultServer, frequent: None) -> Non
     assert server.running == set()
 
 
+def test_recovery_is_interrupted_as_it_starts(
+    server: FaultServer, frequent: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the recovery's thread starts does not end the recovery: the next call starts it."""
+    start = threading.Thread.start
+    failures = [KeyboardInterrupt]
+
+    def interrupted(thread: threading.Thread) -> None:
+        if thread.name == "liveavatar-recovery" and failures:
+            raise failures.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    ledger = MemoryLedger()
+    with using("blocking", server, ledger=ledger) as api:
+        with pytest.raises(KeyboardInterrupt):
+            api.new_session(request())
+        read = threading.Event()
+        ledger.on_read = read.set
+        api.new_session(request())
+        assert read.wait(30)
+
+
+def test_queue_is_looked_up_late(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gevent may replace the queue after the import: the other would block all greenlets."""
+
+    class Cooperative(queue.SimpleQueue[None]):
+        pass
+
+    monkeypatch.setattr(queue, "SimpleQueue", Cooperative)
+    with using("blocking", server, ledger=MemoryLedger()) as api:
+        assert type(api._recovery._wake) is Cooperative
+
+
 @pytest.mark.usefixtures("unclosed_connections")
 def test_blocking_client_is_collected_by_its_recovery(server: FaultServer, frequent: None) -> None:
     """A client may be collected in its own recovery thread, also while that begins to wait."""
@@ -1078,6 +1147,37 @@ def test_blocking_client_is_collected_by_its_recovery(server: FaultServer, frequ
     finally:
         gc.enable()
     wait_until(lambda: server.ledger.running == set())
+
+
+def test_log_filter_raises(flavour: str, server: FaultServer) -> None:
+    """A filter that raises for every record changes the outcome of no call."""
+
+    def fail(record: logging.LogRecord) -> bool:
+        raise ZeroDivisionError
+
+    logger = logging.getLogger("liveavatar")
+    logger.setLevel(logging.DEBUG)
+    logger.addFilter(fail)
+    try:
+        ledger = MemoryLedger()
+        with using(flavour, server, ledger=ledger, max_retries=0) as api:
+            closed = api.new_session(request(), keep_alive=True).session_id
+            api.close_session(closed)
+            released = api.new_session(request()).session_id
+            assert api.release_session(released)
+            server.on("start", refuses(500, "no"), 1)
+            with pytest.raises(ServerError):
+                api.new_session(request())
+            server.on("keep-alive", refuses(409, "Session has already ended"), 1)
+            ended = api.new_session(request()).session_id
+            with pytest.raises(ConflictError):
+                api.keep_session_alive(ended)
+            ledger.on_remove = lambda: 1 / 0
+            api.close_session(api.new_session(request()).session_id)
+    finally:
+        logger.removeFilter(fail)
+        logger.setLevel(logging.NOTSET)
+    assert server.running == {released, ended}
 
 
 def test_log_handler_raises(flavour: str, server: FaultServer, frequent: None) -> None:
@@ -1189,6 +1289,27 @@ def test_ledger_hangs(
         gate.set()
         assert f"Session {session_id} could not be removed from the ledger" in caplog.text
     assert server.counts == (2, 1, 1)
+
+
+@pytest.mark.parametrize("method", ["new_session", "adopt_session"])
+def test_ledger_writes_too_late(
+    method: str, flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that a client has given up is not in the ledger, although the ledger was slow to write it down."""
+    for module in (_operations, _flows):
+        monkeypatch.setattr(module, "LEDGER_TIMEOUT", 0.2)
+    ledger = MemoryLedger()
+    gate, written = threading.Event(), threading.Event()
+    ledger.on_add = lambda: gate.wait(10)
+    ledger.on_remove = written.set
+    with using(flavour, server, ledger=ledger) as api:
+        argument = request() if method == "new_session" else str(uuid.uuid4())
+        with pytest.raises(LedgerError, match="does not respond"):
+            getattr(api, method)(argument)
+        assert api.open_sessions == ()
+        gate.set()
+        assert written.wait(10)
+        wait_until(lambda: ledger.added == {})
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there is no such signal")

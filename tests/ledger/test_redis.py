@@ -336,6 +336,28 @@ def test_added_during_a_claim(shared_redis: RedisServer, monkeypatch: pytest.Mon
     ledger.remove("added-during-a-claim")
 
 
+def test_added_while_its_lease_is_found_expired(shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that another process has claimed, and that is added again meanwhile, is this process's own."""
+    ledger = make(shared_redis.url)
+    ledger.add(entry("claimed"))
+    store = ledger._store  # type: ignore[attr-defined]
+    original = store.sync
+
+    def sync(*arguments: object, **options: object) -> object:
+        original(*arguments, **options)
+        if store.sync is not original:
+            monkeypatch.undo()
+            ledger._own["claimed"] = ledger._pending["claimed"] = entry("claimed")  # type: ignore[attr-defined]
+        return ["claimed"]
+
+    monkeypatch.setattr(store, "sync", sync)
+    ledger.add(entry("other"))
+    wait_until(lambda: not ledger._pending)  # type: ignore[attr-defined]
+    assert set(ledger._own) == {"claimed", "other"}  # type: ignore[attr-defined]
+    ledger.remove("claimed")
+    ledger.remove("other")
+
+
 def test_at_exit(redis_server: RedisServer) -> None:
     """While the interpreter ends, sessions can still be removed, with and without the thread."""
     code = (

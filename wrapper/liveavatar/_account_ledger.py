@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from ._arguments import check_session_id
-from ._calls import logger
 from ._config import Config
+from ._log import log
 from ._redaction import redact
 from ._sessions import Sessions
 from .errors import LedgerError
@@ -40,13 +41,15 @@ class AccountLedger:
         self._all_sessions = all_sessions
 
     def add(self, session_id: str) -> None:
-        """Write a session down as this process's own.
+        """Write a session down as this process's own, unless the client gives it up meanwhile.
 
         Raises:
             LedgerError: It could not be written down.
         """
         entry = LedgerEntry(session_id, self._account, self._base_url, datetime.now(UTC))
         _checked(lambda: self._ledger.add(entry), f"Session {session_id} could not be written down")
+        if not (self._is_tracked(session_id) or self._is_other_id(session_id)):
+            self.remove(session_id)
 
     def remove(self, session_id: str) -> None:
         """Remove a session that has ended or was released, unless a client of this process has adopted it.
@@ -60,12 +63,18 @@ class AccountLedger:
             if self._is_tracked(session_id):  # it was adopted during the removal
                 self.add(session_id)
         except Exception as error:
-            logger.warning("Session %s could not be removed from the ledger: %s", session_id, redact(str(error)))
+            log(logging.WARNING, "Session %s could not be removed from the ledger: %s", session_id, redact(str(error)))
 
     def _is_tracked(self, session_id: str) -> bool:
-        sharing = [each for each in self._all_sessions() if each.ledger and each.ledger._ledger is self._ledger]
-        found = [sessions.find(session_id) for sessions in sharing]
+        found = [sessions.find(session_id) for sessions in self._sharing()]
         return any(session is not None and not session.releasing for session in found)
+
+    def _is_other_id(self, session_id: str) -> bool:
+        return any(session_id in session.ids for sessions in self._sharing() for session in sessions.all)
+
+    def _sharing(self) -> list[Sessions]:
+        """Return the registries of the clients of this process that have this ledger."""
+        return [each for each in self._all_sessions() if each.ledger and each.ledger._ledger is self._ledger]
 
     def abandoned(self) -> list[LedgerEntry]:
         """Return the sessions whose owners are dead. It warns once of each that cannot be stopped.

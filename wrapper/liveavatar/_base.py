@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from . import _constants, _shutdown
-from ._calls import IO, logger
+from ._calls import IO
 from ._config import Config
 from ._endpoints import CREATE_TOKEN, START, STOP
 from ._flows import Flows
+from ._log import log
 from ._operations import add_note, message
 from ._redaction import scrub_traceback
 from ._schema import load
@@ -49,7 +51,6 @@ class BaseApi:
 
     def _reset(self) -> None:
         """Start with no sessions and no connections."""
-        self._closed = False
         io, leftover_io = self._new_io()
         self._own_flows = flows = Flows(self._config, io)
         if self._ledger is not None:
@@ -137,7 +138,11 @@ class BaseApi:
                 self._call_ledger(functools.partial(_for_each, sessions.ledger.remove, session.ids))
             sessions.release(session)
             if session.other_id is not None:
-                logger.warning("Session %s may also be running as %s: its new owner must stop both.", *session.ids)
+                log(
+                    logging.WARNING,
+                    "Session %s may also be running as %s: its new owner must stop both.",
+                    *session.ids,
+                )
             return "" if session.token is None else session.token.reveal()
         except BaseException:  # Ctrl-C: the caller does not get the token, so the client keeps the session
             session.releasing = False

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 from ._config import Config
 from ._constants import MAX_RETRY_AFTER, MAX_RETRY_DELAY, MIN_RETRY_DELAY
 from ._endpoints import STOP, Endpoint, has_ended
+from ._log import log, logger
 from ._redaction import Secret, secrets_in
 from ._responses import read
 from ._transports._base import Request, Response
@@ -24,8 +25,6 @@ from .errors import (
     LiveAvatarConnectionError,
     LiveAvatarError,
 )
-
-logger = logging.getLogger("liveavatar")
 
 T = TypeVar("T")
 
@@ -171,7 +170,8 @@ def _secrets(config: Config, token: Secret[str] | None, body: Body | None) -> li
 
 def _log(endpoint: Endpoint[Any], outcome: object, attempt: int, started: float, session_id: str | None) -> None:
     milliseconds = (time.monotonic() - started) * 1000
-    logger.debug(
+    log(
+        logging.DEBUG,
         "%s %s: %s, attempt %d, %.0f ms, session %s",
         endpoint.method,
         endpoint.full_path,

@@ -141,7 +141,7 @@ class Cleanup(Operations):
         is_cleanup: bool,
     ) -> StopSessionResponse:
         """Stop a session under each of its ids, and remove it from the registry once none of them runs."""
-        response = StopSessionResponse(message="The session has already ended.")
+        responses: list[StopSessionResponse] = []
         failures: list[LiveAvatarError] = []
         tried: set[str] = set()
         while pending := [each for each in session.ids if each not in tried]:  # a start may add one meanwhile
@@ -149,13 +149,13 @@ class Cleanup(Operations):
             now = time.monotonic()
             until = now + (deadline - now) / len(pending)
             try:
-                response = await self._stop_id(session, pending[0], until, reason, is_cleanup)
+                responses.append(await self._stop_id(session, pending[0], until, reason, is_cleanup))
             except LiveAvatarError as error:
                 failures.append(error)
         if failures:
             raise failures[0]
         await self._discard(session)
-        return response
+        return responses[-1]
 
     async def _stop_id(
         self, session: Session, session_id: str, deadline: float, reason: StopReason | str | None, is_cleanup: bool

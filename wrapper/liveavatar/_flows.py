@@ -7,6 +7,7 @@ suspends.
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import time
 from typing import Protocol
@@ -14,10 +15,11 @@ from typing import Protocol
 from liveavatar_client.models import SessionTokenData, StopReason, StopSessionResponse
 
 from ._arguments import check_seconds, check_session_id
-from ._calls import call, logger
+from ._calls import call
 from ._cleanup import Cleanup
 from ._constants import CLEANUP_TIMEOUT, LEDGER_TIMEOUT, MAX_SLOT_DELAY, MIN_SLOT_DELAY
 from ._endpoints import CREATE_TOKEN, START, is_error_of, never_started
+from ._log import log
 from ._operations import add_note, message
 from ._redaction import Secret
 from ._request_bodies import session_request, stop_request
@@ -83,7 +85,8 @@ class Flows(Cleanup):
                     raise
                 if session is not None and not _is_refused(error, session.id):
                     created = None  # the session may have started, so it was stopped, and its token is used up
-            await self.io.sleep(min(remaining, delay * random.uniform(0.75, 1.0)))
+                wait = max(delay * random.uniform(0.75, 1.0), error.retry_after or 0.0)
+            await self.io.sleep(min(remaining, wait))
             delay = min(MAX_SLOT_DELAY, 2 * delay)
 
     async def _start(self, session: Session, deadline: float) -> StandardSessionResponse:
@@ -151,22 +154,22 @@ class Flows(Cleanup):
 
     async def _compensate(self, session: Session, error: BaseException) -> None:
         """Stop a session whose opening has failed, unless it certainly never started."""
-        if (_is_refused(error, session.id) and not session.start_known) or not session.start_sent:
+        if not session.start_sent or (_is_refused(error, session.id) and not session.start_known):
             await self._discard(session)
             return
         failure = latest = error
+        until = time.monotonic() + CLEANUP_TIMEOUT
 
         async def stop() -> None:
             try:
                 await self._stop_and_discard(session, until, is_cleanup=True)
             except LiveAvatarError:
-                if session.start_failed and session.other_id is not None:  # the other id is in the ledger already
+                if session.other_id is not None:  # which is in the ledger already
                     with contextlib.suppress(LedgerError):
                         await self._add_to_ledger(session)
                 raise
 
         if not (session.ended or isinstance(error, GeneratorExit)):
-            until = time.monotonic() + CLEANUP_TIMEOUT
             try:
                 await self.run_shielded(stop, until)
             except LiveAvatarError as caught:
@@ -214,5 +217,4 @@ def _report(session: Session, error: BaseException, failure: BaseException | Non
     ids = " or ".join(session.ids)
     cause = "" if failure is error else f", because its stop failed too: {message(failure)}"
     add_note(error, f"Session {ids} may still be running{cause}. close_session() tries again.")
-    with contextlib.suppress(Exception):  # a log filter of the caller may raise, and must not replace the error
-        logger.warning("Session %s may still be running: %s", ids, message(failure))
+    log(logging.WARNING, "Session %s may still be running: %s", ids, message(failure))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
+import logging
 import os
 import threading
 import time
@@ -14,9 +14,9 @@ from typing import Any
 import attrs
 
 from ._arguments import check_seconds
-from ._calls import logger
 from ._constants import KEEP_ALIVE_INTERVAL
 from ._flows import Flows
+from ._log import log
 from ._operations import message
 from ._sessions import Session
 
@@ -26,8 +26,11 @@ MAX_WAIT = 3600.0
 _WARN_AFTER = 3
 """Failed requests in a row after which a WARNING is logged."""
 
+_MAX_TIMEOUT = 10.0
+"""Seconds that a request may take, at most."""
+
 _MAX_RETRY_DELAY = 10.0
-"""Seconds until a failed request is sent again, at most."""
+"""Seconds until a failed request is sent again, at most, unless a Retry-After asks for more."""
 
 
 def keep_alive_interval(value: object) -> float | None:
@@ -99,18 +102,15 @@ class Schedule:
         async def send() -> None:
             if not self._is_wanted(entry):
                 return  # closed while the requests for other sessions were sent
-            timeout = min(max(entry.interval / 2, 0.5), _MAX_RETRY_DELAY)
+            timeout = min(max(entry.interval / 2, 0.5), _MAX_TIMEOUT)
             try:
-                ended = not await self._flows.keep_alive_once(entry.session, timeout)
+                await self._flows.keep_alive_once(entry.session, timeout)
             except Exception as error:
                 if self._is_wanted(entry):
                     self._on_failure(entry, error)
                 return
             entry.failures = 0
-            if ended:
-                entry.number = 0
-            else:
-                self._plan(entry, entry.interval)
+            self._plan(entry, entry.interval)
 
         return send
 
@@ -119,10 +119,12 @@ class Schedule:
         retry_after = getattr(error, "retry_after", None) or 0.0
         self._plan(entry, max(min(entry.interval / 4, _MAX_RETRY_DELAY), min(entry.interval, retry_after)))
         if entry.failures == _WARN_AFTER:
-            with contextlib.suppress(Exception):  # of a logging filter: it must not end the requests of all sessions
-                logger.warning(
-                    "Session %s may end as idle: keep-alive requests fail: %s", entry.session.id, message(error)
-                )
+            log(
+                logging.WARNING,
+                "Session %s may end as idle: keep-alive requests fail: %s",
+                entry.session.id,
+                message(error),
+            )
 
 
 class ThreadWorker:
@@ -139,7 +141,7 @@ class ThreadWorker:
         with self._changed:
             self._schedule.add(session, interval)
             self._changed.notify()
-            if self._thread is not None:
+            if self._thread is not None and self._thread.is_alive():
                 return
             thread = self._thread = threading.Thread(target=self._work, name="liveavatar-keep-alive", daemon=True)
         try:
@@ -149,7 +151,7 @@ class ThreadWorker:
             if type(error) is not RuntimeError:
                 raise
             # The interpreter is exiting, or out of threads.
-            logger.warning("Session %s is not kept alive: %s", session.id, error)
+            log(logging.WARNING, "Session %s is not kept alive: %s", session.id, error)
 
     def wake(self) -> None:
         """Wake the thread, because some of its sessions have been closed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +19,7 @@ from liveavatar_client.models import (
 )
 
 from ._arguments import check_int, check_params, check_request, check_session_id, check_uuid
-from ._calls import IO, Body, call, logger
+from ._calls import IO, Body, call
 from ._config import Config
 from ._constants import LEDGER_TIMEOUT
 from ._endpoints import (
@@ -36,6 +37,7 @@ from ._endpoints import (
     is_error_of,
     is_unknown_path,
 )
+from ._log import log
 from ._redaction import Secret, redact
 from ._request_bodies import session_request, stop_request
 from ._sessions import Session, Sessions
@@ -84,15 +86,13 @@ class Operations:
             await self._note_end(session, error)
             raise
 
-    async def keep_alive_once(self, session: Session, seconds: float) -> bool:
-        """Reset the idle timer of a session of this client; return False if the session has ended."""
+    async def keep_alive_once(self, session: Session, seconds: float) -> None:
+        """Reset the idle timer of a session of this client, or discard it if the service says that it has ended."""
         try:
             await self._keep_alive(session, time.monotonic() + min(seconds, self._config.timeout), 0)
         except LiveAvatarError as error:
             if not await self._note_end(session, error):
                 raise
-            return False
-        return True
 
     async def _keep_alive(self, session: Session, deadline: float, max_retries: int | None) -> None:
         body = Secret({"session_id": session.id})
@@ -104,7 +104,7 @@ class Operations:
         known = known and is_error_of(error, KEEP_ALIVE, session.ids)
         ended = known and has_ended(error, start_known=session.start_settled) and not is_unknown_path(error)
         if ended and self.sessions.discard_ended(session):
-            logger.info("Session %s has ended: %s", session.id, message(error))
+            log(logging.INFO, "Session %s has ended: %s", session.id, message(error))
             await self._remove_from_ledger(session.id)
         return ended
 
@@ -184,7 +184,7 @@ class Operations:
             try:
                 await self.in_ledger(lambda ledger: ledger.remove(session_id), LEDGER_TIMEOUT)
             except LedgerError as error:
-                logger.warning("Session %s could not be removed from the ledger: %s", session_id, error)
+                log(logging.WARNING, "Session %s could not be removed from the ledger: %s", session_id, error)
 
     async def in_ledger(self, operation: Callable[[AccountLedger], T], seconds: float | None = None) -> T:
         """Perform an operation on the ledger. A cancellation does not leave it half done.

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
+import logging
+import queue
 import threading
 import time
 import weakref
 from collections import deque
 from datetime import UTC, datetime
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from . import _shutdown
-from ._calls import logger
 from ._constants import CLEANUP_TIMEOUT, RECOVERED_START_AGE, RECOVERY_INTERVAL
 from ._flows import Flows
+from ._log import log
 from ._sessions import Session
-from ._transports._asyncio import keep_task
 from ._transports._blocking import run
 from .errors import LedgerError, LiveAvatarConnectionError, LiveAvatarError
 from .ledger._protocol import LedgerEntry
@@ -31,7 +30,7 @@ _MAX_UNANSWERED = 2
 """Stops in a row without a response after which a recovery leaves the other sessions to the next."""
 
 
-class _Recovery:
+class BaseRecovery:
     """Recovers sessions in the background, from the first use of a client until it is closed."""
 
     def __init__(self, flows: Flows) -> None:
@@ -110,17 +109,20 @@ class _Recovery:
         finally:
             if session.ended:
                 self._stopped.append(session.id)
-                logger.info("Session %s was left by a process that has died. It does not run any more.", session.id)
+                log(
+                    logging.INFO,
+                    "Session %s was left by a process that has died. It does not run any more.",
+                    session.id,
+                )
 
     def _take_stopped(self) -> list[str]:
         return [self._stopped.popleft() for _ in range(len(self._stopped))]
 
     def _log(self, error: Exception) -> None:
         """Log the failure of a recovery: only the first in a row as a warning, as the next recovery comes soon."""
-        log = logger.debug if self._has_failed else logger.warning
+        level = logging.DEBUG if self._has_failed else logging.WARNING
         self._has_failed = True
-        with contextlib.suppress(Exception):  # of a log handler or filter: the next recovery must come
-            log("Sessions of dead processes could not be recovered: %s", error)
+        log(level, "Sessions of dead processes could not be recovered: %s", error)
 
 
 def _age(entry: LedgerEntry) -> float:
@@ -131,7 +133,7 @@ def _age(entry: LedgerEntry) -> float:
     return (datetime.now(UTC) - started_at).total_seconds()
 
 
-class RecoveryThread(_Recovery):
+class RecoveryThread(BaseRecovery):
     """Recovers sessions in a daemon thread of a blocking client."""
 
     def __init__(self, client: object, flows: Flows) -> None:
@@ -141,7 +143,8 @@ class RecoveryThread(_Recovery):
         self._first_done = False
         self._first_ended = threading.Condition(threading.RLock())  # a signal handler may wait while its thread does
         self._closed = False
-        self._wake: SimpleQueue[None] = SimpleQueue()  # reentrant: the client may be collected in the thread itself
+        # Reentrant: the client may be collected in the thread itself. Looked up here, as gevent may have replaced it.
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         weakref.finalize(client, self._end).atexit = False
 
@@ -152,9 +155,11 @@ class RecoveryThread(_Recovery):
                 self._thread = threading.Thread(target=self._repeat, name="liveavatar-recovery", daemon=True)
                 try:
                     self._thread.start()
-                except RuntimeError as error:  # the interpreter is shutting down, or there are too many threads
+                except BaseException as error:
                     self._thread = None  # the next use of the client tries again
-                    self._log(error)
+                    if type(error) is not RuntimeError:
+                        raise
+                    self._log(error)  # the interpreter is exiting, or out of threads
 
     async def wait_for_first(self, deadline: float) -> None:
         """Wait until the first recovery has ended. See `Recovery.wait_for_first`."""
@@ -190,62 +195,5 @@ class RecoveryThread(_Recovery):
             with self._first_ended:
                 self._first_done = True
                 self._first_ended.notify_all()
-            with contextlib.suppress(Empty):
+            with contextlib.suppress(queue.Empty):
                 self._wake.get(timeout=RECOVERY_INTERVAL)
-
-
-class RecoveryTask(_Recovery):
-    """Recovers sessions in tasks of an async client, one at a time."""
-
-    def __init__(self, client: object, flows: Flows) -> None:
-        super().__init__(flows)
-        self._lock = asyncio.Lock()
-        self._client = weakref.ref(client)
-        self._task: asyncio.Task[None] | None = None
-        self._first: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def start(self) -> None:
-        """Start the first task, unless it was started before."""
-        if self._first is None:
-            self._first = self._start_task()
-
-    def _start_task(self) -> asyncio.Task[None]:
-        self._task = keep_task(asyncio.get_running_loop().create_task(self._recover_once()))
-        return self._task
-
-    async def wait_for_first(self, deadline: float) -> None:
-        """Wait until the first recovery has ended. See `Recovery.wait_for_first`."""
-        if self._first is not None:
-            await asyncio.wait([self._first], timeout=self._first_wait(deadline))
-
-    async def recover(self) -> list[str]:
-        """Recover sessions, and return the ids of all that were stopped since the last call."""
-        async with self._lock:
-            await self._recover()
-            return self._take_stopped()
-
-    async def close(self) -> None:
-        """End the task, and start no other."""
-        if self._task is None or self._task.get_loop() is not asyncio.get_running_loop():
-            return
-        if not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=CLEANUP_TIMEOUT)
-        if self._timer is not None:
-            self._timer.cancel()
-
-    async def _recover_once(self) -> None:
-        try:
-            async with self._lock:
-                await self._recover()
-            self._has_failed = False
-        except Exception as error:
-            self._log(error)
-        finally:  # also if something has cancelled all tasks of the loop
-            with contextlib.suppress(RuntimeError):  # the loop was closed before
-                self._timer = asyncio.get_running_loop().call_later(RECOVERY_INTERVAL, self._recover_again)
-
-    def _recover_again(self) -> None:
-        if self._client() is not None and not self._flows.sessions.closed:
-            self._start_task()

@@ -181,11 +181,11 @@ class Sessions:
     def discard_ended(self, session: Session) -> bool:
         """Remove a session that the service has ended; return False if it was removed before."""
         with self._lock:
-            known = session in self
+            if session not in self:
+                return False
             self.discard(session)
-            if known:
-                self._ended_by_service.append(session.id)
-        return known
+            self._ended_by_service.append(session.id)
+            return True
 
     def take_ended(self, session_id: str) -> bool:
         """Return True, once, for a session that the service has ended."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import logging
 import os
 import sys
 import threading
@@ -14,10 +15,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ._background import run_in_background, wait_for_all
-from ._calls import logger
 from ._config import Config
 from ._constants import CLEANUP_TIMEOUT, MAX_CONCURRENT_STOPS
 from ._flows import Flows
+from ._log import log
 from ._sessions import Session, Sessions
 
 _CALLER_TIMEOUT = 1.0
@@ -196,14 +197,14 @@ def _despite_interrupts(work: Callable[[], None], deadline: float) -> None:
 
 def _warn(sessions: Sequence[Session], reason: str, advice: str) -> None:
     running = [each for session in sessions if not session.ended for each in session.ids]
-    with contextlib.suppress(Exception):  # of a log filter: the exit goes on to wait for other stops
-        logger.warning(
-            "Still open when %s: session %s. %s%s",
-            reason,
-            ", ".join(each for session in sessions for each in session.ids),
-            f"May still be running: {', '.join(running)}." if running else "Stopped now.",
-            advice,
-        )
+    log(
+        logging.WARNING,
+        "Still open when %s: session %s. %s%s",
+        reason,
+        ", ".join(each for session in sessions for each in session.ids),
+        f"May still be running: {', '.join(running)}." if running else "Stopped now.",
+        advice,
+    )
 
 
 def _stop_through_caller(leftovers: _Leftovers, sessions: Iterable[Session], deadline: float) -> None:

@@ -30,7 +30,7 @@ from .models import StandardSessionResponse
 if TYPE_CHECKING:
     import aiohttp
 
-    from ._recovery import RecoveryTask
+    from ._recovery_task import RecoveryTask
     from ._transports._asyncio import AsyncTransport
     from .ledger import Ledger
 
@@ -79,7 +79,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         super().__init__(api_key, base_url, timeout, max_retries, ledger)
 
     def _new_recovery(self, flows: Flows) -> RecoveryTask:
-        from ._recovery import RecoveryTask
+        from ._recovery_task import RecoveryTask
 
         return RecoveryTask(self, flows)
 
@@ -98,6 +98,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
             self._transport = AiohttpTransport(self._config.base_url, self._session)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = 0
+        self._closed = False
         self._ledger_calls = BackgroundCalls()  # they remove released sessions from the ledger
         self._worker: TaskWorker | None = None
         return AsyncIO(self._transport), None
@@ -321,17 +322,17 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         return self._flows.new_session(request_data, wait_for_slot)
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
-        loop = asyncio.get_running_loop()
+        """Do work in the event loop to which the client belongs: the first that uses it, or the first after a fork."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise LiveAvatarError("The async client runs on asyncio, and there is no running event loop.") from None
         if self._loop is not loop:
-            self._bind_to(loop)
+            self._reset_after_fork()
+            if self._loop is not None:
+                raise LiveAvatarError("This client belongs to another event loop: create one client per loop.")
+            self._loop = loop
         return work()
-
-    def _bind_to(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let the client belong to an event loop: the first that uses it, or the first after a fork."""
-        self._reset_after_fork()
-        if self._loop is not None:
-            raise LiveAvatarError("This client belongs to another event loop: create one client per loop.")
-        self._loop = loop
 
     def _run_closing(self, work: Callable[[Flows], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
         """Do work that stops sessions, even if the client is closed or belongs to another event loop."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -13,10 +14,11 @@ from liveavatar_client.models import LiveAvatarNewSessionRequest, StopReason, St
 
 from ._account_api import AccountApi
 from ._base import add_failure_note, raise_first
-from ._calls import IO, logger
+from ._calls import IO
 from ._config import parse_credential
 from ._constants import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, LEDGER_TIMEOUT
 from ._keep_alive import ThreadWorker, keep_alive_interval
+from ._log import log
 from ._redaction import scrub_traceback
 from ._sessions import Session
 from .errors import LedgerError, SessionTokenNotFoundError
@@ -75,7 +77,7 @@ class LiveAvatarApi(AccountApi):
         try:
             self._run(lambda: self._flows.io.call_ledger(operation, LEDGER_TIMEOUT))
         except LedgerError as error:  # the operation goes on in its thread
-            logger.warning("%s A session that is released now may stay in it for a while.", error)
+            log(logging.WARNING, "%s A session that is released now may stay in it for a while.", error)
 
     def _new_io(self) -> tuple[IO, IO | None]:
         from ._transports._blocking import BlockingIO, BlockingTransport  # imported late, to keep our import light
@@ -116,7 +118,11 @@ class LiveAvatarApi(AccountApi):
         self._start_recovery()
         opened = self._run(lambda: self._flows.new_session(request_data, wait_for_slot))
         if interval is not None:
-            self._keep_alive(opened.session_id, interval)
+            try:
+                self._keep_alive(opened.session_id, interval)
+            except BaseException as error:  # Ctrl-C, while the thread starts
+                self._close_after(error, opened.session_id)
+                raise
         return opened
 
     @scrub_traceback
@@ -162,10 +168,7 @@ class LiveAvatarApi(AccountApi):
         try:
             yield opened
         except BaseException as error:
-            try:
-                self._close_if_open(opened.session_id)
-            except Exception as failure:
-                add_failure_note(error, failure)
+            self._close_after(error, opened.session_id)
             raise
         self._close_if_open(opened.session_id)
 
@@ -246,7 +249,6 @@ class LiveAvatarApi(AccountApi):
         try:
             self.close_all_sessions()
         finally:
-            self._closed = True
             try:
                 if self._flows.recovery is not None:
                     self._recovery.close()
@@ -271,6 +273,13 @@ class LiveAvatarApi(AccountApi):
     @scrub_traceback
     def _close_tracked(self, session: Session, deadline: float) -> None:
         self._run(lambda: self._flows.close_tracked(session, deadline))
+
+    def _close_after(self, error: BaseException, session_id: str) -> None:
+        """Close a session because of an exception, which gets a note if that fails."""
+        try:
+            self._close_if_open(session_id)
+        except Exception as failure:
+            add_failure_note(error, failure)
 
     def _close_if_open(self, session_id: str) -> None:
         with contextlib.suppress(SessionTokenNotFoundError):  # closed meanwhile, by the block or another thread

@@ -186,6 +186,11 @@ class AiohttpTransport(AsyncTransport):
     ) -> LiveAvatarConnectionError:
         return connection_error(request, error, sent=request.sent or not isinstance(error, _NOT_SENT), active=active)
 
+    def _find_callers_exception(self, error: Exception, active: BaseException | None) -> BaseException | None:
+        if isinstance(error, aiohttp.ClientConnectorDNSError):  # a resolver of the caller raises OSError, as it should
+            return None
+        return super()._find_callers_exception(error, active)
+
     def is_closed(self) -> bool:
         """Return whether our own pool, or the caller's session, is closed."""
         return self._closed or (self._caller is not None and self._caller.closed)

@@ -70,8 +70,11 @@ class AsyncTransport(ABC):
         except LiveAvatarConnectionError as error:
             failure = error
         except Exception as error:
-            if not isinstance(error, self.errors) or find_callers_exception(error, active) is not None:
-                raise  # raised by a signal handler or a hook of the caller
+            if not isinstance(error, self.errors):
+                raise
+            callers = self._find_callers_exception(error, active)
+            if callers is not None:  # raised by a signal handler or a hook of the caller
+                raise callers from callers.__cause__
             failure = self._to_connection_error(request, error, active)
         finally:
             if token is not None:
@@ -99,6 +102,9 @@ class AsyncTransport(ABC):
     def _to_connection_error(
         self, request: Request, error: Exception, active: BaseException | None
     ) -> LiveAvatarConnectionError: ...
+
+    def _find_callers_exception(self, error: Exception, active: BaseException | None) -> BaseException | None:
+        return find_callers_exception(error, active)
 
     @abstractmethod
     def is_closed(self) -> bool:

@@ -44,7 +44,7 @@ class Request:
     """Whether it stops a session. It may then use a connection beside a caller's pool that is closed."""
     beside_pool: bool = False
     """Whether it is sent on a connection of its own, because the caller's pool got no response before."""
-    _new_deadline: float = attrs.field(init=False, default=math.inf)
+    _new_deadline: float = attrs.field(init=False, default=attrs.Factory(lambda self: self.deadline, takes_self=True))
     sent: bool = False
     """True once it may have been sent. A connect error is then of another request, made by a hook or handler."""
 
@@ -80,7 +80,6 @@ class Request:
 
     def limit_to_reused(self) -> None:
         """Apply the deadline of an attempt on a connection that may have died while it was idle."""
-        self._new_deadline = self.deadline
         self.deadline = min(self.deadline, self.reused_deadline)
 
     def extend_to_new(self) -> None:

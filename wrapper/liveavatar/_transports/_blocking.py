@@ -66,6 +66,7 @@ class BlockingTransport:
             finally:
                 self._thread.is_sending = False
         # The caller's pool has no usable connection, and a session may be running: open one beside it.
+        request.extend_to_new()
         with contextlib.closing(self._new_pool()) as spare:
             return _send(request, functools.partial(_send_through_pool, spare))
 

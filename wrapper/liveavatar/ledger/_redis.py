@@ -11,11 +11,11 @@ import itertools
 import logging
 import math
 import os
+import queue
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
 from typing import NoReturn, TypeVar
 
 import attrs
@@ -89,7 +89,7 @@ class RedisLedger:
         self._failures = 0
         self._failing = False
         self._worker: threading.Thread | None = None
-        self._wake: SimpleQueue[None] = SimpleQueue()  # reentrant, as a signal handler may use the ledger
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # reentrant, as a signal handler may use the ledger
         weakref.finalize(self, self._wake.put, None).atexit = False  # ends the thread of a ledger that is gone
 
     def add(self, entry: LedgerEntry) -> None:
@@ -215,14 +215,14 @@ class RedisLedger:
             )
         except Exception as error:  # redis lets more than its own errors through, and the worker must live on
             self._fail(error)
-            return min(RETRY_DELAY, self._store.interval)
+            return RETRY_DELAY
         with self._changed:
             for session_id, entry in pending.items():
                 if session_id in self._pending and self._pending[session_id] is entry:
                     del self._pending[session_id]
             self._changed.notify_all()
             for session_id in lost:
-                if self._own.pop(session_id, None) is not None:
+                if session_id not in self._pending and self._own.pop(session_id, None) is not None:
                     _logger.warning("Session %s was claimed by another process: its lease had expired.", session_id)
             if renew:
                 self._renew_at = started + self._store.interval
@@ -263,10 +263,10 @@ class RedisLedger:
         return f"The ledger {self!r} cannot be used: {str(reason).rstrip('.')}."
 
 
-def _work(reference: weakref.ref[RedisLedger], wake: SimpleQueue[None]) -> None:
+def _work(reference: weakref.ref[RedisLedger], wake: queue.SimpleQueue[None]) -> None:
     """Serve a ledger until it has nothing left to do, or is collected."""
     while (ledger := reference()) is not None:
-        with contextlib.suppress(Empty):
+        with contextlib.suppress(queue.Empty):
             while True:
                 wake.get_nowait()
         delay: float | None = RETRY_DELAY
@@ -275,7 +275,7 @@ def _work(reference: weakref.ref[RedisLedger], wake: SimpleQueue[None]) -> None:
         del ledger  # it can be collected during the delay
         if delay is None:
             return
-        with contextlib.suppress(Empty):
+        with contextlib.suppress(queue.Empty):
             wake.get(timeout=delay)
 
 

@@ -573,7 +573,7 @@ def test_release_is_interrupted_after_the_removal(flavour: str, renamed: bool, s
         with pytest.raises(KeyboardInterrupt):
             api.release_session(session_id)
         assert api.open_sessions == (session_id,)
-        wait_until(lambda: flavour == "blocking" or not api._ledger_calls.under_way())
+        wait_until(lambda: flavour == "blocking" or not api._ledger_removals.under_way())
         assert {*ledger.added} == {session_id, *server.ledger.minted}
     assert server.running == set()
 

@@ -108,7 +108,7 @@ class AccountLedger:
         Raises:
             LedgerError: The ledger could not be read or written.
         """
-        return _checked(lambda: self._ledger.claim(session_id))
+        return _checked(lambda: self._ledger.claim(session_id), f"Session {session_id} could not be claimed")
 
 
 def _checked(operation: Callable[[], T], failure: str = "The ledger could not be read") -> T:

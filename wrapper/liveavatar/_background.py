@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ._constants import CLEANUP_TIMEOUT
 
 _running: set[threading.Event] = set()
-"""Set when the work that the end of the program waits for has ended."""
+"""One event for each piece of work; it is set when the work has ended."""
 
 
 def run_in_background(work: Callable[[], None]) -> threading.Event:

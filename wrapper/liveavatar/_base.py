@@ -46,7 +46,7 @@ class BaseApi:
         self._config = Config.from_arguments(api_key, base_url, timeout, max_retries, self.BASE_URL)
         self._ledger = ledger
         for model in filter(None, (CREATE_TOKEN.model, START.model, STOP.model)):
-            load(model)
+            load(model)  # now, and not while a session may be running
         self._reset()
 
     def _reset(self) -> None:
@@ -83,7 +83,7 @@ class BaseApi:
             self._recovery.start()
 
     def _new_io(self) -> tuple[IO, IO | None]:
-        """Create the transport; return the client's I/O, and the I/O for sessions that outlive the client."""
+        """Begin anew with a transport; return the client's I/O, and the I/O for sessions that outlive the client."""
         raise NotImplementedError
 
     @property
@@ -153,7 +153,7 @@ class BaseApi:
             raise
 
     def _call_ledger(self, operation: Callable[[], None]) -> None:
-        """Perform an operation on the ledger that may block for a while, after those that were begun before."""
+        """Perform an operation on the ledger. The async client does it in the background, after those begun before."""
         raise NotImplementedError
 
     def __repr__(self) -> str:

@@ -132,8 +132,9 @@ async def call(
             new_connection=is_cleanup or response_lost,
             beside_pool=response_lost and endpoint is STOP and (is_cleanup or attempt > retries),
         )
-        if endpoint.retry_if_lost and attempt <= retries:
-            request.reused_deadline = started + (deadline - started) / (retries + 2 - attempt)
+        if endpoint.retry_if_lost and attempt <= retries:  # an equal share for each attempt that is left
+            attempts_left = retries + 2 - attempt
+            request.reused_deadline = started + (deadline - started) / attempts_left
         outcome: Any = None
         try:
             response = await io.send(request)
@@ -142,7 +143,7 @@ async def call(
         except LiveAvatarError as error:
             outcome = outcome or type(error).__name__
             if error.attempts:
-                raise  # of another call, made by a signal handler or a hook
+                raise  # another call, made by a signal handler or a hook, has raised it
             error.endpoint, error.attempts, error.session_id = endpoint.full_path, attempt, session_id
             error.session_may_be_running = endpoint.may_be_running(error)
             response_lost = isinstance(error, LiveAvatarConnectionError) and error.request_sent

@@ -19,6 +19,9 @@ from .errors import LiveAvatarError
 
 T = TypeVar("T")
 
+ALREADY_ENDED = "The session has already ended."
+"""The message in place of a response, for a session that has ended by itself."""
+
 _MIN_TIMEOUT_AT_SHUTDOWN = 1.0
 """Seconds that each of several stops has at least, once a signal has asked the program to end."""
 
@@ -171,9 +174,9 @@ class Cleanup(Operations):
                 if not is_error_of(error, STOP, session.ids):
                     raise
                 if session.ended or has_ended(error, start_known=session.start_settled):
-                    return StopSessionResponse(message=getattr(error, "message", "The session has already ended."))
-                # The stop may have reached the service before the start: send it again. The last time is
-                # unknown_until. A start that a dead process has sent has arrived by then.
+                    return StopSessionResponse(message=getattr(error, "message", ALREADY_ENDED))
+                # The stop may have reached the service before the start. Send it again, for the last time at
+                # unknown_until: a start that was on its way has arrived by then.
                 now = time.monotonic()
                 delay = min(next(delays, CLEANUP_RETRY_DELAYS[-1]), unknown_until - now)
                 if not is_unknown(error) or delay <= 0 or now + delay >= deadline:

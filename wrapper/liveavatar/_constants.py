@@ -1,4 +1,4 @@
-"""The timeouts, delays, limits, defaults and variable names of the clients that a user may notice."""
+"""The timeouts, delays, limits, defaults and variable names that several modules use or a user may notice."""
 
 BASE_URL = "https://api.liveavatar.com/v1"
 """Base URL of the live service."""
@@ -43,15 +43,19 @@ KEEPALIVE_EXPIRY = 15.0
 """Seconds that an idle connection is kept. Gateways keep it longer, so they rarely close it first."""
 
 MIN_RETRY_DELAY = 0.5
+"""Seconds before the first retry. The delay doubles with each retry, and is up to a quarter shorter at random."""
+
 MAX_RETRY_DELAY = 8.0
-"""Seconds before the first retry, and before any; the delay doubles with each, and is up to a quarter shorter."""
+"""Seconds before any retry, at most."""
 
 MAX_RETRY_AFTER = 30.0
 """Seconds. A longer Retry-After is not waited for: the error is raised at once."""
 
 MIN_SLOT_DELAY = 1.0
+"""Seconds between the first two attempts of `new_session(wait_for_slot=...)`. The delay doubles with each attempt."""
+
 MAX_SLOT_DELAY = 5.0
-"""Seconds between two attempts of `new_session(wait_for_slot=...)`; the delay doubles in between."""
+"""Seconds between two such attempts, at most, unless a Retry-After asks for more."""
 
 KEEP_ALIVE_INTERVAL = 120.0
 """Seconds between two keep-alive requests of a session opened with `keep_alive=True`."""

@@ -166,13 +166,13 @@ def retry_after(value: str, now: datetime | None = None) -> float | None:
     value = value.strip()
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
         return float(value)
-    if not re.match(r"[A-Za-z]{3,9},? ", value) or len(value) > 60:
+    if len(value) > 60:
         return None
-    from dateutil import parser  # imported when first needed: most clients never see a date
+    from email.utils import parsedate_to_datetime  # imported when first needed: most clients never see a date
 
     try:
         # HTTP dates are GMT, whatever zone a server writes behind them.
-        date = parser.parse(value, ignoretz=True).replace(tzinfo=UTC)
+        date = parsedate_to_datetime(value).replace(tzinfo=UTC)
         seconds = (date - (now or datetime.now(UTC))).total_seconds()
     except (ValueError, OverflowError):
         return None
@@ -187,17 +187,19 @@ def _decode(content: bytes | bytearray) -> str:
 def parse(content: bytes | bytearray) -> tuple[Any, str | None]:
     """Return a JSON body, and what is wrong with it."""
     try:
-        return _decode_json(content.decode().removeprefix("\ufeff")), None
+        return _decode_json(content.decode("utf-8-sig")), None
     except (ValueError, RecursionError):
         return None, "the body is not JSON" if content else "the body is empty"
 
 
 def envelope_code(body: Any) -> int | None:
+    """Return the code of the service's envelope, or None if the body is none."""
     code = body.get("code") if isinstance(body, dict) else None
     return code if isinstance(code, int) and not isinstance(code, bool) else None
 
 
 def named_session(body: Any) -> str | None:
+    """Return the id of the session that a body names, if it is a valid one."""
     data = body.get("data") if isinstance(body, dict) else None
     try:
         return check_session_id(data.get("session_id")) if isinstance(data, dict) else None

@@ -16,7 +16,7 @@ from liveavatar_client.models import SessionTokenData, StopReason, StopSessionRe
 
 from ._arguments import check_seconds, check_session_id
 from ._calls import call
-from ._cleanup import Cleanup
+from ._cleanup import ALREADY_ENDED, Cleanup
 from ._constants import CLEANUP_TIMEOUT, LEDGER_TIMEOUT, MAX_SLOT_DELAY, MIN_SLOT_DELAY
 from ._endpoints import CREATE_TOKEN, START, is_error_of, never_started
 from ._log import log
@@ -118,7 +118,7 @@ class Flows(Cleanup):
             deadline: Time on `time.monotonic` that several stops share. See `stop_deadline`.
         """
         if self.sessions.find(check_session_id(session_id)) is None and self.sessions.take_ended(session_id):
-            return StopSessionResponse(message="The session has already ended.")
+            return StopSessionResponse(message=ALREADY_ENDED)
         session = self.sessions.get(session_id)
         stop_request(session.id, reason)  # raises for an invalid reason, before anything is sent
         until = self.stop_deadline(deadline)

@@ -84,13 +84,14 @@ class Schedule:
 
     def _is_wanted(self, entry: _Entry) -> bool:
         sessions = self._flows.sessions
-        in_child = os.getpid() != self._pid  # of a fork: the sessions belong to its parent
+        in_child = os.getpid() != self._pid  # after a fork: the sessions belong to the parent
         return entry.session in sessions and not sessions.closed and not in_child
 
     async def send_due(self) -> None:
         """Send the requests that are due. It never raises because of a failed request."""
         now = time.monotonic()
         due = []
+        # Another thread may push an entry meanwhile, but none that is due.
         while self._heap and self._heap[0][0] <= now:
             _, number, entry = heapq.heappop(self._heap)
             if number == entry.number and self._is_wanted(entry):

@@ -35,19 +35,19 @@ class BaseRecovery:
 
     def __init__(self, flows: Flows) -> None:
         self._flows = flows
-        self._stopped: deque[str] = deque(maxlen=_MAX_STOPPED)  # of a client that may never ask for them
+        self._stopped: deque[str] = deque(maxlen=_MAX_STOPPED)  # bounded, as the client may never ask for them
         self._has_failed = False
         self._first_until = 0.0
         """Time on `time.monotonic` until which calls wait for the first recovery; 0 before the first of them."""
 
     def _first_wait(self, deadline: float) -> float:
-        """Return the seconds that a call may wait for the first recovery: what it needs itself is not used up."""
+        """Return the seconds that a call may wait for the first recovery: half of the time that it has, at most."""
         now = time.monotonic()
         self._first_until = self._first_until or now + CLEANUP_TIMEOUT
         return max(0.0, min(self._first_until - now, (deadline - now) / 2))
 
     async def _recover(self) -> None:
-        """Stop the sessions whose owners are dead; last those whose stop has failed before.
+        """Stop the sessions whose owners are dead, first those that were not tried before.
 
         Raises:
             LedgerError: The ledger could not be read or written.
@@ -128,7 +128,7 @@ class BaseRecovery:
 def _age(entry: LedgerEntry) -> float:
     """Return the seconds since a session was written down."""
     started_at = entry.started_at
-    if started_at.tzinfo is None:  # of a ledger that the user has written
+    if started_at.tzinfo is None:  # the user may have written the ledger
         started_at = started_at.replace(tzinfo=UTC)
     return (datetime.now(UTC) - started_at).total_seconds()
 

@@ -33,7 +33,7 @@ def read(response: Response, endpoint: Endpoint[T], base_url: str, secrets: Call
     """
     body, problem = parse(response.content)
     code = envelope_code(body)
-    failed = code not in SUCCESS_CODES if code is not None else not endpoint.body_required and _says_failed(body)
+    failed = _says_failed(body) if code is None and not endpoint.body_required else code not in (None, *SUCCESS_CODES)
     if not 200 <= response.status <= 299 or failed:
         raise error(response, endpoint, base_url, secrets())
     if not endpoint.body_required:

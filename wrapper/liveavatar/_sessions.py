@@ -89,7 +89,7 @@ class Sessions:
         """Let no further session be opened."""
         with self._lock:
             self.closed = True
-        self._removed()
+        self._notify_removed()
 
     def ensure_open(self) -> None:
         """Check that the client may be used.
@@ -176,7 +176,7 @@ class Sessions:
             if session in self:
                 del self._open[session.id]
             self._ended.append(session.id)
-        self._removed()
+        self._notify_removed()
 
     def discard_ended(self, session: Session) -> bool:
         """Remove a session that the service has ended; return False if it was removed before."""
@@ -225,7 +225,7 @@ class Sessions:
         """Return the session with this id, which new_session has returned to the caller.
 
         Raises:
-            ValueError: `session_id` is empty.
+            TypeError, ValueError: `session_id` is not an id.
             SessionTokenNotFoundError: The client has no token for it, or is still opening it.
         """
         session = self.get(session_id)
@@ -243,7 +243,7 @@ class Sessions:
             self.get(session.id)
             session.released_by = threading.get_ident()
             del self._open[session.id]
-        self._removed()
+        self._notify_removed()
 
     def restore(self, session: Session) -> None:
         """Add a session again whose release by this thread was interrupted."""
@@ -291,7 +291,7 @@ class Sessions:
         opened = [session for session in self.all if session.opened and not session.to_recover]
         return opened[-1].token.reveal() if opened and opened[-1].token else None
 
-    def _removed(self) -> None:
+    def _notify_removed(self) -> None:
         if self.on_removed is not None:
             self.on_removed()
 

@@ -25,7 +25,7 @@ _CALLER_TIMEOUT = 1.0
 """Seconds to stop sessions one by one through a caller's httpx.Client, before all are stopped at the same time."""
 
 _LEDGER_SHARE = 0.5
-"""Seconds of the time for all stops that are left to remove the sessions from the ledger."""
+"""Seconds at the end that are kept for removing the sessions from the ledger."""
 
 _WITHOUT_EXIT_HOOKS = ("multiprocessing", "multiprocess", "billiard")
 """multiprocessing and its variants (of dill and Celery), whose children end without the hooks of atexit."""
@@ -42,7 +42,7 @@ class _Leftovers:
         self.io = io
         """The I/O to stop them with, if it works without an event loop and has an httpx.Client of the caller."""
         self.pid = os.getpid()
-        self.taken = threading.Lock()  # nothing waits for it
+        self.taken = threading.Lock()  # a flag that only one thread can set
 
     @property
     def is_wanted(self) -> bool:
@@ -61,7 +61,7 @@ _watched: weakref.WeakSet[_Leftovers] = weakref.WeakSet()
 pending: list[tuple[_Leftovers, str, str]] = []
 """Stops for which no thread could be started: the leftovers, the reason of the stop, and the advice."""
 _exited: set[int] = set()
-"""The process, once its exit hook has begun."""
+"""The id of this process, once its exit hook has begun."""
 
 
 def watch(client: object, config: Config, sessions: Sessions, io: Any = None) -> None:

@@ -84,7 +84,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         return RecoveryTask(self, flows)
 
     def _call_ledger(self, operation: Callable[[], None]) -> None:
-        self._ledger_calls.add(operation)
+        self._ledger_removals.add(operation)
 
     def _new_io(self) -> tuple[IO, IO | None]:
         from ._transports._aiohttp import AiohttpTransport  # imported late, to keep our import light
@@ -99,7 +99,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = 0
         self._closed = False
-        self._ledger_calls = BackgroundCalls()  # they remove released sessions from the ledger
+        self._ledger_removals = BackgroundCalls()  # of released sessions
         self._worker: TaskWorker | None = None
         return AsyncIO(self._transport), None
 
@@ -250,7 +250,7 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
             cancelled = None
             try:
                 await limit.acquire()
-            except asyncio.CancelledError as error:  # of all tasks of the loop
+            except asyncio.CancelledError as error:  # something has cancelled all tasks of the loop
                 cancelled = error
             try:
                 await flows.close_tracked(session, deadline)
@@ -280,8 +280,8 @@ class AsyncLiveAvatarApi(AsyncAccountApi):
         self._closing += 1
         try:
             await self.close_all_sessions()
-            if self._ledger_calls.under_way():
-                await self._flows.io.call_ledger(self._ledger_calls.wait, None)
+            if self._ledger_removals.under_way():
+                await self._flows.io.call_ledger(self._ledger_removals.wait, None)
         finally:
             try:
                 if self._flows.recovery is not None:

@@ -2,7 +2,7 @@
 
 The fast path writes requests directly to a pooled connection, because a ClientSession does more for each request than
 ours need. With a newer version of aiohttp than those tested, its public session sends the requests. That costs more
-CPU time. Idle connections are then not polled before they are used again, and new ones get no longer deadline.
+CPU time, and idle connections are not polled before they are used again.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ class HttpxTransport(AsyncTransport):
         except httpx.HTTPStatusError as error:
             incoming = _httpx.response_of(error, prepared)
         except httpx.RequestError as error:
+            # If a hook has raised the error of another request, ours may have been sent.
             request.sent |= _httpx.is_of_another_request(error, prepared)
             raise
         try:

@@ -202,8 +202,8 @@ _LIBRARIES = {"aiohttp", "anyio", "asyncio", "builtins", "h11", "httpcore", "htt
 def find_callers_exception(error: BaseException, active: BaseException | None = None) -> BaseException | None:
     """Return the exception that no HTTP library raised, for example one raised by a signal handler.
 
-    The libraries wrap OSError only. Other causes are those that a mocking library has added. RuntimeError is what
-    asyncio raises if a loop's executor is shut down, and the libraries if they were closed.
+    The libraries wrap OSError only. Other causes are those that a mocking library has added. asyncio raises
+    RuntimeError if a loop's executor is shut down, and the libraries do so if they were closed.
 
     Args:
         error: What a transport raised.

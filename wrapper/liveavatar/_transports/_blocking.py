@@ -79,6 +79,7 @@ class BlockingTransport:
         except httpx.HTTPStatusError as error:
             response = response_of(error, prepared)
         except httpx.RequestError as error:
+            # If a hook has raised the error of another request, ours may have been sent.
             current_request.get().sent |= is_of_another_request(error, prepared)
             raise
         discard_cookies(self._client, response)
@@ -119,7 +120,7 @@ def _send(
                 for chunk in [incoming.content] if incoming.is_stream_consumed else incoming.iter_raw():
                     if not response.feed(chunk):
                         break
-                    request.remaining()
+                    request.remaining()  # raises at the deadline
             if is_callers_pool and has_trailing_data(incoming.stream):  # our own pool checks it itself
                 incoming.extensions["network_stream"].close()
         return response

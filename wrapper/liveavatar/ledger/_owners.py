@@ -60,7 +60,7 @@ class Owners:
 
     def _holds_lock(self) -> bool:
         return self._lock is not None and all(
-            _names(name, self._lock[1]) for name in (self._lock[0], self._lock_file(self.own))
+            _is_same_file(name, self._lock[1]) for name in (self._lock[0], self._lock_file(self.own))
         )
 
     def is_alive(self, owner: object) -> bool | None:
@@ -104,12 +104,12 @@ def _hold(path: str) -> int:
 
 
 def _close(fd: int, file: os.stat_result) -> None:
-    """Close a descriptor, unless it is closed already and its number that of another file."""
-    if _names(fd, file):
+    """Close a descriptor, unless it was closed before and another file has its number now."""
+    if _is_same_file(fd, file):
         os.close(fd)
 
 
-def _names(name: int | str, file: os.stat_result) -> bool:
+def _is_same_file(name: int | str, file: os.stat_result) -> bool:
     """Return whether a file descriptor or a path is still that of a file."""
     try:
         return os.path.samestat(os.stat(name), file)
@@ -124,7 +124,7 @@ def _is_held(path: str) -> bool | None:
     except OSError:
         return None
     try:
-        _lock(fd, shared=True)  # shared, so that two processes that look at once do not see each other
+        _lock(fd, shared=True)  # shared, so that two processes that look at the same time do not see each other
     except OSError:
         return True
     else:

@@ -163,7 +163,7 @@ class Store:
             self._redis = redis.Redis.from_url(
                 url,
                 decode_responses=True,
-                encoding_errors="replace",  # of an entry that something else has written
+                encoding_errors="replace",  # something else may have written an entry
                 socket_timeout=timeout,
                 socket_connect_timeout=timeout,
                 retry=Retry(NoBackoff(), 1),  # the server may have closed a pooled connection
@@ -239,7 +239,8 @@ class Store:
         settings = self._redis.connection_pool.connection_kwargs
         if "path" in settings:
             return f"'unix://{settings['path']}'"
-        return f"'redis://{settings.get('host')}:{settings.get('port')}/{settings.get('db') or 0}'"
+        scheme = "rediss" if issubclass(self._redis.connection_pool.connection_class, redis.SSLConnection) else "redis"
+        return f"'{scheme}://{settings.get('host')}:{settings.get('port')}/{settings.get('db') or 0}'"
 
     def _run(self, script: str, *arguments: str | int) -> Any:
         return self._redis.eval(script, 1, KEY, *arguments)

@@ -115,7 +115,7 @@ class SqliteLedger:
         if self._owners.own:
             self._to_remove.add(session_id)
             with self._transaction():
-                pass  # every transaction begins with what is to be removed
+                pass  # each transaction first removes what an earlier one did not
 
     def entries(self) -> list[LedgerEntry]:
         """Return all sessions that are written down. See `Ledger.entries`."""

@@ -150,7 +150,7 @@ def _outlive(api: Any, service: MockServer, clock: Clock, session_id: str) -> No
         before = service.requests.get("keep-alive", 0)
         wait_until(api, lambda: service.requests.get("keep-alive", 0) > before + 1)  # noqa: B023
         assert service.running_sessions == [session_id]
-    assert len(workers(api)) == 1
+    wait_until(api, lambda: len(workers(api)) == 1)
 
 
 def test_without_keep_alive(api: Any, service: MockServer, clock: Clock) -> None:
@@ -193,12 +193,12 @@ def test_many_share_one_worker(api: Any, service: MockServer) -> None:
     """Any number of sessions is kept alive by one thread or task, which ends when the last of them is closed."""
     sessions = [api.new_session(request(), keep_alive=0.05) for _ in range(5)]
     wait_until(api, lambda: service.requests.get("keep-alive", 0) > 10)
-    assert len(workers(api)) == 1
+    wait_until(api, lambda: len(workers(api)) == 1)
     for session in sessions[:-1]:
         api.close_session(session.session_id)
     before = service.requests["keep-alive"]
     wait_until(api, lambda: service.requests["keep-alive"] > before + 1)
-    assert len(workers(api)) == 1
+    wait_until(api, lambda: len(workers(api)) == 1)
     api.release_session(sessions[-1].session_id)
     wait_until(api, lambda: not workers(api))
     assert service.running_sessions == [sessions[-1].session_id]

@@ -257,6 +257,7 @@ NUMBERS = [
     ("docs/guide.md", r"\| `timeout` \| +\| (\S+) seconds", TIMEOUT),
     ("docs/guide.md", r"\| `max_retries` \| +\| (\S+) retries", RETRIES),
     ("docs/guide.md", r"keep-alive request every (\S+) minutes", f"{_constants.KEEP_ALIVE_INTERVAL / 60:g}"),
+    ("docs/guide.md", r"if it is longer, up to (\S+) seconds", f"{_constants.MAX_RETRY_AFTER:g}"),
     ("docs/guide.md", r"delays between (\S+) and \S+ seconds", f"{_constants.MIN_SLOT_DELAY:g}"),
     ("docs/guide.md", r"delays between \S+ and (\S+) seconds", f"{_constants.MAX_SLOT_DELAY:g}"),
     ("docs/production.md", r"each step takes up to (\S+) seconds", CLEANUP),

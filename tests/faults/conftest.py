@@ -51,7 +51,7 @@ def no_leftovers() -> Iterator[None]:
     """Keep clients that a test leaves open from stopping sessions, and logging that, during a later test."""
     yield
     for leftovers in list(_shutdown._watched):
-        leftovers.taken.acquire(blocking=False)
+        leftovers.take("the tests")
 
 
 @pytest.fixture

@@ -150,7 +150,8 @@ def test_collected_client(flavour: str, server: FaultServer, caplog: pytest.LogC
     with opened(flavour, server) as api:
         config, sessions = api._config, api._flows.sessions
         session_id = api.new_session(session_request()).session_id
-        _shutdown._stop([_shutdown._Leftovers(config, sessions, None)], time.monotonic() + 5, "the test ends")
+        leftovers = _shutdown._Leftovers(config, sessions, None)
+        _shutdown._stop(lambda: [leftovers], time.monotonic() + 5, "the test ends")
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert session_id in warning.getMessage()
     assert leaks(*caplog.messages) == []

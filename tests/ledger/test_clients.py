@@ -444,6 +444,24 @@ def test_async_release_while_the_ledger_is_busy(server: FaultServer) -> None:
     asyncio.run(run())
 
 
+def test_end_of_the_program_is_interrupted(flavour: str, server: FaultServer) -> None:
+    """Ctrl-C while the end of the program stops sessions does not leave them in the ledger."""
+
+    def interrupts(exchange: Exchange) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        exchange.pause(0.2)
+        exchange.answer(*exchange.do())
+
+    ledger = MemoryLedger()
+    with using(flavour, server, ledger=ledger) as api:
+        api.new_session(request())
+        server.on("stop", interrupts, 1)
+        with mock.patch.object(_shutdown, "_exited", set()), pytest.raises(KeyboardInterrupt):
+            _shutdown._on_exit()
+        assert server.running == set()
+        assert ledger.added == {}
+
+
 def test_end_of_the_program_with_a_hanging_ledger(
     flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

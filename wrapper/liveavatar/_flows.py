@@ -17,7 +17,7 @@ from liveavatar_client.models import SessionTokenData, StopReason, StopSessionRe
 from ._arguments import check_seconds, check_session_id
 from ._calls import call
 from ._cleanup import ALREADY_ENDED, Cleanup
-from ._constants import CLEANUP_TIMEOUT, LEDGER_TIMEOUT, MAX_SLOT_DELAY, MIN_SLOT_DELAY
+from ._constants import CLEANUP_TIMEOUT, LEDGER_TIMEOUT, MAX_RETRY_AFTER, MAX_SLOT_DELAY, MIN_SLOT_DELAY
 from ._endpoints import CREATE_TOKEN, START, is_error_of, never_started
 from ._log import log
 from ._operations import add_note, message
@@ -85,7 +85,7 @@ class Flows(Cleanup):
                     raise
                 if session is not None and not _is_refused(error, session.id):
                     created = None  # the session may have started, so it was stopped, and its token is used up
-                wait = max(delay * random.uniform(0.75, 1.0), error.retry_after or 0.0)
+                wait = max(delay * random.uniform(0.75, 1.0), min(error.retry_after or 0.0, MAX_RETRY_AFTER))
             await self.io.sleep(min(remaining, wait))
             delay = min(MAX_SLOT_DELAY, 2 * delay)
 

@@ -42,19 +42,19 @@ class _Leftovers:
         self.io = io
         """The I/O to stop them with, if it works without an event loop and has an httpx.Client of the caller."""
         self.pid = os.getpid()
-        self.taken = threading.Lock()  # a flag that only one thread can set
+        self._taken_by: dict[str, object] = {}  # `setdefault` is atomic
 
     @property
     def is_wanted(self) -> bool:
         """Whether there is something to stop. The client may be collected while the interpreter exits."""
-        return len(self.sessions) > 0 and self.pid == os.getpid() and not self.taken.locked()
+        return len(self.sessions) > 0 and self.pid == os.getpid() and not self._taken_by
 
-    def take(self) -> tuple[Session, ...]:
-        """Let no further session be opened, and return those that may be running, to the first who asks."""
+    def take(self, taker: object) -> bool:
+        """Let no further session be opened, and return whether the taker is the first, which is to stop them."""
         if self.pid != os.getpid():  # a forked child: the sessions belong to its parent
-            return ()
+            return False
         self.sessions.close()
-        return self.sessions.all if self.taken.acquire(blocking=False) else ()
+        return self._taken_by.setdefault("taker", taker) is taker
 
 
 _watched: weakref.WeakSet[_Leftovers] = weakref.WeakSet()
@@ -123,7 +123,7 @@ def stop_in_background(config: Config, sessions: Sessions, reason: str) -> None:
 def _stop_in_background(leftovers: _Leftovers, reason: str, advice: str = _ADVICE) -> None:
     leftovers.sessions.close()
     try:
-        run_in_background(lambda: _stop([leftovers], time.monotonic() + CLEANUP_TIMEOUT, reason, advice))
+        run_in_background(lambda: _stop_one(leftovers, reason, advice))
     except RuntimeError as error:
         pending.append((leftovers, reason, advice))
         if "shutdown" not in str(error):  # "can't create new thread at interpreter shutdown": the exit hook comes next
@@ -136,32 +136,42 @@ def stop_pending() -> None:
     def stop() -> None:
         with contextlib.suppress(IndexError):  # all are being stopped
             while True:
-                leftovers, reason, advice = pending.pop()
-                _stop([leftovers], time.monotonic() + CLEANUP_TIMEOUT, reason, advice)
+                _stop_one(*pending.pop())
 
     with contextlib.suppress(RuntimeError):
         run_in_background(stop)
 
 
 def _on_exit() -> None:
-    others = [each for each in threading.enumerate() if each is not threading.current_thread() and not each.daemon]
-    if not others:  # a child of multiprocessing waits for its threads after this
-        _exited.add(os.getpid())
     deadline = time.monotonic() + CLEANUP_TIMEOUT
     try:
-        _stop([*(each[0] for each in pending), *_all_watched()], deadline, "the interpreter exits")
+        _stop(_begin_exit, deadline, "the interpreter exits")
     finally:
         _despite_interrupts(lambda: wait_for_all(deadline), deadline)
 
 
-def _stop(watched: Sequence[_Leftovers], deadline: float, reason: str, advice: str = _ADVICE) -> None:
+def _begin_exit() -> list[_Leftovers]:
+    """Let clients open no more sessions, and return what there may be to stop."""
+    others = [each for each in threading.enumerate() if each is not threading.current_thread() and not each.daemon]
+    if not others:  # a child of multiprocessing waits for its threads after this
+        _exited.add(os.getpid())
+    return [*(each[0] for each in pending), *_all_watched()]
+
+
+def _stop_one(leftovers: _Leftovers, reason: str, advice: str) -> None:
+    _stop(lambda: [leftovers], time.monotonic() + CLEANUP_TIMEOUT, reason, advice)
+
+
+def _stop(find: Callable[[], list[_Leftovers]], deadline: float, reason: str, advice: str = _ADVICE) -> None:
     """Stop the sessions of clients that are gone, and log one WARNING that names them."""
-    by_client: list[tuple[_Leftovers, tuple[Session, ...]]] = []
+    taken: dict[_Leftovers, tuple[Session, ...]] = {}
+    ledger_calls: list[Callable[[], object]] = []
 
     def stop() -> None:
-        for leftovers in watched:
-            if sessions := leftovers.take():
-                by_client.append((leftovers, sessions))
+        for leftovers in find():
+            if leftovers not in taken and leftovers.take(taken):
+                taken[leftovers] = leftovers.sessions.all
+        by_client = [(leftovers, sessions) for leftovers, sessions in taken.items() if sessions]
         if not by_client:
             return
         for leftovers, sessions in by_client:
@@ -171,13 +181,13 @@ def _stop(watched: Sequence[_Leftovers], deadline: float, reason: str, advice: s
             import asyncio  # imported when needed: a blocking client that is closed needs no event loop
 
             with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-                runner.run(_stop_all(by_client, deadline))
+                runner.run(_stop_all(by_client, ledger_calls, deadline))
 
     try:
         _despite_interrupts(stop, deadline)
     finally:
-        if by_client:
-            _warn([session for _, sessions in by_client for session in sessions], reason, advice)
+        if any(taken.values()):
+            _warn([session for sessions in taken.values() for session in sessions], reason, advice)
 
 
 def _despite_interrupts(work: Callable[[], None], deadline: float) -> None:
@@ -224,7 +234,11 @@ def _stop_through_caller(leftovers: _Leftovers, sessions: Iterable[Session], dea
         run_in_thread(stop_each, deadline - time.monotonic(), TimeoutError())
 
 
-async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]], deadline: float) -> None:
+async def _stop_all(
+    by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]],
+    ledger_calls: list[Callable[[], object]],
+    deadline: float,
+) -> None:
     import asyncio
 
     from ._transports._aiohttp import AiohttpTransport
@@ -232,7 +246,6 @@ async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]],
 
     limit = asyncio.Semaphore(MAX_CONCURRENT_STOPS)
     transports = []
-    ledger_calls: list[Callable[[], object]] = []
     has_ledger = any(leftovers.sessions.ledger is not None for leftovers, _ in by_client)
     stop_deadline = deadline - _LEDGER_SHARE if has_ledger else deadline
 
@@ -255,6 +268,7 @@ async def _stop_all(by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]],
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     await call_blocking(lambda: [remove() for remove in ledger_calls])
+                    ledger_calls.clear()
     finally:
         for transport in transports:
             await transport.close()

@@ -42,7 +42,7 @@ from liveavatar import (
     _flows,
     _operations,
 )
-from liveavatar._cleanup import Shutdown
+from liveavatar._cleanup import ShutdownSignal
 from liveavatar._config import Config
 from liveavatar._constants import CLEANUP_RETRY_DELAYS, CLEANUP_TIMEOUT, LEDGER_TIMEOUT
 from liveavatar._endpoints import CREATE_TOKEN, START, STOP, Endpoint
@@ -2089,7 +2089,7 @@ def test_close_at_shutdown(
 ) -> None:
     """Once a signal has asked the program to end, a stop has a few seconds; one of several has at least one."""
     harness.open()
-    monkeypatch.setattr(Shutdown, "requested", True)
+    monkeypatch.setattr(ShutdownSignal, "received", True)
     deadline = None if shared is None else harness.clock.now + shared
     flow = harness.run(harness.flows.close_session(SESSION, None, deadline))
     assert flow.request.deadline == harness.clock.now + seconds

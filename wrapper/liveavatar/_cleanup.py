@@ -26,10 +26,10 @@ _MIN_TIMEOUT_AT_SHUTDOWN = 1.0
 """Seconds that each of several stops has at least, once a signal has asked the program to end."""
 
 
-class Shutdown:
-    """Whether a signal has asked the program to end. Whatever sent it will not wait for long."""
+class ShutdownSignal:
+    """The signal that asks the program to end, such as SIGTERM. Whatever sent it will not wait for long."""
 
-    requested = False
+    received = False
 
 
 class Cleanup(Operations):
@@ -44,8 +44,8 @@ class Cleanup(Operations):
         """
         now = time.monotonic()
         if shared is not None:
-            return max(shared, now + (_MIN_TIMEOUT_AT_SHUTDOWN if Shutdown.requested else CLEANUP_TIMEOUT))
-        return min(self.deadline(), now + CLEANUP_TIMEOUT) if Shutdown.requested else self.deadline()
+            return max(shared, now + (_MIN_TIMEOUT_AT_SHUTDOWN if ShutdownSignal.received else CLEANUP_TIMEOUT))
+        return min(self.deadline(), now + CLEANUP_TIMEOUT) if ShutdownSignal.received else self.deadline()
 
     async def stop_leftover(self, session: Session, deadline: float) -> None:
         """Stop a session that the caller will not close. Discard it instead if its start was not sent."""

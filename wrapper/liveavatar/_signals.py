@@ -49,14 +49,14 @@ class _ShutdownHandler:
     """A signal handler that ends the program in an orderly way."""
 
     def __init__(self, previous: Any, task: asyncio.Task[Any] | None) -> None:
-        from ._cleanup import Shutdown  # imported before the signal comes
+        from ._cleanup import ShutdownSignal  # imported before the signal comes
 
-        self._shutdown = Shutdown
+        self._signal = ShutdownSignal
         self._previous = previous
         self._task = None if task is None else weakref.ref(task)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        self._shutdown.requested = True
+        self._signal.received = True
         if callable(self._previous):
             self._previous(number, frame)
         loop = asyncio._get_running_loop()

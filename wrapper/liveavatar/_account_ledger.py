@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from ._arguments import check_session_id
 from ._config import Config
 from ._log import log
 from ._redaction import redact
-from ._sessions import Sessions
 from .errors import LedgerError
 from .ledger._protocol import Ledger, LedgerEntry, account_id, warn_once
 
 T = TypeVar("T")
+
+
+class Registry(Protocol):
+    """What a ledger asks the registry of a client's sessions."""
+
+    @property
+    def ledger(self) -> AccountLedger | None:
+        """The ledger of the client."""
+
+    def tracks(self, session_id: str) -> bool:
+        """Return whether the client has this session open, and is not about to release it."""
+
+    def names(self, session_id: str) -> bool:
+        """Return whether this is one of the ids of a session of the client."""
 
 
 class AccountLedger:
@@ -28,7 +41,7 @@ class AccountLedger:
         all_sessions: Returns the registries of all clients of this process.
     """
 
-    def __init__(self, ledger: Ledger, config: Config, all_sessions: Callable[[], list[Sessions]]) -> None:
+    def __init__(self, ledger: Ledger, config: Config, all_sessions: Callable[[], Sequence[Registry]]) -> None:
         if not isinstance(ledger, Ledger) or isinstance(ledger, type):
             raise TypeError(
                 f"ledger must have the methods of liveavatar.ledger.Ledger, not be a {type(ledger).__name__}"
@@ -48,7 +61,7 @@ class AccountLedger:
         """
         entry = LedgerEntry(session_id, self._account, self._base_url, datetime.now(UTC))
         _checked(lambda: self._ledger.add(entry), f"Session {session_id} could not be written down")
-        if not (self._is_tracked(session_id) or self._is_other_id(session_id)):
+        if not any(sessions.names(session_id) for sessions in self._sharing()):
             self.remove(session_id)
 
     def remove(self, session_id: str) -> None:
@@ -66,13 +79,9 @@ class AccountLedger:
             log(logging.WARNING, "Session %s could not be removed from the ledger: %s", session_id, redact(str(error)))
 
     def _is_tracked(self, session_id: str) -> bool:
-        found = [sessions.find(session_id) for sessions in self._sharing()]
-        return any(session is not None and not session.releasing for session in found)
+        return any(sessions.tracks(session_id) for sessions in self._sharing())
 
-    def _is_other_id(self, session_id: str) -> bool:
-        return any(session_id in session.ids for sessions in self._sharing() for session in sessions.all)
-
-    def _sharing(self) -> list[Sessions]:
+    def _sharing(self) -> list[Registry]:
         """Return the registries of the clients of this process that have this ledger."""
         return [each for each in self._all_sessions() if each.ledger and each.ledger._ledger is self._ledger]
 

@@ -200,6 +200,15 @@ class Sessions:
         with self._lock:
             return self._open.get(session_id)
 
+    def tracks(self, session_id: str) -> bool:
+        """Return whether a session is open, and not about to be released."""
+        session = self.find(session_id)
+        return session is not None and not session.releasing
+
+    def names(self, session_id: str) -> bool:
+        """Return whether this is one of the ids of a session that may be running."""
+        return self.find(session_id) is not None or any(session_id in session.ids for session in self.all)
+
     def get(self, session_id: str) -> Session:
         """Return the session with this id.
 

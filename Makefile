@@ -191,7 +191,7 @@ $(INTEROP)/ready: $(INTEROP)/clients pyproject.toml
 	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[testing]'
 	@touch $@
 
-interop: $(INTEROP)/ready ## point other people's clients at the mock server and show what works (CLIENT=livekit: one)
+interop: $(INTEROP)/ready ## point other people's clients and a Celery worker at the mock server and show what works (CLIENT=livekit: one)
 	@test -e $(WEB_SDK) || { mkdir -p $(INTEROP)/node && cp interop/package.json $(INTEROP)/node && \
 	npm install --prefix $(INTEROP)/node --ignore-scripts --no-audit --no-fund --no-package-lock --silent; } || true
 	@$(INTEROP)/bin/python -m interop $(if $(CLIENT),"$(CLIENT)")

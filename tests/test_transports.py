@@ -695,6 +695,24 @@ def test_timeouts_of_httpx(now: float) -> None:
     }
 
 
+def test_hook_removes_the_timeouts() -> None:
+    """A request hook of the caller's client may remove the timeouts that httpx is given."""
+    with ThreadPoolExecutor(1) as executor, socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+
+        def respond() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+        responding = executor.submit(respond)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with httpx.Client(event_hooks={"request": [lambda sent: sent.extensions.pop("timeout")]}) as http:
+            assert BlockingTransport(url, http).send(request(time.monotonic() + 10, url=url)).status == 200
+        responding.result(10)
+
+
 def test_spare_connection_has_the_whole_timeout(now: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop that gets no connection of the caller's pool has the time that is left, and not a share of it."""
     deadlines: list[float] = []

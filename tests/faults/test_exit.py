@@ -9,9 +9,12 @@ import logging
 import pickle
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +31,8 @@ pytestmark = [
     pytest.mark.row("H13"),
     pytest.mark.usefixtures("unclosed_connections"),
 ]
+
+ROOT = Path(__file__).parents[2]
 
 LONGEST = 30.0
 """Seconds that an end may take on a busy machine; a hang would be far more."""
@@ -158,6 +163,32 @@ def test_exit_hook_is_interrupted(name: str, server: FaultServer) -> None:
         told = running.ends()
     assert server.running == set(), told
     assert names_each(told.warnings, set(server.ledger.starts)), told
+
+
+INTERRUPTED_IMPORT = """
+import importlib.abc, sys
+from tests.faults.endings import end_of_script
+
+
+class Interrupter(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name == "aiohttp.client_middleware_digest_auth" and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            raise KeyboardInterrupt
+
+
+end_of_script(sys.argv[1])
+assert "aiohttp" not in sys.modules
+sys.meta_path.insert(0, Interrupter())
+"""
+
+
+def test_import_in_the_exit_hook_is_interrupted(server: FaultServer) -> None:
+    """An interrupt of the import of aiohttp, in which a blocking client stops its session, does not prevent that."""
+    program = [sys.executable, "-c", INTERRUPTED_IMPORT, server.url]
+    subprocess.run(program, cwd=ROOT, stderr=subprocess.DEVNULL, timeout=LONGEST, check=True)
+    assert server.running == set()
+    assert server.counts == (1, 1, 1)
 
 
 @pytest.mark.parametrize("name", ["closed_session", "closed_client", "async_closed_client"])

@@ -350,6 +350,24 @@ def test_session_under_another_id_of_a_closed_client(
         server.heal()
 
 
+def test_adoption_fails_while_the_owner_closes(flavour: str, server: FaultServer) -> None:
+    """A session that a client fails to adopt, while its owner closes it, does not stay in the ledger."""
+    ledger = MemoryLedger()
+    with using("blocking", server, ledger=ledger) as owner, using(flavour, server, ledger=ledger) as other:
+        session_id = owner.new_session(request()).session_id
+
+        def refuse() -> None:
+            owner.close_session(session_id)
+            raise OSError("disk")
+
+        ledger.on_add = refuse
+        with pytest.raises(LedgerError, match="disk"):
+            other.adopt_session(session_id)
+        assert other.open_sessions == ()
+        assert ledger.added == {}
+    assert server.running == set()
+
+
 @pytest.mark.parametrize("first_step", ["adopt", "release"])
 def test_hand_over_within_a_process(
     first_step: str, flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch

@@ -148,6 +148,7 @@ class Flows(Cleanup):
             except LedgerError:
                 if session in self.sessions and not was_open:
                     self.sessions.release(session)
+                    await self._remove_from_ledger(session.id)  # its former owner left that to this client
                 raise
 
         await self.io.shield(lambda: self.run_despite_interrupts(adopt, self.deadline()))

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ._background import run_in_background, wait_for_all
@@ -167,27 +167,47 @@ def _stop(find: Callable[[], list[_Leftovers]], deadline: float, reason: str, ad
     taken: dict[_Leftovers, tuple[Session, ...]] = {}
     ledger_calls: list[Callable[[], object]] = []
 
-    def stop() -> None:
+    def take() -> None:
         for leftovers in find():
             if leftovers not in taken and leftovers.take(taken):
                 taken[leftovers] = leftovers.sessions.all
-        by_client = [(leftovers, sessions) for leftovers, sessions in taken.items() if sessions]
-        if not by_client:
-            return
-        for leftovers, sessions in by_client:
-            if leftovers.io is not None:
+        for leftovers, sessions in taken.items():
+            if sessions and leftovers.io is not None:
                 _stop_through_caller(leftovers, sessions, min(deadline, time.monotonic() + _CALLER_TIMEOUT))
+
+    def stop() -> None:
         with contextlib.suppress(Exception):
             import asyncio  # imported when needed: a blocking client that is closed needs no event loop
 
             with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-                runner.run(_stop_all(by_client, ledger_calls, deadline))
+                runner.run(_stop_all(taken, ledger_calls, deadline))
 
     try:
-        _despite_interrupts(stop, deadline)
+        _despite_interrupts(take, deadline)
+        if any(taken.values()):
+            _despite_interrupts(_in_thread(lambda: _despite_interrupts(stop, deadline), deadline), deadline)
     finally:
         if any(taken.values()):
             _warn([session for sessions in taken.values() for session in sessions], reason, advice)
+
+
+def _in_thread(work: Callable[[], None], deadline: float) -> Callable[[], None]:
+    """Return a function that does work in a thread, which no signal interrupts, and waits for it.
+
+    Called again, it goes on waiting. If no thread can be started, it does the work itself.
+    """
+    begun: list[threading.Event] = []
+
+    def wait() -> None:
+        if not begun and threading.current_thread() is threading.main_thread():
+            with contextlib.suppress(RuntimeError):  # the interpreter is exiting, or out of threads
+                begun.append(run_in_background(work))
+        if begun:
+            begun[0].wait(max(0.0, deadline - time.monotonic()))
+        else:
+            work()
+
+    return wait
 
 
 def _despite_interrupts(work: Callable[[], None], deadline: float) -> None:
@@ -235,7 +255,7 @@ def _stop_through_caller(leftovers: _Leftovers, sessions: Iterable[Session], dea
 
 
 async def _stop_all(
-    by_client: Iterable[tuple[_Leftovers, tuple[Session, ...]]],
+    taken: Mapping[_Leftovers, Sequence[Session]],
     ledger_calls: list[Callable[[], object]],
     deadline: float,
 ) -> None:
@@ -246,7 +266,7 @@ async def _stop_all(
 
     limit = asyncio.Semaphore(MAX_CONCURRENT_STOPS)
     transports = []
-    has_ledger = any(leftovers.sessions.ledger is not None for leftovers, _ in by_client)
+    has_ledger = any(leftovers.sessions.ledger is not None for leftovers in taken)
     stop_deadline = deadline - _LEDGER_SHARE if has_ledger else deadline
 
     async def stop(flows: Flows, session: Session) -> None:
@@ -255,7 +275,7 @@ async def _stop_all(
                 await flows.stop_leftover(session, stop_deadline)
 
     stops = []
-    for leftovers, sessions in by_client:
+    for leftovers, sessions in taken.items():
         transport = AiohttpTransport(leftovers.config.base_url, None, is_spare=True)
         transports.append(transport)
         flows = Flows(leftovers.config, AsyncIO(transport, ledger_calls), leftovers.sessions)

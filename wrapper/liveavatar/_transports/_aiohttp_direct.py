@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import aiohttp
 import yarl
+from aiohttp import client as aiohttp_client  # also there if an interrupt has ended an earlier import of aiohttp
 
 from ._asyncio import current_attempt
 from ._base import Request, connection_error, is_original
@@ -36,7 +37,7 @@ def can_wrap_connector() -> bool:
 
 def can_bypass_session() -> bool:
     """Return whether requests may bypass ClientSession: a tested version, whose methods vcrpy has not replaced."""
-    return can_wrap_connector() and is_original(aiohttp.ClientSession._request, aiohttp.client)
+    return can_wrap_connector() and is_original(aiohttp.ClientSession._request, aiohttp_client)
 
 
 class CheckedConnector:

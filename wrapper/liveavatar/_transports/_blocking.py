@@ -140,7 +140,7 @@ def _send(
 def _extend_to_new(request: Request, prepared: httpx.Request) -> None:
     request.extend_to_new()
     left = request.remaining()
-    prepared.extensions["timeout"].update(read=left, write=left)
+    prepared.extensions.get("timeout", {}).update(read=left, write=left)  # a hook of the caller may have removed it
 
 
 def _is_observed() -> bool:

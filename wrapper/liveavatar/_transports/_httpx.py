@@ -19,7 +19,11 @@ ERRORS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, Runtime
 _NOT_SENT = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, httpcore.ProxyError)
 """What httpcore raises before it sends a request. Other transports use httpx's own classes for lost responses, too."""
 
-_CONNECTED = ("connection.connect_tcp.complete", "connection.connect_unix_socket.complete")
+_CONNECTED = (
+    "connection.connect_tcp.complete",
+    "connection.connect_unix_socket.complete",
+    "socks.connect_tcp.complete",
+)
 """httpcore's events of a new connection."""
 
 _OF_THE_BODY = {"content-encoding", "content-length", "transfer-encoding"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import gc
 import logging
 import os
 import resource
@@ -57,6 +58,22 @@ def local_client(url: str) -> None:
     blocking(url).new_session(session_request())
 
 
+def collected_client(url: str) -> None:
+    """Sessions of clients that are garbage-collected; the program ends before their stops do."""
+    cleanup_timeout(1.0)
+    local_client(url)
+    say("ending")
+
+
+async def async_collected_client(url: str) -> None:
+    cleanup_timeout(1.0)
+    api = coming(url)
+    await api.new_session(session_request())
+    del api
+    gc.collect()
+    say("ending")
+
+
 def client_in_a_cycle(url: str) -> None:
     api: Any = blocking(url)
     api.new_session(session_request())
@@ -69,6 +86,7 @@ def cleanup_timeout(seconds: float) -> None:
     from liveavatar import _shutdown
 
     _shutdown.CLEANUP_TIMEOUT = seconds
+    _shutdown._BACKGROUND_TIMEOUT = seconds - 0.5
 
 
 def log_filter_that_raises(url: str) -> None:

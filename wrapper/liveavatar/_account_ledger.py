@@ -27,9 +27,11 @@ class Registry(Protocol):
 
     def tracks(self, session_id: str) -> bool:
         """Return whether the client has this session open, and is not about to release it."""
+        raise NotImplementedError
 
     def names(self, session_id: str) -> bool:
         """Return whether this is one of the ids of a session of the client."""
+        raise NotImplementedError
 
 
 class AccountLedger:

@@ -27,6 +27,9 @@ _CALLER_TIMEOUT = 1.0
 _LEDGER_SHARE = 0.5
 """Seconds at the end that are kept for removing the sessions from the ledger."""
 
+_BACKGROUND_TIMEOUT = CLEANUP_TIMEOUT - 0.5
+"""Seconds to stop sessions in the background. A program that ends right after that has begun waits for the WARNING."""
+
 _WITHOUT_EXIT_HOOKS = ("multiprocessing", "multiprocess", "billiard")
 """multiprocessing and its variants (of dill and Celery), whose children end without the hooks of atexit."""
 
@@ -159,7 +162,7 @@ def _begin_exit() -> list[_Leftovers]:
 
 
 def _stop_one(leftovers: _Leftovers, reason: str, advice: str) -> None:
-    _stop(lambda: [leftovers], time.monotonic() + CLEANUP_TIMEOUT, reason, advice)
+    _stop(lambda: [leftovers], time.monotonic() + _BACKGROUND_TIMEOUT, reason, advice)
 
 
 def _stop(find: Callable[[], list[_Leftovers]], deadline: float, reason: str, advice: str = _ADVICE) -> None:

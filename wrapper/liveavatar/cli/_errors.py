@@ -39,7 +39,7 @@ class ExitCode(IntEnum):
 
 _HINTS: dict[type[LiveAvatarApiError], str] = {
     AuthenticationError: "Check LIVEAVATAR_API_KEY.",
-    ConcurrencyLimitError: "`liveavatar list` shows the sessions, and --wait waits for a free slot.",
+    ConcurrencyLimitError: "`liveavatar list` shows the sessions, and `liveavatar new --wait` waits for a free slot.",
     SessionDurationError: "Choose a shorter --max-duration.",
 }
 """What to do about an error, where the hint of its class speaks of Python."""

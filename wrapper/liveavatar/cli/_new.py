@@ -104,7 +104,8 @@ def new(
     """Open a session, show it, and stop it when you press Enter or Ctrl-C.
 
     The session is also stopped when the input ends, after an error, on SIGTERM, and when the terminal is closed. Only
-    --detach leaves it running: it ends when you stop it with `liveavatar close`, or at its maximum duration.
+    --detach leaves it running: it ends when you stop it with `liveavatar close`, when it is idle for 5 minutes, or at
+    its maximum duration.
     """
     if avatar_id is None and not sandbox:
         raise click.UsageError("Missing option '--avatar-id' (not needed with --sandbox).")

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import aiohttp
+import attrs
 import h11
 import httpcore
 import httpx
@@ -41,7 +42,7 @@ from liveavatar._transports._asyncio import (
 from liveavatar._transports._base import Request, Response, connection_error, find_callers_exception
 from liveavatar._transports._blocking import BlockingIO, BlockingTransport, run, run_in_thread
 from liveavatar._transports._httpcore import _ConnectionStack, _DeadlineBackend, _DeadlineStream, current_request
-from liveavatar._transports._httpx import build_request
+from liveavatar._transports._httpx import build_request, is_of_another_request
 
 LOCAL = "http://127.0.0.1:8080/v1/sessions/start"
 
@@ -730,6 +731,21 @@ def test_spare_connection_has_the_whole_timeout(now: float, monkeypatch: pytest.
         asked = request(now + 9.0, reused_deadline=now + 3.0, is_stop=True, is_cleanup=True)
         assert BlockingTransport(LOCAL, http).send(asked).status == 200
     assert deadlines == [now + 3.0, now + 9.0]
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1}', b""])
+def test_request_of_httpx(content: bytes, now: float) -> None:
+    """Httpx gets the method, the content and the credential of a request."""
+    built = build_request(attrs.evolve(request(now + 2.0), method="post", content=Secret(content)))
+    assert (built.method, built.read(), built.headers["x-api-key"]) == ("POST", content, "k")
+
+
+def test_error_of_another_request() -> None:
+    """An error of httpx that names another request, or none, is one that a hook has raised."""
+    ours, other = httpx.Request("POST", LOCAL), httpx.Request("POST", LOCAL)
+    assert not is_of_another_request(httpx.ReadError("x", request=ours), ours)
+    assert is_of_another_request(httpx.ReadError("x", request=other), ours)
+    assert is_of_another_request(httpx.ReadError("x"), ours)
 
 
 # ---- aiohttp -----------------------------------------------------------------------------------------------

@@ -95,7 +95,16 @@ def test_end_with_many_sessions_and_slow_stops(name: str, server: FaultServer) -
     assert names_each(told.warnings, set(server.ledger.starts)), told
 
 
-@pytest.mark.parametrize("name", ["hanging_stop", "collected_client", "async_hanging_stop", "async_collected_client"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hanging_stop",
+        "collected_client",
+        "collected_client_of_a_busy_machine",
+        "async_hanging_stop",
+        "async_collected_client",
+    ],
+)
 def test_end_whose_stop_hangs(name: str, server: FaultServer) -> None:
     """A stop without a response holds the end no longer than a cleanup may take, and the session is named."""
     server.on("stop", fault.holds())

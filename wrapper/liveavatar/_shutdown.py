@@ -27,9 +27,6 @@ _CALLER_TIMEOUT = 1.0
 _LEDGER_SHARE = 0.5
 """Seconds at the end that are kept for removing the sessions from the ledger."""
 
-_BACKGROUND_TIMEOUT = CLEANUP_TIMEOUT - 0.5
-"""Seconds to stop sessions in the background. A program that ends right after that has begun waits for the WARNING."""
-
 _WITHOUT_EXIT_HOOKS = ("multiprocessing", "multiprocess", "billiard")
 """multiprocessing and its variants (of dill and Celery), whose children end without the hooks of atexit."""
 
@@ -63,6 +60,8 @@ class _Leftovers:
 _watched: weakref.WeakSet[_Leftovers] = weakref.WeakSet()
 pending: list[tuple[_Leftovers, str, str]] = []
 """Stops for which no thread could be started: the leftovers, the reason of the stop, and the advice."""
+_reports: dict[int, Callable[[], None]] = {}
+"""What logs the WARNING of each stop that is under way. Whoever pops it calls it."""
 _exited: set[int] = set()
 """The id of this process, once its exit hook has begun."""
 
@@ -151,6 +150,8 @@ def _on_exit() -> None:
         _stop(_begin_exit, deadline, "the interpreter exits")
     finally:
         _despite_interrupts(lambda: wait_for_all(deadline), deadline)
+        for key in list(_reports):  # of threads that have not ended in time
+            _report(key)
 
 
 def _begin_exit() -> list[_Leftovers]:
@@ -162,7 +163,7 @@ def _begin_exit() -> list[_Leftovers]:
 
 
 def _stop_one(leftovers: _Leftovers, reason: str, advice: str) -> None:
-    _stop(lambda: [leftovers], time.monotonic() + _BACKGROUND_TIMEOUT, reason, advice)
+    _stop(lambda: [leftovers], time.monotonic() + CLEANUP_TIMEOUT, reason, advice)
 
 
 def _stop(find: Callable[[], list[_Leftovers]], deadline: float, reason: str, advice: str = _ADVICE) -> None:
@@ -185,13 +186,23 @@ def _stop(find: Callable[[], list[_Leftovers]], deadline: float, reason: str, ad
             with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
                 runner.run(_stop_all(taken, ledger_calls, deadline))
 
+    def report() -> None:
+        if any(taken.values()):
+            _warn([session for sessions in taken.values() for session in sessions], reason, advice)
+
+    _reports[id(taken)] = report
     try:
         _despite_interrupts(take, deadline)
         if any(taken.values()):
             _despite_interrupts(_in_thread(lambda: _despite_interrupts(stop, deadline), deadline), deadline)
     finally:
-        if any(taken.values()):
-            _warn([session for sessions in taken.values() for session in sessions], reason, advice)
+        _report(id(taken))
+
+
+def _report(key: int) -> None:
+    report = _reports.pop(key, None)
+    if report is not None:
+        report()
 
 
 def _in_thread(work: Callable[[], None], deadline: float) -> Callable[[], None]:
@@ -299,3 +310,4 @@ async def _stop_all(
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=pending.clear)
+    os.register_at_fork(after_in_child=_reports.clear)

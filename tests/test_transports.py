@@ -733,6 +733,16 @@ def test_spare_connection_has_the_whole_timeout(now: float, monkeypatch: pytest.
     assert deadlines == [now + 3.0, now + 9.0]
 
 
+def test_timeouts_on_a_new_connection(now: float) -> None:
+    """Once httpx has opened a new connection, reads and writes have the time that is left, and not a share of it."""
+    asked = request(now + 9.0, reused_deadline=now + 3.0)
+    asked.limit_to_reused()
+    built = build_request(asked)
+    assert (built.extensions["timeout"]["read"], built.extensions["timeout"]["write"]) == (3.0, 3.0)
+    _blocking._extend_to_new(asked, built)
+    assert (built.extensions["timeout"]["read"], built.extensions["timeout"]["write"]) == (9.0, 9.0)
+
+
 @pytest.mark.parametrize("content", [b'{"a": 1}', b""])
 def test_request_of_httpx(content: bytes, now: float) -> None:
     """Httpx gets the method, the content and the credential of a request."""

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,12 @@ async def async_collected_client(url: str) -> None:
     del api
     gc.collect()
     say("ending")
+
+
+def collected_without_finalizers(url: str) -> None:
+    """As an exit hook that drops a client after that of weakref has ended all finalizers."""
+    weakref.finalize._shutdown = True  # type: ignore[attr-defined]
+    local_client(url)
 
 
 def client_in_a_cycle(url: str) -> None:

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, LiveAvatarError
+from liveavatar import AsyncLiveAvatarApi, LiveAvatarApi, LiveAvatarError, _shutdown
 
 from tests.clients import client
 from tests.faults import server as fault
@@ -48,6 +49,7 @@ ENDS = {
     "end_of_script": 0,
     "local_client": 0,
     "client_in_a_cycle": 0,
+    "collected_without_finalizers": 0,
     "sys_exit": 3,
     "unhandled_exception": 1,
     "opened_in_a_thread": 0,
@@ -172,6 +174,27 @@ def test_exit_hook_is_interrupted(name: str, server: FaultServer) -> None:
         told = running.ends()
     assert server.running == set(), told
     assert names_each(told.warnings, set(server.ledger.starts)), told
+
+
+def test_end_without_threads_leaves_the_pool_of_the_caller_alone(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If no thread can be started, nothing would bound a read of the caller's httpx.Client, so it is not used."""
+    seen: list[str] = []
+    with httpx.Client(event_hooks={"request": [lambda sent: seen.append(sent.url.path)]}) as http:
+        api = LiveAvatarApi(KEY, base_url=server.url, http_client=http)
+        api.new_session(session_request())
+
+        def no_more(thread: threading.Thread) -> None:
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", no_more)
+            patched.setattr(_shutdown, "_exited", set())
+            _shutdown._on_exit()
+        assert server.running == set()
+        assert [path.rpartition("/")[2] for path in seen] == ["token", "start"]
+        api.close()
 
 
 INTERRUPTED_IMPORT = """

@@ -480,6 +480,33 @@ def test_end_of_the_program_is_interrupted(flavour: str, server: FaultServer) ->
         assert ledger.added == {}
 
 
+def test_end_of_the_program_without_threads_and_with_a_slow_ledger(
+    flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If no thread can be started, as in the exit of Python 3.12, a slow ledger is called until the time is over."""
+    start = threading.Thread.start
+
+    def no_more(thread: threading.Thread) -> None:
+        if exiting and thread.name in ("liveavatar-cleanup", "liveavatar-blocking-call"):
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    exiting: list[bool] = []
+    monkeypatch.setattr(threading.Thread, "start", no_more)
+    ledger = MemoryLedger()
+    calls: list[float] = []
+    with using(flavour, server, ledger=ledger) as api:
+        for _ in range(5):
+            api.new_session(request())
+        ledger.on_remove = lambda: calls.append(time.sleep(0.7) or 0.0)
+        exiting.append(True)
+        with mock.patch.object(_shutdown, "_exited", set()), mock.patch.object(_shutdown, "CLEANUP_TIMEOUT", 1.5):
+            _shutdown._on_exit()
+        exiting.clear()
+        assert server.running == set()
+        assert 1 <= len(calls) < 5
+
+
 def test_end_of_the_program_with_a_hanging_ledger(
     flavour: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

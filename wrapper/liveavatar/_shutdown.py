@@ -57,7 +57,8 @@ class _Leftovers:
         return self._taken_by.setdefault("taker", taker) is taker
 
 
-_watched: weakref.WeakSet[_Leftovers] = weakref.WeakSet()
+_watched: set[_Leftovers] = set()
+"""Those of all clients, until a client is collected without sessions or its sessions were stopped."""
 pending: list[tuple[_Leftovers, str, str]] = []
 """Stops for which no thread could be started: the leftovers, the reason of the stop, and the advice."""
 _reports: dict[int, Callable[[], None]] = {}
@@ -69,9 +70,9 @@ _exited: set[int] = set()
 def watch(client: object, config: Config, sessions: Sessions, io: Any = None) -> None:
     """Stop the sessions when the client is garbage-collected, or when the interpreter exits."""
     _register_exit(os.getpid())
-    sessions.at_exit = os.getpid() in _exited
     leftovers = _Leftovers(config, sessions, io)
     _watched.add(leftovers)
+    sessions.at_exit = os.getpid() in _exited
     weakref.finalize(client, _on_collected, leftovers).atexit = False
 
 
@@ -100,21 +101,17 @@ def _is_child(package: str) -> bool:
     return sys.modules[f"{package}.process"].current_process()._parent_pid is not None
 
 
-def _all_watched() -> list[_Leftovers]:
-    while True:
-        with contextlib.suppress(RuntimeError):  # another thread has created a client meanwhile
-            return list(_watched)
-
-
 def sessions_of_clients() -> list[Sessions]:
     """Return the registries of all clients of this process."""
-    return [leftovers.sessions for leftovers in _all_watched() if leftovers.pid == os.getpid()]
+    return [leftovers.sessions for leftovers in list(_watched) if leftovers.pid == os.getpid()]
 
 
 def _on_collected(leftovers: _Leftovers) -> None:
     """Stop sessions in a thread: the garbage collector may run in any thread, also in that of an event loop."""
     if leftovers.is_wanted:
         _stop_in_background(leftovers, "its client was garbage-collected")
+    else:
+        _watched.discard(leftovers)
 
 
 def stop_in_background(config: Config, sessions: Sessions, reason: str) -> None:
@@ -159,7 +156,7 @@ def _begin_exit() -> list[_Leftovers]:
     others = [each for each in threading.enumerate() if each is not threading.current_thread() and not each.daemon]
     if not others:  # a child of multiprocessing waits for its threads after this
         _exited.add(os.getpid())
-    return [*(each[0] for each in pending), *_all_watched()]
+    return [*(each[0] for each in pending), *_watched]
 
 
 def _stop_one(leftovers: _Leftovers, reason: str, advice: str) -> None:
@@ -197,6 +194,7 @@ def _stop(find: Callable[[], list[_Leftovers]], deadline: float, reason: str, ad
             _despite_interrupts(_in_thread(lambda: _despite_interrupts(stop, deadline), deadline), deadline)
     finally:
         _report(id(taken))
+        _watched.difference_update(taken)
 
 
 def _report(key: int) -> None:
@@ -256,8 +254,11 @@ def _stop_through_caller(leftovers: _Leftovers, sessions: Iterable[Session], dea
     from ._transports._blocking import run, run_in_thread
 
     flows = Flows(leftovers.config, leftovers.io, leftovers.sessions)
+    waiting = threading.current_thread()
 
     def stop_each() -> None:
+        if threading.current_thread() is waiting:  # no thread can be started, so nothing would bound it
+            return
         for session in sessions:
             if session.ended:
                 continue
@@ -301,13 +302,19 @@ async def _stop_all(
         if ledger_calls:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                    await call_blocking(lambda: [remove() for remove in ledger_calls])
-                    ledger_calls.clear()
+                    await call_blocking(lambda: _call_each(ledger_calls, deadline))
     finally:
         for transport in transports:
             await transport.close()
 
 
+def _call_each(calls: list[Callable[[], object]], deadline: float) -> None:
+    """Call functions and remove them from their list, until `deadline` on `time.monotonic`."""
+    while calls and time.monotonic() < deadline:
+        calls.pop()()
+
+
 if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_watched.clear)
     os.register_at_fork(after_in_child=pending.clear)
     os.register_at_fork(after_in_child=_reports.clear)

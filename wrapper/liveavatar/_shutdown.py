@@ -62,7 +62,7 @@ _watched: set[_Leftovers] = set()
 pending: list[tuple[_Leftovers, str, str]] = []
 """Stops for which no thread could be started: the leftovers, the reason of the stop, and the advice."""
 _reports: dict[int, Callable[[], None]] = {}
-"""What logs the WARNING of each stop that is under way. Whoever pops it calls it."""
+"""What logs the WARNING of each stop that is under way. The thread that pops one calls it."""
 _exited: set[int] = set()
 """The id of this process, once its exit hook has begun."""
 

@@ -104,6 +104,19 @@ def workers(api: Any) -> list[object]:
     return [thread for thread in threading.enumerate() if thread.name == name]
 
 
+def interrupt_start(thread_name: str, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the first start of a thread with this name raise an error, as Ctrl-C does that comes during the start."""
+    start = threading.Thread.start
+    errors = [error]
+
+    def interrupted(thread: threading.Thread) -> None:
+        if thread.name == thread_name and errors:
+            raise errors.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+
+
 def observe_aiohttp(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replace a method of aiohttp, as cassettes and tracers do; return the list of the paths that are requested."""
     request = aiohttp.ClientSession._request

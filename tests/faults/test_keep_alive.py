@@ -18,7 +18,7 @@ from liveavatar._keep_alive import Schedule, _Entry
 from liveavatar._sessions import Session
 from liveavatar._transports import _asyncio
 
-from tests.clients import wait_until, workers
+from tests.clients import interrupt_start, wait_until, workers
 from tests.faults import server as fault
 from tests.faults.canaries import leaks
 from tests.faults.cases import HTML, session_request
@@ -355,15 +355,7 @@ def test_interpreter_exits(name: str, server: FaultServer) -> None:
 @pytest.mark.row("L5")
 def test_interrupt_while_the_thread_starts(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A session whose keep-alive thread is interrupted as it starts is closed; later ones are kept alive."""
-    start = threading.Thread.start
-    failures = [KeyboardInterrupt]
-
-    def interrupted(thread: threading.Thread) -> None:
-        if thread.name == "liveavatar-keep-alive" and failures:
-            raise failures.pop()
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    interrupt_start("liveavatar-keep-alive", KeyboardInterrupt(), monkeypatch)
     with opened("blocking", server) as api:
         with pytest.raises(KeyboardInterrupt):
             api.new_session(session_request(), keep_alive=INTERVAL)

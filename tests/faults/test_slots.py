@@ -92,17 +92,23 @@ def test_no_slot_in_time(api: Any, server: FaultServer) -> None:
     assert start > 1
 
 
-@pytest.mark.row("L9")
-def test_delays(api: Any, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The delays double from 1 s to 5 s, with jitter, and the last one ends when the time is over."""
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Note the usual delays in place of waiting."""
     monkeypatch.undo()
-    slept: list[float] = []
+    delays: list[float] = []
 
     async def sleep(self: object, seconds: float) -> None:
-        slept.append(seconds)
+        delays.append(seconds)
 
     monkeypatch.setattr("liveavatar._transports._blocking.BlockingIO.sleep", sleep)
     monkeypatch.setattr("liveavatar._transports._asyncio.AsyncIO.sleep", sleep)
+    return delays
+
+
+@pytest.mark.row("L9")
+def test_delays(api: Any, server: FaultServer, slept: list[float]) -> None:
+    """The delays double from 1 s to 5 s, with jitter, and the last one ends when the time is over."""
     server.on("start", FULL, 6)
     api.new_session(session_request(), wait_for_slot=600)
     for seconds, most in zip(slept, (1, 2, 4, 5, 5, 5), strict=True):
@@ -116,18 +122,8 @@ def test_delays(api: Any, server: FaultServer, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.row("L9")
 @pytest.mark.parametrize(("retry_after", "waited"), [(7, 7), (0.5, 1), (3600, MAX_RETRY_AFTER)])
-def test_retry_after(
-    retry_after: float, waited: float, api: Any, server: FaultServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_retry_after(retry_after: float, waited: float, api: Any, server: FaultServer, slept: list[float]) -> None:
     """A Retry-After is obeyed if it is longer than the delay, up to a limit."""
-    monkeypatch.undo()
-    slept: list[float] = []
-
-    async def sleep(self: object, seconds: float) -> None:
-        slept.append(seconds)
-
-    monkeypatch.setattr("liveavatar._transports._blocking.BlockingIO.sleep", sleep)
-    monkeypatch.setattr("liveavatar._transports._asyncio.AsyncIO.sleep", sleep)
     server.on("start", fault.refuses(429, "Concurrency limit", headers={"Retry-After": str(retry_after)}), 1)
     api.new_session(session_request(), wait_for_slot=100)
     assert slept == [pytest.approx(waited, rel=0.26)]

@@ -44,7 +44,7 @@ from liveavatar._redaction import Secret
 from liveavatar._transports import _asyncio, _blocking
 from liveavatar.ledger import Ledger, LedgerEntry, SqliteLedger, _protocol, _redis_store, _sqlite
 
-from tests.clients import client
+from tests.clients import client, interrupt_start
 from tests.clients import wait_until as wait_until_in
 from tests.faults.server import Exchange, FaultServer, edits, envelope, refuses
 from tests.ledger.programs import request
@@ -1150,15 +1150,7 @@ def test_recovery_is_interrupted_as_it_starts(
     server: FaultServer, frequent: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while the recovery's thread starts does not end the recovery: the next call starts it."""
-    start = threading.Thread.start
-    failures = [KeyboardInterrupt]
-
-    def interrupted(thread: threading.Thread) -> None:
-        if thread.name == "liveavatar-recovery" and failures:
-            raise failures.pop()
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    interrupt_start("liveavatar-recovery", KeyboardInterrupt(), monkeypatch)
     ledger = MemoryLedger()
     with using("blocking", server, ledger=ledger) as api:
         with pytest.raises(KeyboardInterrupt):

@@ -29,7 +29,7 @@ class Registry(Protocol):
         """Return whether the client has this session open, and is not about to release it."""
         raise NotImplementedError
 
-    def names(self, session_id: str) -> bool:
+    def has_id(self, session_id: str) -> bool:
         """Return whether this is one of the ids of a session of the client."""
         raise NotImplementedError
 
@@ -63,7 +63,7 @@ class AccountLedger:
         """
         entry = LedgerEntry(session_id, self._account, self._base_url, datetime.now(UTC))
         _checked(lambda: self._ledger.add(entry), f"Session {session_id} could not be written down")
-        if not any(sessions.names(session_id) for sessions in self._sharing()):
+        if not any(sessions.has_id(session_id) for sessions in self._sharing()):
             self.remove(session_id)
 
     def remove(self, session_id: str) -> None:

@@ -49,7 +49,7 @@ MAX_RETRY_DELAY = 8.0
 """Seconds before any retry, at most."""
 
 MAX_RETRY_AFTER = 30.0
-"""Seconds. A longer Retry-After is not waited for: the error is raised at once."""
+"""Seconds. A longer Retry-After is not waited for: the error is raised at once, or a slot is tried for earlier."""
 
 MIN_SLOT_DELAY = 1.0
 """Seconds between the first two attempts of `new_session(wait_for_slot=...)`. The delay doubles with each attempt."""

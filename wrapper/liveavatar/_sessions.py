@@ -205,7 +205,7 @@ class Sessions:
         session = self.find(session_id)
         return session is not None and not session.releasing
 
-    def names(self, session_id: str) -> bool:
+    def has_id(self, session_id: str) -> bool:
         """Return whether this is one of the ids of a session that may be running."""
         return self.find(session_id) is not None or any(session_id in session.ids for session in self.all)
 

@@ -180,8 +180,9 @@ def _stop(find: Callable[[], list[_Leftovers]], deadline: float, reason: str, ad
         with contextlib.suppress(Exception):
             import asyncio  # imported when needed: a blocking client that is closed needs no event loop
 
+            stopping = {leftovers: sessions for leftovers, sessions in taken.items() if sessions}
             with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-                runner.run(_stop_all(taken, ledger_calls, deadline))
+                runner.run(_stop_all(stopping, ledger_calls, deadline))
 
     def report() -> None:
         if any(taken.values()):
@@ -191,7 +192,7 @@ def _stop(find: Callable[[], list[_Leftovers]], deadline: float, reason: str, ad
     try:
         _despite_interrupts(take, deadline)
         if any(taken.values()):
-            _despite_interrupts(_in_thread(lambda: _despite_interrupts(stop, deadline), deadline), deadline)
+            _despite_interrupts(_in_thread(stop, deadline), deadline)
     finally:
         _report(id(taken))
         _watched.difference_update(taken)
@@ -213,7 +214,7 @@ def _in_thread(work: Callable[[], None], deadline: float) -> Callable[[], None]:
     def wait() -> None:
         if not begun and threading.current_thread() is threading.main_thread():
             with contextlib.suppress(RuntimeError):  # the interpreter is exiting, or out of threads
-                begun.append(run_in_background(work))
+                begun.append(run_in_background(lambda: _despite_interrupts(work, deadline)))
         if begun:
             begun[0].wait(max(0.0, deadline - time.monotonic()))
         else:
